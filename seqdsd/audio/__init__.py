@@ -1,0 +1,22 @@
+"""Sound in: reading and cutting files, and turning batches of samples into a model's features.
+
+Batches are padded, so every function here takes or returns valid lengths beside the samples or frames.
+"""
+
+from seqdsd.audio.augment import SpecAugment, speed_perturb
+from seqdsd.audio.features import LogSpectrogram
+from seqdsd.audio.reading import AUDIO_SUFFIXES, AudioError, Waveform, audio_seconds, read_audio, read_blocks
+from seqdsd.audio.segments import split_at_quiet
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioError",
+    "LogSpectrogram",
+    "SpecAugment",
+    "Waveform",
+    "audio_seconds",
+    "read_audio",
+    "read_blocks",
+    "speed_perturb",
+    "split_at_quiet",
+]

@@ -1,0 +1,103 @@
+"""Training-time variation: masks on features (SpecAugment) and speed perturbation of samples.
+
+Leaves out added noise and reverberation, which need a corpus of their own. Nothing here draws from a global
+generator, so a resumed run repeats its draws.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+
+@dataclass(frozen=True)
+class SpecAugment:
+    """Set random bands of bins and stretches of frames to 0, the mean of normalised features.
+
+    Each item of a batch gets its own masks. A mask's width is uniform from 0 to its maximum.
+
+    Reference: Park et al. 2019 (SpecAugment), frequency and time masking. Departures: no time warping (the
+    paper finds it the costliest and least influential part), and ``max_time_share`` bounds all time masks
+    together, where the paper's p bounds each, so that a short utterance keeps enough frames for CTC.
+    """
+
+    freq_masks: int = 2
+    freq_width_bins: int = 27
+    time_masks: int = 2
+    time_width_frames: int = 50
+    max_time_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("freq_masks", "freq_width_bins", "time_masks", "time_width_frames"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.max_time_share <= 1:
+            raise ValueError(f"max_time_share must lie in [0, 1], got {self.max_time_share}")
+
+    def __call__(
+        self,
+        features: Float[Tensor, "batch frames bins"],
+        num_frames: Int[Tensor, "batch"],
+        *,
+        generator: torch.Generator,
+    ) -> Float[Tensor, "batch frames bins"]:
+        """Return masked features; the same generator state gives the same masks.
+
+        A CPU generator gives the same masks on every device, for a small transfer per batch.
+        """
+        _, frames, bins = features.shape
+        num_frames = num_frames.to(features.device)
+        num_bins = torch.full_like(num_frames, bins)
+        share = (num_frames * self.max_time_share / max(1, self.time_masks)).long()
+        masked_bins = _draw_masks(
+            bins, num_bins, num_bins.clamp(max=self.freq_width_bins), self.freq_masks, generator
+        )
+        masked_frames = _draw_masks(
+            frames, num_frames, share.clamp(max=self.time_width_frames), self.time_masks, generator
+        )
+        return features.masked_fill(masked_bins[:, None, :] | masked_frames[:, :, None], 0.0)
+
+
+def _draw_masks(
+    size: int,
+    valid: Int[Tensor, "batch"],
+    max_width: Int[Tensor, "batch"],
+    count: int,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch size"]:
+    """Draw ``count`` stretches per item, each 0 to ``max_width`` wide, inside its first ``valid`` places."""
+    draws = torch.rand(2, len(valid), count, generator=generator, device=generator.device).to(valid.device)
+    width = (draws[0] * (max_width[:, None] + 1)).long()
+    start = (draws[1] * (valid[:, None] - width + 1)).long()
+    place = torch.arange(size, device=valid.device)
+    inside = (place >= start[:, :, None]) & (place < (start + width)[:, :, None])
+    return inside.any(dim=1)
+
+
+def speed_perturb(
+    samples: Float[Tensor, "samples"], factor: float, sample_rate_hz: int
+) -> Float[Tensor, "perturbed"]:
+    """Play samples ``factor`` times as fast: duration and pitch both change, the sample rate stays.
+
+    Args:
+        samples: One utterance.
+        factor: Between 0.5 and 2; the paper uses 0.9, 1.0 and 1.1. Whole hundredths are fast.
+        sample_rate_hz: Rate of the samples, before and after.
+
+    Raises:
+        ValueError: If the factor lies outside that range.
+
+    Reference: Ko et al. 2015 (Audio augmentation for speech recognition). Departure: torchaudio's
+    windowed-sinc resampler in place of SoX's.
+    """
+    if not 0.5 <= factor <= 2:
+        raise ValueError(f"factor must lie in [0.5, 2], got {factor}")
+    return _speed_resampler(round(factor * sample_rate_hz), sample_rate_hz)(samples)
+
+
+@functools.cache
+def _speed_resampler(original_hz: int, wanted_hz: int) -> Resample:
+    return Resample(original_hz, wanted_hz)

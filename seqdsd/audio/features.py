@@ -1,0 +1,111 @@
+"""Waveforms to normalised log spectrograms, in batches, on the device they lie on: the models' only input.
+
+Leaves out reading (``audio.reading``) and masking (``audio.augment``). The geometry is fixed to the paper's
+161 bins; audio at another rate is resampled when read.
+"""
+
+from typing import Literal, get_args, overload
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchaudio.transforms import Spectrogram
+
+SAMPLE_RATE_HZ = 16_000
+WINDOW_SAMPLES = 320  # 20 ms
+HOP_SAMPLES = 160  # 10 ms
+
+# Power of a bin that 16-bit rounding noise gives: (sum of squared window = 120) / (12 * 2^30) = 9e-9.
+# What lies below carries no speech, and digital silence needs a finite logarithm.
+POWER_FLOOR = 1e-8
+# Noise of any kind has a log-power SD above 1; a bin with less than this is constant (a resampled telephone
+# call's upper half, digital silence), and dividing by its SD would blow rounding errors up to unit variance.
+SD_FLOOR = 0.1
+
+Normalise = Literal["utterance", "bin"]
+
+
+class LogSpectrogram(nn.Module):
+    """Log power spectrogram: 20 ms Hann window, 10 ms hop, 161 bins at 16 kHz, normalised per utterance.
+
+    A frame never reaches past its utterance's end (no centring, no reflection), and the statistics come from
+    valid frames only, so an utterance's features do not depend on what it is batched with.
+
+    Args:
+        normalise: ``"bin"`` shifts and scales each frequency bin to mean 0, SD 1 over the utterance's frames;
+            ``"utterance"`` uses one mean and SD for all its bins and frames, keeping the spectrum's tilt.
+    """
+
+    num_bins = WINDOW_SAMPLES // 2 + 1
+
+    def __init__(self, normalise: Normalise = "bin") -> None:
+        super().__init__()
+        if normalise not in get_args(Normalise):
+            raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}")
+        self.normalise = normalise
+        self.spectrogram = Spectrogram(
+            n_fft=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, power=2.0, center=False, window_fn=torch.hann_window
+        )
+
+    @overload
+    @staticmethod
+    def num_frames(num_samples: int) -> int: ...
+    @overload
+    @staticmethod
+    def num_frames(num_samples: Tensor) -> Tensor: ...
+    @staticmethod
+    def num_frames(num_samples: int | Tensor) -> int | Tensor:
+        """Frames that ``num_samples`` samples give: whole windows only, so 0 or less below 320 samples."""
+        return (num_samples - WINDOW_SAMPLES) // HOP_SAMPLES + 1
+
+    def forward(
+        self, waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch frames bins"], Int[Tensor, "batch"]]:
+        """Compute float32 features, under autocast too.
+
+        Args:
+            waveforms: Samples in [-1, 1] at 16 kHz; those past ``num_samples`` are ignored, even NaN.
+            num_samples: Valid samples of each utterance.
+
+        Returns:
+            The features, exactly 0 past an utterance's end, and each utterance's number of valid frames.
+
+        Raises:
+            ValueError: If an utterance is shorter than one window or longer than ``waveforms``. Checked only
+                where ``num_samples`` lies on the CPU: reading it from a GPU would make every step wait.
+                There, an utterance shorter than a window has 0 frames.
+        """
+        _check_lengths(num_samples, waveforms.shape[1])
+        with torch.autocast(waveforms.device.type, enabled=False):
+            power = self.spectrogram(waveforms.float()).transpose(1, 2)
+            log_power = torch.log(power + POWER_FLOOR)
+            num_frames = self.num_frames(num_samples.to(waveforms.device)).clamp(min=0)
+            is_padding = torch.arange(log_power.shape[1], device=waveforms.device) >= num_frames[:, None]
+            return self._normalised(log_power, num_frames, is_padding[:, :, None]), num_frames
+
+    def _normalised(
+        self,
+        log_power: Float[Tensor, "batch frames bins"],
+        num_frames: Int[Tensor, "batch"],
+        is_padding: Bool[Tensor, "batch frames 1"],
+    ) -> Float[Tensor, "batch frames bins"]:
+        """Shift and scale each item by the mean and SD of its valid frames; padding becomes 0."""
+        over = (1,) if self.normalise == "bin" else (1, 2)
+        count = num_frames.clamp(min=1)[:, None, None] * (1 if self.normalise == "bin" else self.num_bins)
+        mean = log_power.masked_fill(is_padding, 0).sum(over, keepdim=True) / count
+        centred = (log_power - mean).masked_fill(is_padding, 0)
+        sd = (centred.square().sum(over, keepdim=True) / count).sqrt()
+        return centred / sd.clamp(min=SD_FLOOR)
+
+
+def _check_lengths(num_samples: Int[Tensor, "batch"], samples: int) -> None:
+    if samples < WINDOW_SAMPLES:
+        raise ValueError(f"a batch of {samples} samples is shorter than one window of {WINDOW_SAMPLES}")
+    if num_samples.device.type != "cpu":
+        return
+    for item, length in enumerate(num_samples.tolist()):
+        if not WINDOW_SAMPLES <= length <= samples:
+            raise ValueError(
+                f"utterance {item} of the batch has {length} samples; it needs at least one window "
+                f"({WINDOW_SAMPLES}) and at most the batch's {samples}"
+            )

@@ -1,0 +1,120 @@
+"""Settings: frozen dataclass <-> TOML. Order of precedence: the dataclass's defaults < file < command line.
+
+Values only; which class a choice stands for is decided in code. Checking a value is the dataclass's ``__post_init__``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import tomli_w
+
+Config = TypeVar("Config")
+
+PROVENANCE = "provenance"
+"""The table of a run's ``config.toml`` that says how it came about; it is no setting."""
+
+
+class ConfigError(ValueError):
+    """A settings file that cannot be used; the message names file, key and remedy."""
+
+
+def read_config(path: Path, base: Config) -> Config:
+    """``base`` with the values that the TOML file sets.
+
+    Raises:
+        ConfigError: If the file cannot be read or parsed, or a key or a value is not one of ``base``'s class.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    values.pop(PROVENANCE, None)
+    return _merge(base, values, f"{path}: ")
+
+
+def to_values(config: Any) -> dict[str, Any]:
+    """The nested values of a config as TOML can hold them; None is left out."""
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in fields(config)
+        if getattr(config, field.name) is not None
+    }
+
+
+def to_toml(config: Any, provenance: dict[str, Any] | None = None) -> str:
+    """The config as a TOML file that ``read_config`` reads back to an equal one."""
+    values = to_values(config)
+    return tomli_w.dumps(values if provenance is None else {**values, PROVENANCE: provenance})
+
+
+def differences(one: Any, other: Any) -> list[str]:
+    """The settings in which two configs differ, as ``name: one -> other``."""
+    flat_one, flat_other = _flat(to_values(one)), _flat(to_values(other))
+    names = [*flat_one, *(name for name in flat_other if name not in flat_one)]
+    return [
+        f"{name}: {flat_one.get(name)} -> {flat_other.get(name)}"
+        for name in names
+        if flat_one.get(name) != flat_other.get(name)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_values(value)
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def _merge(base: Config, values: dict[str, Any], where: str) -> Config:
+    hints = get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            close = get_close_matches(key, hints, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(hints)}"
+            raise ConfigError(f"{where}unknown setting {key!r}{hint}")
+        current = getattr(base, key)
+        if is_dataclass(current) and isinstance(value, dict):
+            changes[key] = _merge(current, value, f"{where}{key}.")
+        else:
+            changes[key] = _convert(value, hints[key], f"{where}{key}")
+    try:
+        return replace(base, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise ConfigError(f"{where}{error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the annotated type; an int passes for a float, a string for a path, an array for a tuple."""
+    options = [option for option in get_args(hint) or (hint,) if option is not type(None)]
+    if isinstance(value, list):
+        if not any(getattr(option, "__origin__", option) is tuple for option in (hint, *options)):
+            raise ConfigError(f"{where}: expected {_name(hint)}, got an array")
+        return tuple(value)
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
+        return float(value)
+    literals = [option for option in options if not isinstance(option, type)]
+    if value in literals or any(isinstance(option, type) and type(value) is option for option in options):
+        return value
+    raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r}")
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

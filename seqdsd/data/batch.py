@@ -1,0 +1,81 @@
+"""What a task is fed: a padded batch of utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SpeechExample:
+    """One utterance, read and tokenized."""
+
+    id: str
+    samples: Float[Tensor, "samples"]
+    tokens: list[int]
+    text: str
+
+
+@dataclass(frozen=True)
+class BadExample:
+    """An utterance that could not be read; ``message`` names the manifest line, the file and a remedy."""
+
+    id: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SpeechBatch:
+    """Utterances padded to the longest. Lengths stay on the CPU whatever the device of the rest.
+
+    Attributes:
+        ids: Utterance ids.
+        texts: Reference transcripts.
+        waveforms: Samples in [-1, 1], padded with 0.
+        num_samples: Valid samples of each.
+        tokens: All transcripts' token ids, one after the other, as ``ctc_loss`` takes them.
+        num_tokens: Tokens of each transcript.
+        bad: Utterances that should have been here.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    waveforms: Float[Tensor, "batch samples"]
+    num_samples: Int[Tensor, "batch"]
+    tokens: Int[Tensor, "all_tokens"]
+    num_tokens: Int[Tensor, "batch"]
+    bad: tuple[BadExample, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> SpeechBatch:
+        """The batch with waveforms and tokens on ``device``."""
+        return replace(
+            self,
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            tokens=self.tokens.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> SpeechBatch:
+        """For the data loader: page-locked waveforms and tokens can be copied to a GPU while it computes."""
+        return replace(self, waveforms=self.waveforms.pin_memory(), tokens=self.tokens.pin_memory())
+
+
+def collate(examples: Sequence[SpeechExample | BadExample]) -> SpeechBatch:
+    """Pad the readable examples into one batch (it may be empty) and list the others."""
+    good = [example for example in examples if isinstance(example, SpeechExample)]
+    samples = [example.samples for example in good]
+    return SpeechBatch(
+        ids=tuple(example.id for example in good),
+        texts=tuple(example.text for example in good),
+        waveforms=torch.nn.utils.rnn.pad_sequence(samples, batch_first=True) if good else torch.zeros(0, 0),
+        num_samples=torch.tensor([len(one) for one in samples], dtype=torch.long),
+        tokens=torch.tensor([token for example in good for token in example.tokens], dtype=torch.long),
+        num_tokens=torch.tensor([len(example.tokens) for example in good], dtype=torch.long),
+        bad=tuple(example for example in examples if isinstance(example, BadExample)),
+    )

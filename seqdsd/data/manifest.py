@@ -1,0 +1,273 @@
+"""Speech manifests: JSON lines that say where the audio is, how long it lasts and what is said.
+
+The keys are NeMo's (``audio_filepath``, ``duration``, ``text``, optional ``speaker`` and ``id``), so NeMo
+manifests can be read as they are. Left out on purpose: segments of longer files (NeMo's ``offset``, refused
+when it is not 0), and any look inside the audio. Only the standard library is imported.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used; the message starts with ``FILE:LINE:`` and ends with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording and its transcript."""
+
+    id: str
+    """Unique within its manifest."""
+    audio_path: str
+    """Absolute path of a file that existed when the manifest was read."""
+    duration_seconds: float
+    """As the manifest says it, finite and above 0."""
+    text: str
+    """The transcript as written, never empty; tokenizers judge its characters."""
+    speaker: str | None
+    """Who speaks, where it is known."""
+    source: str
+    """Where it was read, such as ``train.jsonl:12``: for error messages."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one manifest file holds."""
+
+    path: Path
+    utterances: list[Utterance]
+    skipped: list[str]
+    """The full error message of each line left out; always empty unless asked for ``on_bad_data="skip"``."""
+
+
+def read_manifest(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") -> Manifest:
+    """Read and check a manifest, line by line.
+
+    An utterance without ``id`` is called after its audio file (the name without extension); where that is not
+    unique, after its path, with ``/`` written as ``-``. Blank lines and a byte order mark are tolerated.
+
+    Args:
+        path: The manifest. Relative ``audio_filepath`` values start at its folder.
+        on_bad_data: ``"error"`` stops at the first bad line, ``"skip"`` leaves bad lines out and lists them.
+
+    Raises:
+        ManifestError: If the file cannot be opened or holds no usable utterance; with ``"error"`` also if a
+            line is not valid UTF-8 or not a JSON object, misses a key, has a wrong value, names audio that is
+            not there or that lies outside the manifest's folder through ``..``, or repeats an id.
+    """
+    utterances: list[Utterance] = []
+    without_id: list[int] = []
+    skipped: list[str] = []
+    first_seen: dict[str, int] = {}
+    for line_number, line in _lines(path):
+        try:
+            entry = _parse_line(line, path, line_number)
+            utterance = _to_utterance(entry, path, line_number)
+            if utterance.id:
+                _claim_id(utterance.id, first_seen, path, line_number)
+            else:
+                without_id.append(len(utterances))
+            utterances.append(utterance)
+        except ManifestError as error:
+            if on_bad_data == "error":
+                raise
+            skipped.append(str(error))
+    for message in _name_after_audio(utterances, without_id, first_seen, path):
+        if on_bad_data == "error":
+            raise ManifestError(message)
+        skipped.append(message)
+    utterances = [utterance for utterance in utterances if utterance.id]
+    if not utterances:
+        why = f" All lines were bad; the first: {skipped[0]}" if skipped else ""
+        raise ManifestError(f"{path}: the manifest holds no utterance. Write one JSON object a line.{why}")
+    return Manifest(path, utterances, skipped)
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest in one step: readers see the old file or the new one, never half of it.
+
+    Audio below the manifest's folder is written relative to it, so that the folder can be moved; audio
+    elsewhere is written as an absolute path.
+    """
+    folder = os.path.abspath(path.parent)
+    os.makedirs(folder, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for utterance in utterances:
+                file.write(json.dumps(_to_entry(utterance, folder), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) of each line that is not blank."""
+    try:
+        file = open(path, "rb")  # bytes, so that a bad character is charged to its own line
+    except OSError as error:
+        raise ManifestError(
+            f"{path}: cannot open the manifest ({error.strerror}). "
+            "Check the path, or write the manifest with data_prep/."
+        ) from error
+    with file:
+        for line_number, line in enumerate(file, start=1):
+            if line_number == 1:
+                line = line.removeprefix(_BYTE_ORDER_MARK)
+            if line.strip():
+                yield line_number, line
+
+
+def _parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
+    """Turn one line into a JSON object."""
+    where = f"{path}:{line_number}"
+    try:
+        entry = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ManifestError(
+            f"{where}: not valid UTF-8 at byte {error.start} of the line. Save the manifest as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{where}: not JSON ({error}). Write one JSON object a line.") from error
+    if not isinstance(entry, dict):
+        raise ManifestError(
+            f'{where}: a JSON {type(entry).__name__}, not an object. Write {{"audio_filepath": …}}.'
+        )
+    return entry
+
+
+def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Utterance:
+    """Check one entry; the id stays empty where the entry has none."""
+    where = f"{path}:{line_number}"
+    for key in ("audio_filepath", "duration", "text"):
+        if key not in entry:
+            raise ManifestError(
+                f"{where}: the key '{key}' is missing (found: {', '.join(sorted(entry)) or 'none'}). Add it."
+            )
+    if entry.get("offset") not in (None, 0):
+        raise ManifestError(
+            f"{where}: 'offset' is {entry['offset']!r}, but segments of longer files are not read. "
+            "Cut the audio into one file for each utterance."
+        )
+    return Utterance(
+        id=_label(entry, "id", where) or "",
+        audio_path=_audio_path(entry["audio_filepath"], path, where),
+        duration_seconds=_duration_seconds(entry["duration"], where),
+        text=_text(entry["text"], where),
+        speaker=_label(entry, "speaker", where),
+        source=f"{path.name}:{line_number}",
+    )
+
+
+def _label(entry: dict[str, Any], key: str, where: str) -> str | None:
+    """Return an optional name; whole numbers count as names, as some corpora number their speakers."""
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ManifestError(f"{where}: '{key}' is {value!r}. Give a string with something in it, or none.")
+    return str(value)
+
+
+def _duration_seconds(value: Any, where: str) -> float:
+    """Return a positive finite number of seconds."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # False for NaN as well; the upper bound keeps out infinity and whole numbers too long for a float.
+    if not is_number or not 0 < value < 1e9:
+        raise ManifestError(f"{where}: 'duration' is {value!r}. Give a positive number of seconds.")
+    return float(value)
+
+
+def _text(value: Any, where: str) -> str:
+    """Return a transcript with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ManifestError(
+            f"{where}: 'text' is {value!r}. Give the transcript, or remove the line if nothing is said."
+        )
+    return value
+
+
+def _audio_path(value: Any, path: Path, where: str) -> str:
+    """Return the absolute path of an audio file that exists."""
+    if not isinstance(value, str) or not value:
+        raise ManifestError(f"{where}: 'audio_filepath' is {value!r}. Give the path of an audio file.")
+    folder = os.path.abspath(path.parent)
+    audio_path = os.path.normpath(os.path.join(folder, value))
+    if not os.path.isabs(value) and not _is_below(audio_path, folder):
+        raise ManifestError(
+            f"{where}: 'audio_filepath' {value!r} points outside the manifest's folder. "
+            "Move the manifest up, or write an absolute path."
+        )
+    if not os.path.isfile(audio_path):
+        raise ManifestError(
+            f"{where}: the audio file {audio_path} does not exist. "
+            "Relative paths start at the manifest's folder; correct the path or remove the line."
+        )
+    return audio_path
+
+
+def _claim_id(id_: str, first_seen: dict[str, int], path: Path, line_number: int) -> None:
+    """Register an explicit id, which must be new."""
+    if id_ in first_seen:
+        raise ManifestError(
+            f"{path}:{line_number}: the id {id_!r} was used on line {first_seen[id_]} already. "
+            "Give every utterance its own id."
+        )
+    first_seen[id_] = line_number
+
+
+def _name_after_audio(
+    utterances: list[Utterance], without_id: list[int], first_seen: dict[str, int], path: Path
+) -> list[str]:
+    """Give the utterances at ``without_id`` an id, in place; return a message for each that gets none."""
+    folder = os.path.abspath(path.parent)
+    stems = Counter(Path(utterances[index].audio_path).stem for index in without_id)
+    errors = []
+    for index in without_id:
+        utterance = utterances[index]
+        line_number = int(utterance.source.rpartition(":")[2])
+        name = Path(utterance.audio_path).stem
+        if stems[name] > 1 or name in first_seen:
+            name = _shortest_path(utterance.audio_path, folder).strip("/").replace("/", "-")
+        if name in first_seen:
+            errors.append(
+                f"{path}:{line_number}: the id derived from the audio's path, {name!r}, was used on line "
+                f"{first_seen[name]} already. Give the utterance an 'id', or remove the repeated line."
+            )
+        else:
+            first_seen[name] = line_number
+            utterances[index] = replace(utterance, id=name)
+    return errors
+
+
+def _to_entry(utterance: Utterance, folder: str) -> dict[str, Any]:
+    """The JSON object of one utterance, in a manifest that lies in ``folder``."""
+    entry: dict[str, Any] = {
+        "audio_filepath": _shortest_path(os.path.abspath(utterance.audio_path), folder),
+        "duration": utterance.duration_seconds,
+        "text": utterance.text,
+        "id": utterance.id,
+    }
+    if utterance.speaker is not None:
+        entry["speaker"] = utterance.speaker
+    return entry
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether an absolute path lies below an absolute folder, going by the names alone."""
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _shortest_path(path: str, folder: str) -> str:
+    """The path relative to the folder where it lies below it, else as it is; with ``/`` on every system."""
+    return Path(os.path.relpath(path, folder) if _is_below(path, folder) else path).as_posix()

@@ -1,0 +1,192 @@
+"""Utterances of a manifest as batches: read one at a time when needed, never held, so memory is the batch's alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from seqdsd.audio import read_audio, speed_perturb
+from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
+from seqdsd.data.manifest import Manifest, Utterance, read_manifest
+from seqdsd.data.sampler import BucketBatchSampler
+from seqdsd.text import Tokenizer
+
+OnBadData = Literal["error", "skip"]
+
+log = logging.getLogger(__name__)
+
+
+class BadDataError(ValueError):
+    """Data that cannot be used; the message names the manifest line and a remedy."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The manifests of one corpus: what is trained on, what chooses, what judges.
+
+    ``test`` maps a name (``test``, or ``test_eval92`` for ``test_eval92.jsonl``) to a manifest.
+    """
+
+    train: Manifest
+    dev: Manifest
+    test: dict[str, Manifest]
+
+
+def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error") -> Corpus:
+    """Read ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl`` (or several ``test_NAME.jsonl``) of a folder.
+
+    Raises:
+        BadDataError: If a manifest is missing.
+        ManifestError: If a line cannot be used and ``on_bad_data`` is "error".
+    """
+    tests = sorted(folder.glob("test.jsonl")) + sorted(folder.glob("test_*.jsonl"))
+    for name in ("train.jsonl", "dev.jsonl"):
+        if not (folder / name).is_file():
+            raise BadDataError(
+                f"{folder / name}: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and test.jsonl"
+                " (scripts under data_prep/ write them)"
+            )
+    if not tests:
+        raise BadDataError(f"{folder}: neither test.jsonl nor test_NAME.jsonl is there")
+    return Corpus(
+        train=read_manifest(folder / "train.jsonl", on_bad_data=on_bad_data),
+        dev=read_manifest(folder / "dev.jsonl", on_bad_data=on_bad_data),
+        test={path.stem: read_manifest(path, on_bad_data=on_bad_data) for path in tests},
+    )
+
+
+def check_transcripts(
+    manifest: Manifest,
+    tokenizer: Tokenizer,
+    *,
+    output_frames: Callable[[float], int],
+    longest_seconds: float = math.inf,
+    on_bad_data: OnBadData = "error",
+) -> Manifest:
+    """Keep the utterances that CTC can learn from: inside the alphabet, not longer than the network can emit.
+
+    Args:
+        manifest: What to check.
+        tokenizer: Raises ``ValueError`` for a character outside its alphabet.
+        output_frames: Output frames for a duration in seconds; CTC needs one a token and one more between two equal ones.
+        longest_seconds: Longer utterances do not fit into a batch.
+        on_bad_data: "error" raises for the first; "skip" leaves them out and adds their messages to ``skipped``.
+
+    Raises:
+        BadDataError: Naming manifest line, utterance and remedy; also when nothing is left.
+    """
+    good: list[Utterance] = []
+    skipped = list(manifest.skipped)
+    for utterance in manifest.utterances:
+        problem = _problem(utterance, tokenizer, output_frames, longest_seconds)
+        if problem is None:
+            good.append(utterance)
+        elif on_bad_data == "error":
+            raise BadDataError(f"{problem} (or --on-bad-data skip)")
+        else:
+            skipped.append(problem)
+            log.warning("skipped: %s", problem)
+    if not good:
+        raise BadDataError(f"{manifest.path}: no utterance is left; the first was skipped because {skipped[0]}")
+    return replace(manifest, utterances=good, skipped=skipped)
+
+
+def _problem(
+    utterance: Utterance, tokenizer: Tokenizer, output_frames: Callable[[float], int], longest_seconds: float
+) -> str | None:
+    where = f"{utterance.source}: utterance {utterance.id}"
+    try:
+        tokens = tokenizer.encode(utterance.text)
+    except ValueError as error:
+        return f"{where}: {error}"
+    needed = len(tokens) + sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    frames = output_frames(utterance.duration_seconds)
+    if needed > frames:
+        return (
+            f"{where}: CTC cannot emit its {len(tokens)} tokens (it needs {needed} frames) in {frames} output frames of "
+            f"{utterance.duration_seconds} s; is the transcript another recording's?"
+        )
+    if utterance.duration_seconds > longest_seconds:
+        return (
+            f"{where}: lasts {utterance.duration_seconds} s, longer than a whole batch of {longest_seconds} s; raise "
+            "the budget (--batches.max-batch-seconds) or split the recording"
+        )
+    return None
+
+
+class SpeechDataset(Dataset[SpeechExample | BadExample]):
+    """Utterances read from disk on access, resampled, and sped up or slowed down if asked."""
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer,
+        *,
+        sample_rate_hz: int = 16000,
+        min_samples: int = 1,
+        speed_factors: Sequence[float] = (1.0,),
+        seed: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Hold the list; nothing is read yet.
+
+        Args:
+            utterances: In the order of the indices.
+            tokenizer: Turns transcripts into ids.
+            sample_rate_hz: Of the samples given out.
+            min_samples: Shorter recordings are bad data (one feature window).
+            speed_factors: One is drawn for each utterance, decided by ``seed`` and the index alone.
+            seed: (run seed, epoch).
+        """
+        self._utterances = utterances
+        self._tokenizer = tokenizer
+        self._sample_rate_hz = sample_rate_hz
+        self._min_samples = min_samples
+        self._speed_factors = speed_factors
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def __getitem__(self, index: int) -> SpeechExample | BadExample:
+        """Read utterance ``index``. What cannot be read comes back as ``BadExample``, not as an exception."""
+        utterance = self._utterances[index]
+        try:
+            waveform = read_audio(
+                utterance.audio_path,
+                sample_rate_hz=self._sample_rate_hz,
+                expected_seconds=utterance.duration_seconds,
+            )
+            samples = self._at_speed(waveform.samples, index)
+            if len(samples) < self._min_samples:
+                raise ValueError(f"{utterance.audio_path}: {len(samples)} samples are less than one feature window")
+            tokens = self._tokenizer.encode(utterance.text)
+        except ValueError as error:
+            return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
+        return SpeechExample(utterance.id, samples, tokens, utterance.text)
+
+    def _at_speed(self, samples: torch.Tensor, index: int) -> torch.Tensor:
+        factor = float(np.random.default_rng((*self._seed, index)).choice(self._speed_factors))
+        return samples if factor == 1.0 else speed_perturb(samples, factor, self._sample_rate_hz)
+
+
+def load_batches(
+    dataset: SpeechDataset, sampler: BucketBatchSampler, *, num_workers: int, pin_memory: bool = False
+) -> Iterator[SpeechBatch]:
+    """The batches of ``sampler``, read ahead by ``num_workers`` processes (0: here, when needed)."""
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=min(num_workers, len(sampler)),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # of its own: drawing from the global one would change dropout on resume
+    )
+    yield from loader

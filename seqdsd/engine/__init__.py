@@ -1,0 +1,23 @@
+"""Training: one epoch (``loop``), the phases (``dsd``), checkpoints. The only part that knows Lightning Fabric."""
+
+from seqdsd.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_latest, save_checkpoint
+from seqdsd.engine.dsd import DSDTraining, TrainSettings
+from seqdsd.engine.interrupt import StopRequested
+from seqdsd.engine.loop import OptimizerSettings, TrainingDiverged
+from seqdsd.engine.task import Batch, Evaluation, Task
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "CheckpointError",
+    "DSDTraining",
+    "Evaluation",
+    "OptimizerSettings",
+    "StopRequested",
+    "Task",
+    "TrainSettings",
+    "TrainingDiverged",
+    "load_checkpoint",
+    "load_latest",
+    "save_checkpoint",
+]

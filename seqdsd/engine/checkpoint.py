@@ -1,0 +1,128 @@
+"""Checkpoints that survive a kill: safetensors with a checksum, written aside, synced and renamed; never unpickled.
+
+A checkpoint is named tensors plus a JSON state. What they mean is ``engine.dsd``'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from seqdsd.records import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and what JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with ``prefix/``, without it."""
+        start = f"{prefix}/"
+        return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write atomically, with a checksum over names, tensors and state."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    state = json.dumps(checkpoint.state)
+    metadata = {"state": state, "checksum": _checksum(tensors, state)}
+    write_atomically(path, save(tensors, metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or not a checkpoint of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint ({error})") from error
+    if "state" not in metadata or "checksum" not in metadata:
+        raise CheckpointError(f"{path}: not a seqdsd checkpoint (no state in its header)")
+    if _checksum(tensors, metadata["state"]) != metadata["checksum"]:
+        raise CheckpointError(f"{path}: damaged checkpoint (its checksum does not fit)")
+    return Checkpoint(tensors, json.loads(metadata["state"]))
+
+
+def save_latest(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write ``last.safetensors``; the one before stays as ``previous.safetensors``."""
+    last = folder / "last.safetensors"
+    if last.is_file():
+        os.replace(last, folder / "previous.safetensors")
+    save_checkpoint(last, checkpoint)
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The last checkpoint, or the previous one where the last is damaged (said in the log); None where there is none.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none can be used.
+    """
+    paths = [path for name in ("last", "previous") if (path := folder / f"{name}.safetensors").is_file()]
+    problems = []
+    for path in paths:
+        try:
+            checkpoint = load_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            log.warning("%s", error)
+            continue
+        if problems:
+            log.warning("going on from %s instead", path)
+        return checkpoint
+    if problems:
+        raise CheckpointError("; ".join([*problems, "no usable checkpoint is left: start again in another --out"]))
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's per-parameter state as named tensors: ``0/momentum_buffer``. Numbers become 0-d tensors."""
+    return {
+        f"{index}/{key}": torch.as_tensor(value)
+        for index, entries in optimizer.state_dict()["state"].items()
+        for key, value in entries.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give a fresh optimizer over the same parameters the state of ``optimizer_tensors``; its settings stay."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition("/")
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.blake2b(state.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

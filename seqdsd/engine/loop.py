@@ -1,0 +1,188 @@
+"""One epoch of training: forward, backward, clip, step. Nothing in a step waits for the device.
+
+A step whose loss or gradient is not finite changes nothing: the fused optimizers take ``found_inf`` as a flag on the
+device. The flags, with the losses, are read every few steps in one copy; only then is anything said or stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
+from torch import Tensor, nn
+
+from seqdsd.engine.task import Batch, Task
+
+log = logging.getLogger(__name__)
+
+READ_EVERY_STEPS = 10
+MAX_BAD_STEPS = 10
+
+
+class TrainingDiverged(RuntimeError):
+    """Too many steps in a row had no finite loss."""
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Nesterov SGD and clipping."""
+
+    momentum: float = 0.99
+    """As Baidu's public DeepSpeech code of that time; the DSD paper names Nesterov SGD only (section 4.5)."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    clip_norm: float = 100.0
+    """Upper bound of the gradient's norm (same source)."""
+    anneal: float = 1.0
+    """Within a phase the learning rate is divided by this after every epoch; 1 keeps it."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"momentum must be in (0, 1), got {self.momentum}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}")
+        if self.anneal < 1:
+            raise ValueError(f"anneal must be at least 1, got {self.anneal}")
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], learning_rate: float, settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    """Fresh Nesterov SGD whose momentum starts at 0.
+
+    The buffers are made here because the fused kernel leaves them uninitialised where the very first step is skipped.
+    """
+    optimizer = torch.optim.SGD(
+        parameters,
+        lr=learning_rate,
+        momentum=settings.momentum,
+        nesterov=True,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+@dataclass
+class LossMeter:
+    """Losses of an epoch so far, read from the device a few steps at a time."""
+
+    sum: float = 0.0
+    steps: int = 0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
+    _pending: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the finite steps read so far; NaN before the first."""
+        return self.sum / self.steps if self.steps else math.nan
+
+    def add(self, loss: Tensor, failed: Tensor, ids: tuple[str, ...]) -> None:
+        """Note one step: its loss, whether it was skipped (both on the device), and its items."""
+        self._pending.append((torch.stack((loss.detach().float(), failed.float())), ids))
+        if len(self._pending) >= READ_EVERY_STEPS:
+            self.read()
+
+    def read(self) -> None:
+        """Copy what is pending to the host and judge it.
+
+        Raises:
+            TrainingDiverged: After ``MAX_BAD_STEPS`` skipped steps in a row; the weights are those from before.
+        """
+        if not self._pending:
+            return
+        values = torch.stack([pair for pair, _ in self._pending]).tolist()
+        names = [ids for _, ids in self._pending]
+        self._pending.clear()
+        for (loss, failed), ids in zip(values, names, strict=True):
+            if not failed:
+                self.sum, self.steps, self.bad_in_a_row = self.sum + loss, self.steps + 1, 0
+                continue
+            self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
+            log.warning("loss or gradient is not finite (loss %s): step skipped; its items: %s", loss, ", ".join(ids))
+            if self.bad_in_a_row >= MAX_BAD_STEPS:
+                raise TrainingDiverged(
+                    f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with {', '.join(ids)});"
+                    " lower the learning rate or look at these items"
+                )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        self.read()
+        return {name: getattr(self, name) for name in ("sum", "steps", "bad_steps", "bad_in_a_row")}
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """Seed of one step's randomness (dropout, masks), so that a run can go on from any step."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0])
+
+
+def train_epoch(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: _FabricOptimizer,
+    task: Task[Any],
+    *,
+    epoch: int,
+    first: int,
+    seed: int,
+    clip_norm: float,
+    meter: LossMeter,
+    after_step: Callable[[int], None],
+) -> None:
+    """Train over the batches of ``epoch`` but the ``first`` ones.
+
+    Args:
+        fabric: Device and precision.
+        model: The task's model, as Fabric has wrapped it.
+        optimizer: Over the model's parameters, as Fabric has wrapped it; fused, so that steps can be skipped.
+        task: Gives batches and loss.
+        epoch: Counted over the whole run.
+        first: Batches already done.
+        seed: Of the run.
+        clip_norm: Upper bound of the gradient norm.
+        meter: Takes the losses.
+        after_step: Called with the number of batches done, when weights and optimizer are consistent.
+
+    Raises:
+        TrainingDiverged: See ``LossMeter.read``.
+    """
+    model.train()
+    for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
+        if len(batch) > 0:
+            torch.manual_seed(step_seed(seed, epoch, done))  # dropout knows no generator of its own
+            _train_step(fabric, model, optimizer, task, batch.to(fabric.device), clip_norm, meter)
+        after_step(done)
+    meter.read()
+
+
+def _train_step(
+    fabric: Fabric,
+    model: nn.Module,
+    optimizer: _FabricOptimizer,
+    task: Task[Any],
+    batch: Batch,
+    clip_norm: float,
+    meter: LossMeter,
+) -> None:
+    loss = task.loss(model, batch)
+    fabric.backward(loss)
+    norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    failed = ~torch.isfinite(loss.detach() + norm)
+    optimizer.optimizer.found_inf = failed.float()
+    optimizer.step()
+    optimizer.zero_grad()
+    meter.add(loss, failed, batch.ids)

@@ -1,0 +1,99 @@
+"""What a user sees while a run goes on: a bar with the time left, a line an epoch, and TensorBoard."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from seqdsd.engine.task import Evaluation
+
+TRANSCRIPTS_SHOWN = 5
+
+
+class RunDisplay:
+    """A progress bar over all steps of a run; below it, where there is no terminal, lines alone."""
+
+    def __init__(self, progress: Progress, bar: TaskID) -> None:
+        self._progress = progress
+        self._bar = bar
+
+    @classmethod
+    @contextmanager
+    def open(cls, console: Console, *, total_steps: int, done_steps: int) -> Iterator[RunDisplay]:
+        """Show the bar while the block runs."""
+        progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        with progress:
+            yield cls(progress, progress.add_task("", total=total_steps, completed=done_steps, status=""))
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._progress.console.print(text, highlight=False)
+
+    def step(self, done_steps: int, *, phase: str, epoch: str, loss: float) -> None:
+        """Move the bar."""
+        status = f"epoch {epoch}" + ("" if math.isnan(loss) else f"  loss {loss:.3f}")
+        self._progress.update(self._bar, completed=done_steps, description=phase, status=status)
+
+
+class TensorBoardLog:
+    """The scalars, histograms and transcripts of a run."""
+
+    def __init__(self, folder: Path, *, first_epoch: int) -> None:
+        """Open; entries from ``first_epoch`` on that a killed run has left are purged."""
+        self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+
+    def epoch(self, epoch: int, *, train_loss: float, learning_rate: float, dev: Evaluation) -> None:
+        """Scalars of one epoch; ``epoch`` counts over the whole run."""
+        scalars = {"train/loss": train_loss, "train/learning_rate": learning_rate, "dev/loss": dev.loss}
+        for name, value in {**scalars, **_numbers("dev", dev.metrics)}.items():
+            self._writer.add_scalar(name, value, epoch)
+
+    def phase(self, epoch: int, name: str, model: nn.Module, evaluations: Mapping[str, Evaluation]) -> None:
+        """Weight histograms, test scalars and a few transcripts at a phase's end."""
+        for parameter_name, parameter in model.named_parameters():
+            self._writer.add_histogram(f"weights/{parameter_name}", parameter.detach().float(), epoch)
+        for split, evaluation in evaluations.items():
+            for metric, value in _numbers(split, evaluation.metrics).items():
+                self._writer.add_scalar(f"phase_end/{metric}", value, epoch)
+            shown = evaluation.hypotheses[:TRANSCRIPTS_SHOWN]
+            self._writer.add_text(f"{split}/{name}", _as_markdown(shown), epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in metrics.items() if isinstance(value, float)}
+
+
+def _as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"| {row['id']} | {row['ref']} | {row['hyp']} |" for row in rows]
+    return "\n".join(["| id | ref | hyp |", "|---|---|---|", *lines])

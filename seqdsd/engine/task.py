@@ -1,0 +1,80 @@
+"""What the engine needs from a task: a model, batches, a loss and a judgement. Speech and captions implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """Items that are trained on together."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Names of the items, for messages."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch on ``device``."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model did on one split.
+
+    Attributes:
+        loss: Mean loss an item.
+        score: What chooses the best epoch on dev, lower is better (WER; minus BLEU).
+        headline: The score in words, for the progress line: ``WER 12.34 %``.
+        metrics: What the phase record keeps, as JSON can hold it.
+        hypotheses: One object an item: id, ref, hyp.
+        notes: What a user should know, in words ("blank collapse …").
+    """
+
+    loss: float
+    score: float
+    headline: str
+    metrics: Mapping[str, Any]
+    hypotheses: Sequence[Mapping[str, Any]]
+    notes: Sequence[str] = field(default=())
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+
+
+class Task(Protocol[BatchT]):
+    """A model with its data, loss, decoding and metric.
+
+    Randomness of an epoch's batches must be a function of the epoch alone, and that of a loss of torch's global
+    generator alone: then a resumed run equals an unbroken one.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare model."""
+
+    @property
+    def test_splits(self) -> Sequence[str]:
+        """Names of the test sets; ``dev`` always exists besides."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Items left out as bad data so far: id to message."""
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch, counted over the whole run."""
+
+    def batches(self, epoch: int, *, first: int) -> Iterator[BatchT]:
+        """The batches of an epoch but the ``first`` ones, on the CPU."""
+
+    def loss(self, model: nn.Module, batch: BatchT) -> Float[Tensor, ""]:
+        """Mean loss an item, to be differentiated; ``model`` is the task's own, as the engine has wrapped it."""
+
+    def evaluate(self, model: nn.Module, split: str, device: torch.device) -> Evaluation:
+        """Decode and score a split."""

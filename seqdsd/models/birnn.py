@@ -1,0 +1,96 @@
+"""The DeepSpeech papers' bidirectional recurrent layer: one input matrix for both directions, clipped ReLU, summed.
+
+``nn.RNN`` can neither share the input matrix nor clip, and it is slow. Here the input projection of all frames is one
+matmul, both directions are scanned together over packed frames, and the backward pass forms the recurrent weight
+gradient in one matmul at the end. Gated cells are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from seqdsd.models.packing import FramePacking
+
+
+class _BidirectionalScan(torch.autograd.Function):
+    """Sum over both directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``.
+
+    The backward direction runs over each item mirrored within its own length, so both directions step through the same
+    packed rows, and what an item's last state is followed by is never read.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking, clip: float) -> Tensor:
+        drive = torch.stack((projected, projected.index_select(0, packing.reverse)))
+        states = torch.empty_like(drive)
+        weight_t = weight.transpose(1, 2).contiguous()
+        starts = [0, *accumulate(packing.active)]
+        torch.clamp(drive[:, : starts[1]], 0, clip, out=states[:, : starts[1]])
+        for t in range(1, len(packing.active)):
+            now = slice(starts[t], starts[t + 1])
+            before = slice(starts[t - 1], starts[t - 1] + packing.active[t])
+            torch.baddbmm(drive[:, now], states[:, before], weight_t, out=states[:, now]).clamp_(0, clip)
+        ctx.save_for_backward(states, weight)
+        ctx.packing, ctx.clip = packing, clip
+        return states[0] + states[1].index_select(0, packing.reverse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        states, weight = ctx.saved_tensors
+        active, reverse = ctx.packing.active, ctx.packing.reverse
+        passes = ((states > 0) & (states < ctx.clip)).to(states.dtype)  # where the clamp lets gradients through
+        grads = torch.stack((grad_sum, grad_sum.index_select(0, reverse)))
+        deltas = grads * passes
+        starts = [0, *accumulate(active)]
+        for t in range(len(active) - 2, -1, -1):
+            going_on = slice(starts[t], starts[t] + active[t + 1])
+            later = deltas[:, starts[t + 1] : starts[t + 2]]
+            torch.baddbmm(grads[:, going_on], later, weight, out=deltas[:, going_on])
+            deltas[:, going_on].mul_(passes[:, going_on])
+        grad_weight = deltas[:, active[0] :].transpose(1, 2) @ states.index_select(1, _rows_before(ctx.packing))
+        return deltas[0] + deltas[1].index_select(0, reverse), grad_weight, None, None
+
+
+def _rows_before(packing: FramePacking) -> Tensor:
+    """For each packed row but those of the first time step, the row of the same item one step earlier."""
+    active = torch.tensor(packing.active)
+    rows = torch.arange(packing.active[0], int(active.sum()))
+    return (rows - torch.repeat_interleave(active[:-1], active[1:])).to(packing.rows.device, non_blocking=True)
+
+
+class SharedInputBiRNN(nn.Module):
+    """Bidirectional clipped-ReLU RNN whose directions share one input matrix and one bias and are summed.
+
+    Parameters at width H with input H: 3 H^2 + H. With ``batch_norm`` the bias gives way to a scale and a shift per
+    unit on the projected input (sequence-wise norm, Amodei et al. 2015, section 3.2).
+
+    Reference: Hannun et al. 2014 (Deep Speech), section 2: the equations of the two recurrences and their sum. The
+    shared input matrix is forced by the parameter counts of Han et al. 2017 (DSD), Table 6.
+    """
+
+    def __init__(
+        self, *, input_size: int, hidden_size: int, batch_norm: bool = False, clip: float = 20.0
+    ) -> None:
+        super().__init__()
+        self.input = nn.Linear(input_size, hidden_size, bias=not batch_norm)
+        self.norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
+        self.weight_recurrent = nn.Parameter(torch.empty(2, hidden_size, hidden_size))
+        self.clip = clip
+        bound = 1 / math.sqrt(hidden_size)
+        nn.init.uniform_(self.weight_recurrent, -bound, bound)
+
+    def forward(
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking
+    ) -> Float[Tensor, "valid hidden"]:
+        """Sum of both directions' states for each packed frame; each item starts from a state of 0 at either end."""
+        projected = self.norm(self.input(inputs))
+        weight = self.weight_recurrent.to(projected.dtype)
+        return _BidirectionalScan.apply(projected, weight, packing, self.clip)

@@ -1,0 +1,116 @@
+"""DeepSpeech 1 as the DSD paper trains it: conv, two FC, one bidirectional recurrent, one FC and the CTC output."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seqdsd.models.birnn import SharedInputBiRNN
+from seqdsd.models.packing import FramePacking
+
+Count = TypeVar("Count", int, Tensor)
+
+CONV_FRAMES = 11
+CONV_STRIDE = 2
+
+
+class ClippedReLU(nn.Module):
+    """``min(max(0, x), clip)`` (Hannun et al. 2014, section 2)."""
+
+    def __init__(self, clip: float) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Clip each element."""
+        return inputs.clamp(0, self.clip)
+
+
+class DeepSpeech1(nn.Module):
+    """Conv over time, two FC layers, a shared-input bidirectional RNN, one FC layer, and per-frame log-probabilities.
+
+    At the defaults the layers have 1,814,528 + 1,049,600 + 1,049,600 + 3,146,752 + 1,049,600 + 29,725 parameters, as
+    printed in Table 6. Padding never changes a result, nor does the batch size: after the convolution the network works
+    on packed frames.
+
+    Args (keywords only):
+        vocab_size: Output symbols, the blank included.
+        num_bins: Feature bins a frame.
+        hidden_size: Units of every hidden layer.
+        batch_norm: Batch norm over valid frames on every hidden layer, in place of its bias. Off in the paper's
+            network; small corpora need it.
+        dropout: On the feed-forward layers' outputs, in training. 0 in the DSD paper.
+        clip: Upper bound of the clipped ReLU.
+
+    Reference: Han et al. 2017 (DSD), Table 6; Hannun et al. 2014, section 2. The table fixes neither the convolution's
+    stride in time (here 2) nor its padding (here half the kernel).
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 29,
+        num_bins: int = 161,
+        hidden_size: int = 1024,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+        clip: float = 20.0,
+    ) -> None:
+        super().__init__()
+
+        def nonlinearity() -> nn.Sequential:
+            norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
+            return nn.Sequential(norm, ClippedReLU(clip), nn.Dropout(dropout))
+
+        def fully_connected() -> nn.Sequential:
+            return nn.Sequential(nn.Linear(hidden_size, hidden_size, bias=not batch_norm), nonlinearity())
+
+        self.conv = nn.Conv1d(
+            num_bins,
+            hidden_size,
+            CONV_FRAMES,
+            stride=CONV_STRIDE,
+            padding=CONV_FRAMES // 2,
+            bias=not batch_norm,
+        )
+        self.conv_nonlinearity = nonlinearity()
+        self.fc1 = fully_connected()
+        self.fc2 = fully_connected()
+        self.rnn = SharedInputBiRNN(
+            input_size=hidden_size, hidden_size=hidden_size, batch_norm=batch_norm, clip=clip
+        )
+        self.fc3 = fully_connected()
+        self.output = nn.Linear(hidden_size, vocab_size)
+
+    @staticmethod
+    def output_frames(num_frames: Count) -> Count:
+        """Output frames for ``num_frames`` feature frames (an int, or a tensor of counts)."""
+        return (num_frames - 1) // CONV_STRIDE + 1
+
+    def forward(
+        self, features: Float[Tensor, "batch frames bins"], num_frames: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch out_frames vocab"], Int[Tensor, "batch"]]:
+        """Natural-log probabilities of each symbol per output frame, and each item's number of output frames.
+
+        Args:
+            features: Frames past an item's ``num_frames`` are ignored. Log-probabilities past its number of output
+                frames are 0 and mean nothing.
+            num_frames: Each in [1, frames]; best kept on the CPU (see ``FramePacking.of``).
+
+        Raises:
+            ValueError: If a length is outside [1, frames].
+        """
+        frames = features.shape[1]
+        inside = torch.arange(frames) < num_frames.cpu().unsqueeze(1)
+        features = features * inside.to(features.device, non_blocking=True).unsqueeze(-1)
+        convolved = self.conv(features.transpose(1, 2)).transpose(1, 2)
+        out_num_frames = self.output_frames(num_frames)
+        packing = FramePacking.of(out_num_frames, convolved.shape[1], features.device)
+        hidden = self.conv_nonlinearity(packing.pack(convolved))
+        hidden = self.fc2(self.fc1(hidden))
+        hidden = self.fc3(self.rnn(hidden, packing))
+        log_probs = self.output(hidden).float().log_softmax(dim=-1)
+        return packing.unpack(log_probs), out_num_frames

@@ -1,0 +1,74 @@
+"""Packed frames: a padded batch without its padding, so that no layer computes on it, learns from it or sees it.
+
+A batch [batch, frames, features] becomes one matrix [valid, features] of its valid frames, ordered by time and then by
+length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does. Layers over single frames (linear, batch norm,
+dropout) work on that matrix as it is; recurrences use ``active`` and ``reverse``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+
+@dataclass(frozen=True)
+class FramePacking:
+    """Where the valid frames of one padded batch are.
+
+    Attributes:
+        batch: Items.
+        frames: Frames of the padded batch.
+        rows: For each packed row, its position in the flattened [batch * frames].
+        reverse: For each packed row, the packed row of the mirrored frame of the same item (first for last, …).
+        active: For each time step, how many items are still running; its sum is the number of packed rows.
+    """
+
+    batch: int
+    frames: int
+    rows: Int[Tensor, "valid"]
+    reverse: Int[Tensor, "valid"]
+    active: tuple[int, ...]
+
+    @classmethod
+    def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> FramePacking:
+        """The packing of items with ``num_frames`` valid frames, all at the front, in a batch of ``frames`` frames.
+
+        Args:
+            num_frames: Each in [1, frames]. Keep it on the CPU: the indices are computed there, and lengths on another
+                device have to be waited for.
+            frames: Frames of the padded batch.
+            device: Where the frames are.
+
+        Raises:
+            ValueError: If a length is outside [1, frames].
+        """
+        lengths = num_frames.cpu()
+        if len(lengths) == 0 or not 1 <= int(lengths.min()) <= int(lengths.max()) <= frames:
+            raise ValueError(f"num_frames must be in [1, {frames}], got {lengths.tolist()}")
+        starts = torch.arange(len(lengths)).unsqueeze(1) * frames
+        position = torch.arange(frames).unsqueeze(0)
+        packed = pack_padded_sequence(starts + position, lengths, batch_first=True, enforce_sorted=False)
+        mirrored = (lengths.unsqueeze(1) - 1 - position).clamp(min=0) + starts
+        mirrored_rows = pack_padded_sequence(mirrored, lengths, batch_first=True, enforce_sorted=False).data
+        packed_row = torch.empty(len(lengths) * frames, dtype=torch.long)
+        packed_row[packed.data] = torch.arange(len(packed.data))
+        return cls(
+            batch=len(lengths),
+            frames=frames,
+            rows=packed.data.to(device, non_blocking=True),
+            reverse=packed_row[mirrored_rows].to(device, non_blocking=True),
+            active=tuple(packed.batch_sizes.tolist()),
+        )
+
+    def pack(self, padded: Float[Tensor, "batch frames features"]) -> Float[Tensor, "valid features"]:
+        """The valid frames of a padded batch."""
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def unpack(self, packed: Float[Tensor, "valid features"]) -> Float[Tensor, "batch frames features"]:
+        """The padded batch, with 0 where there is no valid frame."""
+        padded = packed.new_zeros(self.batch * self.frames, packed.shape[-1])
+        return padded.index_copy(0, self.rows, packed).view(self.batch, self.frames, -1)

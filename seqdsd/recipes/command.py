@@ -1,0 +1,101 @@
+"""The command line that every recipe has: --config, --resume, --dry-run and the recipe's own settings; one way to fail."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from seqdsd.config import read_config
+from seqdsd.engine import StopRequested, TrainingDiverged
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What is asked of a run, as opposed to what the run is."""
+
+    config: Path | None = None
+    """TOML file with settings; the command line overrides it."""
+    resume: bool = False
+    """Go on where the run in --out stopped; start it where there is none; return at once where it is complete."""
+    dry_run: bool = False
+    """Print network, pruning plan and schedule; train nothing."""
+
+
+@dataclass(frozen=True)
+class Command(Generic[ConfigT]):
+    """A parsed command line."""
+
+    invocation: Annotated[Invocation, tyro.conf.arg(name="")]
+    settings: Annotated[ConfigT, tyro.conf.arg(name="")]
+
+
+def parse_command(
+    config_class: type[ConfigT],
+    *,
+    prog: str,
+    description: str,
+    without_data: Callable[[], ConfigT],
+    argv: Sequence[str] | None = None,
+) -> Command[ConfigT]:
+    """Parse a recipe's command line; settings come from the class's defaults < the file < the command line.
+
+    Args:
+        config_class: Frozen dataclass of the recipe's settings; its docstrings are the help.
+        prog: How the recipe is started.
+        description: For ``--help``.
+        without_data: Settings to begin with where neither ``--data`` nor ``--config`` is given.
+        argv: For tests; the process's own by default.
+
+    Raises:
+        ConfigError: If the file cannot be used.
+        SystemExit: After ``--help`` or a wrong flag, as argparse does.
+    """
+    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_look.add_argument("--config", type=Path)
+    first_look.add_argument("--data")
+    seen, _ = first_look.parse_known_args(argv)
+    base = config_class() if seen.config or seen.data else without_data()
+    if seen.config:
+        base = read_config(seen.config, base)
+    return tyro.cli(
+        Command[config_class],  # type: ignore[valid-type]
+        prog=prog,
+        description=description,
+        default=Command(Invocation(), base),
+        args=argv,
+    )
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run ``main``; what a user can mend is shown as one message without a traceback.
+
+    Exit status: 1 after bad input or a diverged run, 130 after Ctrl-C.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+    )
+    console = Console(stderr=True)
+    try:
+        main()
+    except (ValueError, OSError, TrainingDiverged) as error:
+        console.print("[bold red]error:[/bold red]", str(error), highlight=False, markup=True, soft_wrap=True)
+        sys.exit(1)
+    except StopRequested as stopped:
+        console.print(str(stopped), highlight=False, soft_wrap=True)
+        sys.exit(130)
+    except KeyboardInterrupt:
+        console.print("interrupted; what the last checkpoint holds is kept (--resume)")
+        sys.exit(130)

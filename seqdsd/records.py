@@ -1,0 +1,173 @@
+"""The run folder: what is written where, and read back. Knows files and JSON, neither models nor metrics.
+
+::
+
+    config.toml            the resolved settings, and a [provenance] table: command, seed, versions, git commit, time
+    phases.jsonl           one record a phase
+    hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp
+    checkpoints/           written by seqdsd.engine.checkpoint
+    tb/                    TensorBoard
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+class RunFolderError(ValueError):
+    """A run folder that cannot be used as asked; the message names it and the remedy."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.toml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of the TensorBoard logs."""
+        return self.path / "tb"
+
+    @property
+    def phases(self) -> Path:
+        """The phase records."""
+        return self.path / "phases.jsonl"
+
+    def hypotheses(self, phase_name: str, split: str) -> Path:
+        """Where the hypotheses of a phase on a split are."""
+        return self.path / "hyps" / f"{slug(phase_name)}.{split}.jsonl"
+
+    def weights(self, phase_name: str) -> Path:
+        """Where the weights that a phase hands on are."""
+        return self.checkpoints / f"{slug(phase_name)}.safetensors"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; it is created if needed. The lock falls with the process, however it ends.
+
+        Raises:
+            RunFolderError: If another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise RunFolderError(
+                    f"{self.path}: another run (process {holder}) is writing here; wait for it or take another --out"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def write_phases(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the phase records."""
+        write_json_lines(self.phases, records)
+
+    def read_phases(self) -> list[dict[str, Any]]:
+        """The phase records so far.
+
+        Raises:
+            RunFolderError: If there are none, or a line is damaged (it is named).
+        """
+        if not self.phases.is_file():
+            raise RunFolderError(f"{self.path}: no phases.jsonl; is this a run folder with a finished phase?")
+        return list(read_json_lines(self.phases))
+
+
+def slug(name: str) -> str:
+    """A phase's name as part of a file name: ``Dense Iter 0`` is ``dense-iter-0``."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write to a temporary file, sync and rename: a reader sees the old content or the new, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file.
+
+    Raises:
+        RunFolderError: Naming the first line that is damaged.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RunFolderError(f"{path}:{number}: damaged record ({error})") from error
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """How this run came about, for the ``[provenance]`` table of its ``config.toml``."""
+    packages = ("seqdsd", "torch", "torchaudio", "lightning-fabric", "numpy")
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "seed": seed,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "git_commit": _git_commit(),
+        "versions": {package: _version(package) for package in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ImportError:  # run from a checkout that is not installed
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """The checkout's commit, with ``+changes`` where files differ from it."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "not a git checkout"

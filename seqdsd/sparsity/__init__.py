@@ -1,0 +1,37 @@
+"""The DSD core, for any ``nn.Module`` and any ``torch.optim`` optimizer: rules, masks, schedules.
+
+``MaskSet``'s docstring shows a whole training loop of your own in ten lines. Nothing here knows the engine, a task or
+a corpus.
+"""
+
+from seqdsd.sparsity.masks import MaskHandle, MaskSet, magnitude_mask
+from seqdsd.sparsity.rules import (
+    CAPTION_RULES,
+    SPEECH_RULES,
+    VISION_RULES,
+    FirstOf,
+    Plan,
+    PlanRow,
+    Rule,
+    resolve,
+)
+from seqdsd.sparsity.schedule import Phase, PhaseKind, Schedule
+from seqdsd.sparsity.stats import measured_sparsity
+
+__all__ = [
+    "CAPTION_RULES",
+    "SPEECH_RULES",
+    "VISION_RULES",
+    "FirstOf",
+    "MaskHandle",
+    "MaskSet",
+    "Phase",
+    "PhaseKind",
+    "Plan",
+    "PlanRow",
+    "Rule",
+    "Schedule",
+    "magnitude_mask",
+    "measured_sparsity",
+    "resolve",
+]

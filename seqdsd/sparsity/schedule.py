@@ -1,0 +1,127 @@
+"""Schedules: the sequence of dense, sparse and redense phases, and the fair comparisons without pruning.
+
+Only what the phases are. Walking them is ``seqdsd.engine.dsd``, or your own loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from seqdsd.sparsity.rules import check_sparsity
+
+PhaseKind = Literal["dense", "sparse", "redense"]
+
+DS1_LEARNING_RATES = (8e-4, 5e-4, 3e-4, 1e-4, 3e-5)
+"""Table 7's ladder."""
+DS1_SPARSITIES = (0.5, 0.25)
+"""Table 7: 50 % in the first sparse phase, 25 % in the second."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training with one mask, one optimizer and one initial learning rate."""
+
+    name: str
+    kind: PhaseKind
+    epochs: int
+    learning_rate: float
+    sparsity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"{self.name}: epochs must be at least 1, got {self.epochs}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"{self.name}: learning_rate must be above 0, got {self.learning_rate}")
+        check_sparsity(self.sparsity)
+        if (self.kind == "sparse") != (self.sparsity > 0):
+            raise ValueError(f"{self.name}: a {self.kind} phase cannot have sparsity {self.sparsity}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Phases in order. Iterating gives them."""
+
+    phases: tuple[Phase, ...]
+
+    def __iter__(self) -> Iterator[Phase]:
+        return iter(self.phases)
+
+    def __len__(self) -> int:
+        return len(self.phases)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all phases, if none ends early."""
+        return sum(phase.epochs for phase in self.phases)
+
+    @classmethod
+    def dsd(
+        cls,
+        iters: int = 2,
+        epochs: int | Sequence[int] = 50,
+        sparsities: Sequence[float] = DS1_SPARSITIES,
+        learning_rates: Sequence[float] = DS1_LEARNING_RATES,
+    ) -> Schedule:
+        """Dense Iter 0, then ``iters`` rounds of Sparse Iter i and Dense Iter i.
+
+        Where more rounds are asked than the lists hold, each further learning rate keeps the list's last ratio (DS1:
+        3e-5 / 1e-4 = 0.3 times the one before), each further sparsity is half the one before, and each further phase
+        has the last number of epochs. Longer lists are cut.
+
+        Args:
+            iters: Sparse + redense rounds; 0 trains the dense phase alone.
+            epochs: Per phase: one number for all, or one a phase.
+            sparsities: One a round, in (0, 1).
+            learning_rates: One a phase, in the order of the phases.
+
+        Raises:
+            ValueError: If ``iters`` is negative, a list is empty or a value out of range.
+
+        Reference: Han et al. 2017 (DSD), Algorithm 1 and Table 7. The rule for further rounds is ours.
+        """
+        if iters < 0:
+            raise ValueError(f"iters must be at least 0, got {iters}")
+        epochs_list = [epochs] if isinstance(epochs, int) else epochs
+        for name, values in (
+            ("epochs", epochs_list),
+            ("sparsities", sparsities),
+            ("learning_rates", learning_rates),
+        ):
+            if not values:
+                raise ValueError(f"{name} must not be empty")
+        num_phases = 2 * iters + 1
+        rates = _extend(learning_rates, num_phases, _last_ratio(learning_rates))
+        lengths = _extend(epochs_list, num_phases, 1)
+        shares = _extend(sparsities, iters, 0.5)
+        phases = [Phase("Dense Iter 0", "dense", int(lengths[0]), rates[0])]
+        for i in range(1, iters + 1):
+            sparse, redense = 2 * i - 1, 2 * i
+            phases.append(Phase(f"Sparse Iter {i}", "sparse", int(lengths[sparse]), rates[sparse], shares[i - 1]))
+            phases.append(Phase(f"Dense Iter {i}", "redense", int(lengths[redense]), rates[redense]))
+        return cls(tuple(phases))
+
+    def lower_learning_rate_only(self) -> Schedule:
+        """The same phases, epochs and learning rates with nothing pruned: the paper's LLR comparison (Table 2)."""
+        return Schedule(
+            tuple(
+                replace(phase, name=f"LLR Phase {index}", kind="dense", sparsity=0.0) if index else phase
+                for index, phase in enumerate(self.phases)
+            )
+        )
+
+    def equal_epoch_baseline(self) -> Schedule:
+        """One dense phase of the same total epochs at the first learning rate: the paper's Baseline (Table 7)."""
+        return Schedule((Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate),))
+
+
+def _extend(values: Sequence[float], length: int, ratio: float) -> list[float]:
+    extended = list(values[:length])
+    while len(extended) < length:
+        extended.append(extended[-1] * ratio)
+    return extended
+
+
+def _last_ratio(values: Sequence[float]) -> float:
+    return values[-1] / values[-2] if len(values) > 1 else 0.1  # section 2: "1/10 the original learning rate"

@@ -1,0 +1,300 @@
+"""Speech recognition with CTC: an acoustic model with its utterances, loss, max decoding and word error rate."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seqdsd.audio import LogSpectrogram, SpecAugment
+from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from seqdsd.data import (
+    BadDataError,
+    BucketBatchSampler,
+    Corpus,
+    Manifest,
+    OnBadData,
+    SpeechBatch,
+    SpeechDataset,
+    check_transcripts,
+    load_batches,
+)
+from seqdsd.decode import greedy_decode
+from seqdsd.engine import Evaluation
+from seqdsd.metrics import cer, wer
+from seqdsd.metrics.wer import ErrorRate
+from seqdsd.text import Tokenizer
+
+log = logging.getLogger(__name__)
+
+BLANK_COLLAPSE_SHARE = 0.9
+
+
+class AcousticModel(Protocol):
+    """What ``SpeechTask`` needs of a network besides ``nn.Module``."""
+
+    @staticmethod
+    def output_frames(num_frames: int) -> int:
+        """Output frames for a number of feature frames."""
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """How utterances become batches."""
+
+    max_batch_seconds: float = 120.0
+    """Budget of a batch in seconds of audio, padding included; bounds memory."""
+    sorta_grad: bool = True
+    """First epoch from the shortest utterance to the longest (Amodei et al. 2015, section 3.3)."""
+    num_workers: int = 1
+    """Processes that read audio ahead; 0 reads in the training process."""
+
+    def __post_init__(self) -> None:
+        if not self.max_batch_seconds > 0:
+            raise ValueError(f"max_batch_seconds must be above 0, got {self.max_batch_seconds}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Variation of the training data; all of it off by default, as in the paper."""
+
+    spec_augment: bool = False
+    """Mask random bands and stretches of the spectrogram (Park et al. 2019)."""
+    freq_masks: int = 2
+    """Bands masked in an utterance."""
+    freq_width_bins: int = 27
+    """Widest band, of 161 bins."""
+    time_masks: int = 2
+    """Stretches masked in an utterance."""
+    time_width_frames: int = 40
+    """Longest stretch, in frames of 10 ms."""
+    max_time_share: float = 0.2
+    """Bound of all masked stretches together, as a share of the utterance."""
+    speed_factors: tuple[float, ...] = (1.0,)
+    """Each utterance is played at one of these, drawn anew in each epoch: 0.9 1.0 1.1 (Ko et al. 2015)."""
+
+    def __post_init__(self) -> None:
+        if not self.speed_factors or not all(0.5 <= factor <= 2 for factor in self.speed_factors):
+            raise ValueError(f"speed_factors must be one or more numbers in [0.5, 2], got {self.speed_factors}")
+        self.masks()
+
+    def masks(self) -> SpecAugment | None:
+        """The masks, or None where they are off."""
+        masks = SpecAugment(
+            freq_masks=self.freq_masks,
+            freq_width_bins=self.freq_width_bins,
+            time_masks=self.time_masks,
+            time_width_frames=self.time_width_frames,
+            max_time_share=self.max_time_share,
+        )
+        return masks if self.spec_augment else None
+
+
+class Recogniser:
+    """An acoustic model with the features before it and the decoding after it."""
+
+    def __init__(self, features: LogSpectrogram, tokenizer: Tokenizer) -> None:
+        self.features = features
+        self.tokenizer = tokenizer
+
+    def log_probs(
+        self,
+        model: nn.Module,
+        waveforms: Float[Tensor, "batch samples"],
+        num_samples: Int[Tensor, "batch"],
+        masks: SpecAugment | None = None,
+    ) -> tuple[Float[Tensor, "batch out_frames vocab"], Int[Tensor, "batch"]]:
+        """Log-probabilities on the waveforms' device; output lengths on the CPU if ``num_samples`` is there."""
+        with torch.no_grad():
+            features, _ = self.features(waveforms, num_samples)
+            num_frames = LogSpectrogram.num_frames(num_samples)
+            if masks is not None:
+                features = masks(features, num_frames, generator=torch.default_generator)
+        return model(features, num_frames)
+
+    def texts(
+        self, log_probs: Float[Tensor, "batch frames vocab"], num_frames: Int[Tensor, "batch"]
+    ) -> list[str]:
+        """Max decoding."""
+        ids = greedy_decode(log_probs, num_frames, blank_id=self.tokenizer.blank_id)
+        return [self.tokenizer.decode(one) for one in ids]
+
+
+@dataclass
+class SpeechTask:
+    """The engine's task for a recogniser trained with CTC on a corpus (see ``seqdsd.engine.Task``)."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    corpus: Corpus
+    batches_settings: BatchSettings = field(default_factory=BatchSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    on_bad_data: OnBadData = "error"
+    seed: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every transcript of every split.
+
+        Raises:
+            BadDataError: See ``seqdsd.data.check_transcripts``.
+        """
+        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
+        self.skipped: dict[str, str] = {}
+        fastest = max(self.augment.speed_factors)
+        self._splits = {"train": self._checked(self.corpus.train, fastest), "dev": self._checked(self.corpus.dev)}
+        self._splits |= {name: self._checked(manifest) for name, manifest in self.corpus.test.items()}
+        self._masks = self.augment.masks()
+
+    @property
+    def test_splits(self) -> list[str]:
+        """``test``, or the names of the several test sets."""
+        return list(self.corpus.test)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Audio of each split."""
+        return {
+            split: sum(utterance.duration_seconds for utterance in manifest.utterances)
+            for split, manifest in self._splits.items()
+        }
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch; later epochs differ from the first by a few at most."""
+        return self._num_batches
+
+    @cached_property
+    def _num_batches(self) -> int:
+        return len(self._sampler("train", epoch=1))
+
+    def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:
+        """Training batches of an epoch but the ``first`` ones.
+
+        Raises:
+            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
+        """
+        by_length = self.batches_settings.sorta_grad and epoch == 0
+        sampler = self._sampler("train", epoch=epoch, first=first, by_length=by_length)
+        dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
+        return self._load(dataset, sampler)
+
+    def loss(self, model: nn.Module, batch: SpeechBatch) -> Float[Tensor, ""]:
+        """CTC loss, summed over an utterance's frames and averaged over utterances."""
+        return self._forward(model, batch, self._masks)[0] / len(batch)
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, split: str, device: torch.device) -> Evaluation:
+        """Max decoding of a split: WER, CER and the mean CTC loss an utterance."""
+        model.eval()
+        losses, rows = [], {}
+        for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
+            if len(batch) == 0:
+                continue
+            loss, log_probs, num_frames = self._forward(model, batch.to(device))
+            losses.append(loss)
+            hyps = self.recogniser.texts(log_probs, num_frames)
+            for id_, ref, hyp in zip(batch.ids, batch.texts, hyps, strict=True):
+                rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
+        ordered = [rows[one.id] for one in self._splits[split].utterances if one.id in rows]
+        return _judged(ordered, mean_loss=float(torch.stack(losses).sum()) / len(ordered))
+
+    def _forward(
+        self, model: nn.Module, batch: SpeechBatch, masks: SpecAugment | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Summed CTC loss, log-probabilities and output lengths."""
+        log_probs, num_frames = self.recogniser.log_probs(model, batch.waveforms, batch.num_samples, masks)
+        loss = nn.functional.ctc_loss(
+            log_probs.transpose(0, 1),
+            batch.tokens,
+            num_frames,
+            batch.num_tokens,
+            blank=self.tokenizer.blank_id,
+            reduction="sum",
+        )
+        return loss, log_probs, num_frames
+
+    def _checked(self, manifest: Manifest, speed_factor: float = 1.0) -> Manifest:
+        def output_frames(seconds: float) -> int:
+            num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)
+            return self.model.output_frames(LogSpectrogram.num_frames(num_samples))  # type: ignore[operator]
+
+        checked = check_transcripts(
+            manifest,
+            self.tokenizer,
+            output_frames=output_frames,
+            longest_seconds=self.batches_settings.max_batch_seconds,
+            on_bad_data=self.on_bad_data,
+        )
+        self.skipped |= {message.split(": ")[0]: message for message in checked.skipped}
+        return checked
+
+    def _sampler(self, split: str, **options: Any) -> BucketBatchSampler:
+        return BucketBatchSampler(
+            [utterance.duration_seconds for utterance in self._splits[split].utterances],
+            max_batch_seconds=self.batches_settings.max_batch_seconds,
+            seed=self.seed,
+            **options,
+        )
+
+    def _dataset(self, split: str, **options: Any) -> SpeechDataset:
+        return SpeechDataset(
+            self._splits[split].utterances,
+            self.tokenizer,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            min_samples=WINDOW_SAMPLES,
+            **options,
+        )
+
+    def _load(self, dataset: SpeechDataset, sampler: BucketBatchSampler) -> Iterator[SpeechBatch]:
+        workers = self.batches_settings.num_workers
+        for batch in load_batches(dataset, sampler, num_workers=workers, pin_memory=self.pin_memory):
+            for bad in batch.bad:
+                if self.on_bad_data == "error":
+                    raise BadDataError(f"{bad.message} (mend it and go on with --resume, or --on-bad-data skip)")
+                if bad.id not in self.skipped:
+                    log.warning("skipped: %s", bad.message)
+                self.skipped[bad.id] = bad.message
+            yield batch
+
+
+def _judged(rows: list[dict[str, str]], *, mean_loss: float) -> Evaluation:
+    refs, hyps = [row["ref"] for row in rows], [row["hyp"] for row in rows]
+    words, characters = wer(refs, hyps), cer(refs, hyps)
+    metrics = {
+        "wer": words.rate,
+        "cer": characters.rate,
+        "utterances": len(rows),
+        **_counts(words),
+        "characters": _counts(characters),
+        "loss": mean_loss,
+        "signature": words.signature,
+    }
+    empty = sum(not hyp for hyp in hyps) / len(hyps)
+    notes = []
+    if empty >= BLANK_COLLAPSE_SHARE:
+        notes.append(
+            f"blank collapse: {empty:.0%} of the hypotheses are empty. Usual in the first epochs; if it stays, raise the "
+            "learning rate or check that transcripts belong to their recordings"
+        )
+    return Evaluation(
+        loss=mean_loss,
+        score=words.rate,
+        headline=f"WER {100 * words.rate:.2f} %",
+        metrics=metrics,
+        hypotheses=rows,
+        notes=notes,
+    )
+
+
+def _counts(rate: ErrorRate) -> dict[str, int]:
+    counts = {name: value for name, value in asdict(rate).items() if name != "unit"}
+    return {**counts, f"ref_{rate.unit}": rate.ref_length}

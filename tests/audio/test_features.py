@@ -1,0 +1,134 @@
+"""Features against a slow spectrogram made of one DFT matrix, and against themselves in other batches."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqdsd.audio import LogSpectrogram, read_audio
+from seqdsd.audio.features import POWER_FLOOR, SD_FLOOR
+
+DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data"))
+
+
+def slow_features(samples: np.ndarray, normalise: str) -> np.ndarray:
+    """One frame at a time, in float64, with the DFT written out."""
+    n = np.arange(320)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / 320)
+    dft = np.exp(-2j * np.pi * np.outer(n, np.arange(161)) / 320)
+    starts = range(0, len(samples) - 320 + 1, 160)
+    frames = [np.abs((samples[start : start + 320] * window) @ dft) ** 2 for start in starts]
+    log_power = np.log(np.array(frames) + POWER_FLOOR)
+    axis = 0 if normalise == "bin" else None
+    return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), SD_FLOOR)
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return 0.1 * torch.randn(32, 8000, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+def test_against_a_written_out_dft(noise, normalise):
+    lengths = torch.tensor([8000, 320, 479, 480, 7777])
+    features, num_frames = LogSpectrogram(normalise)(noise[:5], lengths)
+    assert features.shape == (5, 49, 161)
+    for row, length, frames, item in zip(noise, lengths, num_frames, features, strict=False):
+        expected = slow_features(row[:length].double().numpy(), normalise)
+        assert len(expected) == frames
+        np.testing.assert_allclose(item[:frames].numpy(), expected, atol=2e-3)
+        assert (item[frames:] == 0).all()
+
+
+@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+def test_mean_and_sd_of_valid_frames(noise, normalise):
+    features, num_frames = LogSpectrogram(normalise)(noise[:2], torch.tensor([8000, 4000]))
+    over = 0 if normalise == "bin" else None
+    for item, frames in zip(features, num_frames, strict=True):
+        valid = item[:frames].numpy()
+        np.testing.assert_allclose(valid.mean(over), 0, atol=1e-5)
+        np.testing.assert_allclose(valid.std(over), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+def test_neither_batch_nor_padding_changes_a_result(noise, batch, normalise):
+    spectrogram = LogSpectrogram(normalise)
+    alone, _ = spectrogram(noise[:1, :3333], torch.tensor([3333]))
+    waveforms = noise[:batch].clone()
+    lengths = torch.full((batch,), 8000)
+    lengths[0] = 3333
+    for filling in (0.0, 5.0, math.nan):
+        waveforms[0, 3333:] = filling
+        features, num_frames = spectrogram(waveforms, lengths)
+        torch.testing.assert_close(features[0, : num_frames[0]], alone[0], atol=1e-5, rtol=1e-5)
+        assert (features[0, num_frames[0] :] == 0).all()
+
+
+def test_num_frames_by_hand():
+    for samples, frames in {320: 1, 479: 1, 480: 2, 16_000: 99}.items():
+        assert LogSpectrogram.num_frames(samples) == frames
+        assert LogSpectrogram.num_frames(torch.tensor([samples])).tolist() == [frames]
+
+
+def test_digital_silence_is_zero_not_nan():
+    features, _ = LogSpectrogram()(torch.zeros(1, 3200), torch.tensor([3200]))
+    assert features.abs().max() < 1e-3
+
+
+def test_a_bin_without_sound_is_not_blown_up():
+    """A tone written in 16 bits leaves most bins at the level of rounding errors."""
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16_000).double() / 16_000)
+    quantised = ((0.5 * tone * 2**15).round() / 2**15).float()
+    features, _ = LogSpectrogram()(quantised[None], torch.tensor([16_000]))
+    assert features.abs().max() < 0.05
+
+
+def test_a_tone_peaks_in_its_bin():
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16_000) / 16_000)
+    features, _ = LogSpectrogram("utterance")(tone[None], torch.tensor([16_000]))
+    assert (features[0].argmax(dim=1) == 20).all()  # bins are 50 Hz apart
+
+
+def test_float32_under_autocast(noise):
+    spectrogram = LogSpectrogram()
+    plain, _ = spectrogram(noise[:2], torch.tensor([8000, 4000]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast, _ = spectrogram(noise[:2], torch.tensor([8000, 4000]))
+    assert cast.dtype == torch.float32
+    torch.testing.assert_close(cast, plain, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[8000, 319], [8000, 8001], [0, 8000]])
+def test_lengths_out_of_range_name_the_item(noise, lengths):
+    bad = next(item for item, length in enumerate(lengths) if not 320 <= length <= 8000)
+    with pytest.raises(ValueError, match=f"utterance {bad} .* {lengths[bad]} samples"):
+        LogSpectrogram()(noise[:2], torch.tensor(lengths))
+
+
+def test_a_batch_shorter_than_a_window():
+    with pytest.raises(ValueError, match="100 samples is shorter than one window"):
+        LogSpectrogram()(torch.zeros(1, 100), torch.tensor([100]))
+
+
+@pytest.mark.skipif(
+    not (DATA / "an4").is_dir(), reason="AN4 is not here; set SEQDSD_DATA to its parent folder"
+)
+def test_real_speech_against_a_written_out_dft():
+    samples = read_audio(sorted((DATA / "an4/test").rglob("*.flac"))[0]).samples
+    features, _ = LogSpectrogram()(samples[None], torch.tensor([len(samples)]))
+    expected = slow_features(samples.double().numpy(), "bin")
+    np.testing.assert_allclose(features[0].numpy(), expected, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_same_on_the_gpu(noise):
+    lengths = torch.full((32,), 5000)
+    on_cpu, _ = LogSpectrogram()(noise, lengths)
+    on_gpu, num_frames = LogSpectrogram().cuda()(noise.cuda(), lengths.cuda())
+    assert num_frames.is_cuda
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=1e-3)
