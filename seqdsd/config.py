@@ -9,7 +9,7 @@ import tomllib
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tomli_w
 
@@ -17,6 +17,9 @@ Config = TypeVar("Config")
 
 PROVENANCE = "provenance"
 """The table of a run's ``config.toml`` that says how it came about; it is no setting."""
+
+
+_TOML_NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "Path": "a path"}
 
 
 class ConfigError(ValueError):
@@ -101,20 +104,26 @@ def _merge(base: Config, values: dict[str, Any], where: str) -> Config:
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the annotated type; an int passes for a float, a string for a path, an array for a tuple."""
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r}")
+        return tuple(_convert(one, get_args(hint)[0], f"{where}[{i}]") for i, one in enumerate(value))
     options = [option for option in get_args(hint) or (hint,) if option is not type(None)]
-    if isinstance(value, list):
-        if not any(getattr(option, "__origin__", option) is tuple for option in (hint, *options)):
-            raise ConfigError(f"{where}: expected {_name(hint)}, got an array")
-        return tuple(value)
     if isinstance(value, str) and Path in options:
         return Path(value)
-    if isinstance(value, int) and not isinstance(value, bool) and float in options and int not in options:
+    if type(value) is int and float in options and int not in options:
         return float(value)
     literals = [option for option in options if not isinstance(option, type)]
-    if value in literals or any(isinstance(option, type) and type(value) is option for option in options):
+    if value in literals or type(value) in options:
         return value
     raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r}")
 
 
 def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    """A type as a user of TOML would say it."""
+    if get_origin(hint) is tuple:
+        return f"an array of {_name(get_args(hint)[0])}"
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(hint))
+    names = [option.__name__ for option in get_args(hint) or (hint,) if option is not type(None)]
+    return " or ".join(_TOML_NAMES.get(name, name) for name in names)

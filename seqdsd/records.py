@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import platform
 import re
@@ -76,7 +77,8 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a+") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Not flock: data-loader workers would inherit it and, after a kill, hold it for seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "unknown"
@@ -86,6 +88,8 @@ class RunFolder:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+            for leftover in self.checkpoints.glob(".*.tmp"):  # of a process killed while it wrote
+                leftover.unlink()
             yield
 
     def write_phases(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -124,8 +128,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write one JSON object a line, atomically. NaN and infinity, which JSON does not have, become null."""
+    lines = (json.dumps(_as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_atomically(path, "".join(lines))
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -154,6 +159,14 @@ def provenance(seed: int) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "versions": {package: _version(package) for package in packages},
     }
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _as_json(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str:

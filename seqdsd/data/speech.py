@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,7 +169,7 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             if len(samples) < self._min_samples:
                 raise ValueError(f"{utterance.audio_path}: {len(samples)} samples are less than one feature window")
             tokens = self._tokenizer.encode(utterance.text)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
             return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
         return SpeechExample(utterance.id, samples, tokens, utterance.text)
 
@@ -188,5 +189,12 @@ def load_batches(
         num_workers=min(num_workers, len(sampler)),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # of its own: drawing from the global one would change dropout on resume
+        worker_init_fn=_leave_stopping_to_the_trainer,
     )
     yield from loader
+
+
+def _leave_stopping_to_the_trainer(worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach workers as well, whose death would end training before it can save."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -71,11 +71,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_latest(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``last.safetensors``; the one before stays as ``previous.safetensors``."""
-    last = folder / "last.safetensors"
+    """Write ``last.safetensors``; the one before stays as ``previous.safetensors``.
+
+    The new one is complete (as ``next.safetensors``) before an old one is moved: a full disk or a kill loses neither.
+    """
+    fresh, last = folder / "next.safetensors", folder / "last.safetensors"
+    save_checkpoint(fresh, checkpoint)
     if last.is_file():
         os.replace(last, folder / "previous.safetensors")
-    save_checkpoint(last, checkpoint)
+    os.replace(fresh, last)
 
 
 def load_latest(folder: Path) -> Checkpoint | None:
@@ -84,7 +88,8 @@ def load_latest(folder: Path) -> Checkpoint | None:
     Raises:
         CheckpointError: If there are checkpoints and none can be used.
     """
-    paths = [path for name in ("last", "previous") if (path := folder / f"{name}.safetensors").is_file()]
+    names = ("next", "last", "previous")  # "next" is there only if a kill came between writing and renaming
+    paths = [path for name in names if (path := folder / f"{name}.safetensors").is_file()]
     problems = []
     for path in paths:
         try:

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -78,10 +79,12 @@ class PhaseProgress:
         best = (math.inf, math.inf)
         if self.best_epoch >= 0:
             best = (self.dev_score[self.best_epoch], self.dev_loss[self.best_epoch])
+        if math.isnan(best[1]):  # compares as neither better nor worse
+            best = (best[0], math.inf)
         self.train_loss.append(train_loss)
         self.dev_loss.append(dev.loss)
         self.dev_score.append(dev.score)
-        is_best = (dev.score, dev.loss) < best or self.best_epoch < 0
+        is_best = self.best_epoch < 0 or (dev.score, dev.loss) < best
         if is_best:
             self.best_epoch = self.epoch
         self.epoch, self.step = self.epoch + 1, 0
@@ -121,6 +124,7 @@ class DSDTraining:
         self._best: dict[str, Tensor] = {}
         self._masks: MaskSet | None = None
         self._optimizer: _FabricOptimizer
+        self._skipped: dict[str, str] = {}  # of the processes before this one
         self._saved_at = time.monotonic()
         self._counted_until: float | None = None  # training time up to here is in self._now.seconds
 
@@ -139,11 +143,10 @@ class DSDTraining:
         if len(self._records) == len(self._phases):
             return self._records
         self._tensorboard = TensorBoardLog(self._folder.tensorboard, first_epoch=self._epochs_done)
-        with stop_on_signals() as self._wish, self._open_display() as self._display:
+        with closing(self._tensorboard), stop_on_signals() as self._wish, self._open_display() as self._display:
             for phase in self._phases[len(self._records) :]:
                 self._run_phase(phase, restored)
                 restored = None
-        self._tensorboard.close()
         return self._records
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
@@ -152,13 +155,14 @@ class DSDTraining:
         try:
             while not self._now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
+            evaluations = self._evaluate_best()
         except (StopRequested, TrainingDiverged, ValueError):
             self._save()  # raised between two steps: weights and position agree
             raise
         finally:
             if handle:
                 handle.remove()
-        self._finish_phase(phase)
+        self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
         optimizer = make_optimizer(self._task.model.parameters(), phase.learning_rate, self._settings.optimizer)
@@ -177,7 +181,7 @@ class DSDTraining:
     def _run_epoch(self, phase: Phase) -> None:
         started = time.monotonic()
         learning_rate = phase.learning_rate / self._settings.optimizer.anneal**self._now.epoch
-        for group in self._optimizer.param_groups:
+        for group in self._optimizer.optimizer.param_groups:
             group["lr"] = learning_rate
         self._counted_until = started
         train_epoch(
@@ -204,8 +208,8 @@ class DSDTraining:
             self._best = _copied(self._task.model.state_dict())
         seconds = time.monotonic() - started
         self._display.say(
-            f"{phase.name:<14} epoch {self._now.epoch:>3}/{phase.epochs}  loss {train_loss:8.3f}  dev loss {dev.loss:8.3f}"
-            f"  dev {dev.headline}  {seconds:.1f} s"
+            f"{phase.name:<13} epoch {self._now.epoch:>2}/{phase.epochs}  loss {train_loss:7.2f}"
+            f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
         )
         self._say_notes(dev)
 
@@ -218,17 +222,18 @@ class DSDTraining:
             loss=self._meter.mean,
         )
         if self._wish.requested:
-            raise StopRequested(f"stopped on request; go on with --resume --out {self._folder.path}")
+            raise StopRequested(f"stopped on request, all is saved; go on with --resume --config {self._folder.config}")
         if time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes:
             self._save()
 
-    def _finish_phase(self, phase: Phase) -> None:
-        """Hand on the best weights: judge them, record them, and forget all else of the phase."""
+    def _evaluate_best(self) -> dict[str, Evaluation]:
+        """Take the phase's best weights and judge them on every split."""
         self._task.model.load_state_dict(self._best)
         splits = ["dev", *self._task.test_splits]
-        evaluations = {
-            split: self._task.evaluate(self._model, split, self._fabric.device) for split in splits
-        }
+        return {split: self._task.evaluate(self._model, split, self._fabric.device) for split in splits}
+
+    def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
+        """Hand on the best weights: record them, and forget all else of the phase."""
         self._records.append(self._record(phase, evaluations))
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
@@ -260,7 +265,7 @@ class DSDTraining:
             "dev_score": self._now.dev_score,
             **{split: dict(evaluation.metrics) for split, evaluation in evaluations.items()},
             "train_seconds": round(self._now.seconds, 2),
-            "skipped": len(self._task.skipped),
+            "skipped": len(self._all_skipped),
             "nonfinite_steps": self._now.bad_steps,
         }
 
@@ -268,6 +273,10 @@ class DSDTraining:
     def _prunable_names(self) -> list[str]:
         """What the run prunes in its sparse phases; a run without any has no prunable weights."""
         return list(next(iter(self._plans.values())).sparsities) if self._plans else []
+
+    @property
+    def _all_skipped(self) -> dict[str, str]:
+        return {**self._skipped, **self._task.skipped}
 
     @property
     def _epochs_done(self) -> int:
@@ -305,6 +314,7 @@ class DSDTraining:
             "records": self._records,
             "now": asdict(self._now),
             "meter": self._meter.state(),
+            "skipped": self._all_skipped,
         }
         save_latest(self._folder.checkpoints, Checkpoint(tensors, state))
 
@@ -318,6 +328,7 @@ class DSDTraining:
         self._records = checkpoint.state["records"]
         self._now = PhaseProgress(**checkpoint.state["now"])
         self._meter = LossMeter(**checkpoint.state["meter"])
+        self._skipped = checkpoint.state["skipped"]
         self._best = {name: tensor.to(self._fabric.device) for name, tensor in checkpoint.under("best").items()}
         log.info(
             "resuming in phase %d of %d, epoch %d, after %d steps",
@@ -329,8 +340,8 @@ class DSDTraining:
 
     def _write_records(self) -> None:
         self._folder.write_phases(self._records)
-        if self._task.skipped:
-            rows = [{"id": name, "message": message} for name, message in self._task.skipped.items()]
+        if self._all_skipped:
+            rows = [{"source": name, "message": message} for name, message in self._all_skipped.items()]
             write_json_lines(self._folder.path / "skipped.jsonl", rows)
 
     def _say_notes(self, evaluation: Evaluation) -> None:

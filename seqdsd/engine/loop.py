@@ -84,6 +84,7 @@ class LossMeter:
     bad_steps: int = 0
     bad_in_a_row: int = 0
     _pending: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
+    _diverged_with: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -93,15 +94,24 @@ class LossMeter:
     def add(self, loss: Tensor, failed: Tensor, ids: tuple[str, ...]) -> None:
         """Note one step: its loss, whether it was skipped (both on the device), and its items."""
         self._pending.append((torch.stack((loss.detach().float(), failed.float())), ids))
-        if len(self._pending) >= READ_EVERY_STEPS:
-            self.read()
 
-    def read(self) -> None:
-        """Copy what is pending to the host and judge it.
+    def judge(self, *, at_least: int = 1) -> None:
+        """Read what is pending, where that is ``at_least`` so many steps, and judge all that was read.
 
         Raises:
-            TrainingDiverged: After ``MAX_BAD_STEPS`` skipped steps in a row; the weights are those from before.
+            TrainingDiverged: After ``MAX_BAD_STEPS`` skipped steps in a row; a resumed run has as many again.
         """
+        if len(self._pending) >= at_least:
+            self._read()
+        if self._diverged_with:
+            last, self._diverged_with, self.bad_in_a_row = self._diverged_with, (), 0
+            raise TrainingDiverged(
+                f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with {', '.join(last)});"
+                " lower the learning rate or look at these items"
+            )
+
+    def _read(self) -> None:
+        """Copy what is pending to the host."""
         if not self._pending:
             return
         values = torch.stack([pair for pair, _ in self._pending]).tolist()
@@ -114,14 +124,11 @@ class LossMeter:
             self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
             log.warning("loss or gradient is not finite (loss %s): step skipped; its items: %s", loss, ", ".join(ids))
             if self.bad_in_a_row >= MAX_BAD_STEPS:
-                raise TrainingDiverged(
-                    f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with {', '.join(ids)});"
-                    " lower the learning rate or look at these items"
-                )
+                self._diverged_with = ids
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        self.read()
+        """What a checkpoint keeps. Never raises: a run that stops for whatever reason must be able to save."""
+        self._read()
         return {name: getattr(self, name) for name in ("sum", "steps", "bad_steps", "bad_in_a_row")}
 
 
@@ -158,7 +165,7 @@ def train_epoch(
         after_step: Called with the number of batches done, when weights and optimizer are consistent.
 
     Raises:
-        TrainingDiverged: See ``LossMeter.read``.
+        TrainingDiverged: See ``LossMeter.judge``.
     """
     model.train()
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
@@ -166,7 +173,8 @@ def train_epoch(
             torch.manual_seed(step_seed(seed, epoch, done))  # dropout knows no generator of its own
             _train_step(fabric, model, optimizer, task, batch.to(fabric.device), clip_norm, meter)
         after_step(done)
-    meter.read()
+        meter.judge(at_least=READ_EVERY_STEPS)  # after the step is counted: what is saved then agrees with the weights
+    meter.judge()
 
 
 def _train_step(
@@ -178,6 +186,7 @@ def _train_step(
     clip_norm: float,
     meter: LossMeter,
 ) -> None:
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     loss = task.loss(model, batch)
     fabric.backward(loss)
     norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
@@ -185,4 +194,6 @@ def _train_step(
     optimizer.optimizer.found_inf = failed.float()
     optimizer.step()
     optimizer.zero_grad()
+    for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever
+        torch.where(failed, before, buffer, out=buffer)
     meter.add(loss, failed, batch.ids)

@@ -65,7 +65,7 @@ class Task(Protocol[BatchT]):
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """Items left out as bad data so far: id to message."""
+        """Items left out as bad data so far: where each comes from (``train.jsonl:12``) to message."""
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch, counted over the whole run."""

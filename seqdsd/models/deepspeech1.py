@@ -1,15 +1,12 @@
-"""DeepSpeech 1 as the DSD paper trains it: conv, two FC, one bidirectional recurrent, one FC and the CTC output."""
-
-from __future__ import annotations
+"""DeepSpeech 1 as the DSD paper trains it: conv, two FC, a bidirectional recurrent, an FC, CTC output."""
 
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.birnn import SharedInputBiRNN
-from seqdsd.models.packing import FramePacking
+from seqdsd.models.packing import FramePacking, zero_padding
 
 Count = TypeVar("Count", int, Tensor)
 
@@ -30,23 +27,23 @@ class ClippedReLU(nn.Module):
 
 
 class DeepSpeech1(nn.Module):
-    """Conv over time, two FC layers, a shared-input bidirectional RNN, one FC layer, and per-frame log-probabilities.
+    """Conv over time, two FC layers, a shared-input bidirectional RNN, an FC layer, log-probabilities.
 
-    At the defaults the layers have 1,814,528 + 1,049,600 + 1,049,600 + 3,146,752 + 1,049,600 + 29,725 parameters, as
-    printed in Table 6. Padding never changes a result, nor does the batch size: after the convolution the network works
-    on packed frames.
+    At the defaults the layers have 1,814,528 + 1,049,600 + 1,049,600 + 3,146,752 + 1,049,600 + 29,725
+    parameters, as printed in Table 6. Padding never changes a result, nor does the batch size: after the
+    convolution the network works on packed frames.
 
     Args (keywords only):
         vocab_size: Output symbols, the blank included.
         num_bins: Feature bins a frame.
         hidden_size: Units of every hidden layer.
-        batch_norm: Batch norm over valid frames on every hidden layer, in place of its bias. Off in the paper's
-            network; small corpora need it.
+        batch_norm: Batch norm over valid frames on every hidden layer, in place of its bias. Off in the
+            paper's network; small corpora need it.
         dropout: On the feed-forward layers' outputs, in training. 0 in the DSD paper.
         clip: Upper bound of the clipped ReLU.
 
-    Reference: Han et al. 2017 (DSD), Table 6; Hannun et al. 2014, section 2. The table fixes neither the convolution's
-    stride in time (here 2) nor its padding (here half the kernel).
+    Reference: Han et al. 2017 (DSD), Table 6; Hannun et al. 2014, section 2. The table fixes neither the
+    convolution's stride in time (here 2) nor its padding (here half the kernel).
     """
 
     def __init__(
@@ -96,16 +93,14 @@ class DeepSpeech1(nn.Module):
         """Natural-log probabilities of each symbol per output frame, and each item's number of output frames.
 
         Args:
-            features: Frames past an item's ``num_frames`` are ignored. Log-probabilities past its number of output
-                frames are 0 and mean nothing.
+            features: Frames past an item's ``num_frames`` are ignored. Log-probabilities past its number of
+                output frames are 0 and mean nothing.
             num_frames: Each in [1, frames]; best kept on the CPU (see ``FramePacking.of``).
 
         Raises:
             ValueError: If a length is outside [1, frames].
         """
-        frames = features.shape[1]
-        inside = torch.arange(frames) < num_frames.cpu().unsqueeze(1)
-        features = features * inside.to(features.device, non_blocking=True).unsqueeze(-1)
+        features = zero_padding(features, num_frames)
         convolved = self.conv(features.transpose(1, 2)).transpose(1, 2)
         out_num_frames = self.output_frames(num_frames)
         packing = FramePacking.of(out_num_frames, convolved.shape[1], features.device)

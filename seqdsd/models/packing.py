@@ -1,11 +1,9 @@
-"""Packed frames: a padded batch without its padding, so that no layer computes on it, learns from it or sees it.
+"""Packed frames: a padded batch without its padding, so that no layer computes on it or learns from it.
 
-A batch [batch, frames, features] becomes one matrix [valid, features] of its valid frames, ordered by time and then by
-length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does. Layers over single frames (linear, batch norm,
-dropout) work on that matrix as it is; recurrences use ``active`` and ``reverse``.
+A batch [batch, frames, features] becomes one matrix [valid, features] of its valid frames, ordered by time
+and then by length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does. Layers over single frames
+(linear, batch norm, dropout) work on that matrix as it is; recurrences use ``active`` and ``reverse``.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -23,7 +21,7 @@ class FramePacking:
         batch: Items.
         frames: Frames of the padded batch.
         rows: For each packed row, its position in the flattened [batch * frames].
-        reverse: For each packed row, the packed row of the mirrored frame of the same item (first for last, …).
+        reverse: For each packed row, the packed row of the same item's mirrored frame (first for last, …).
         active: For each time step, how many items are still running; its sum is the number of packed rows.
     """
 
@@ -34,12 +32,12 @@ class FramePacking:
     active: tuple[int, ...]
 
     @classmethod
-    def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> FramePacking:
-        """The packing of items with ``num_frames`` valid frames, all at the front, in a batch of ``frames`` frames.
+    def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> "FramePacking":
+        """The packing of items whose first ``num_frames`` of ``frames`` frames are valid.
 
         Args:
-            num_frames: Each in [1, frames]. Keep it on the CPU: the indices are computed there, and lengths on another
-                device have to be waited for.
+            num_frames: Each in [1, frames]. Keep it on the CPU: the indices are computed there, and lengths
+                on another device have to be waited for.
             frames: Frames of the padded batch.
             device: Where the frames are.
 
@@ -47,8 +45,7 @@ class FramePacking:
             ValueError: If a length is outside [1, frames].
         """
         lengths = num_frames.cpu()
-        if len(lengths) == 0 or not 1 <= int(lengths.min()) <= int(lengths.max()) <= frames:
-            raise ValueError(f"num_frames must be in [1, {frames}], got {lengths.tolist()}")
+        _check_lengths(lengths, frames)
         starts = torch.arange(len(lengths)).unsqueeze(1) * frames
         position = torch.arange(frames).unsqueeze(0)
         packed = pack_padded_sequence(starts + position, lengths, batch_first=True, enforce_sorted=False)
@@ -72,3 +69,24 @@ class FramePacking:
         """The padded batch, with 0 where there is no valid frame."""
         padded = packed.new_zeros(self.batch * self.frames, packed.shape[-1])
         return padded.index_copy(0, self.rows, packed).view(self.batch, self.frames, -1)
+
+
+def zero_padding(
+    padded: Float[Tensor, "batch frames features"], num_frames: Int[Tensor, "batch"]
+) -> Float[Tensor, "batch frames features"]:
+    """Set the frames past each item's ``num_frames`` to 0, whatever they hold, NaN included.
+
+    What a convolution reads past the end of an item is then the same as past the end of the whole batch.
+
+    Raises:
+        ValueError: If a length is outside [1, frames].
+    """
+    lengths, frames = num_frames.cpu(), padded.shape[1]
+    _check_lengths(lengths, frames)
+    outside = torch.arange(frames) >= lengths.unsqueeze(1)
+    return padded.masked_fill(outside.to(padded.device, non_blocking=True).unsqueeze(-1), 0)
+
+
+def _check_lengths(lengths: Tensor, frames: int) -> None:
+    if len(lengths) == 0 or not 1 <= int(lengths.min()) <= int(lengths.max()) <= frames:
+        raise ValueError(f"num_frames must be in [1, {frames}], got {lengths.tolist()}")

@@ -13,6 +13,7 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from seqdsd.config import read_config
 from seqdsd.engine import StopRequested, TrainingDiverged
@@ -91,10 +92,10 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, TrainingDiverged) as error:
-        console.print("[bold red]error:[/bold red]", str(error), highlight=False, markup=True, soft_wrap=True)
+        console.print("[bold red]error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
     except StopRequested as stopped:
-        console.print(str(stopped), highlight=False, soft_wrap=True)
+        console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
         console.print("interrupted; what the last checkpoint holds is kept (--resume)")

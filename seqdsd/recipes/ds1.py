@@ -32,7 +32,7 @@ from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES, Schedule, resolve
 from seqdsd.sparsity.schedule import DS1_LEARNING_RATES, DS1_SPARSITIES
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
-from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer
+from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,11 @@ def run(config: Config, invocation: Invocation = Invocation(), console: Console 
     console = console or Console()
     torch.manual_seed(config.seed)
     corpus = read_corpus(config.data or synthetic_speech(SyntheticSpeech()), on_bad_data=config.on_bad_data)
-    tokenizer = make_tokenizer(config.tokenizer, corpus)
+    folder = RunFolder(config.out)
+    if invocation.resume and folder.config.is_file():
+        tokenizer = load_tokenizer(folder.path / "tokenizer")  # sub-words learnt again, from mended transcripts, would differ
+    else:
+        tokenizer = make_tokenizer(config.tokenizer, corpus)
     task = SpeechTask(
         model=make_model(config, tokenizer),
         tokenizer=tokenizer,
@@ -150,7 +154,7 @@ def run(config: Config, invocation: Invocation = Invocation(), console: Console 
     if invocation.dry_run:
         describe(config, task, console)
         return None
-    folder = RunFolder(config.out)
+    fabric = make_fabric(config)
     with folder.locked():
         _open_folder(folder, config, tokenizer, resume=invocation.resume)
         training = DSDTraining(
@@ -159,7 +163,7 @@ def run(config: Config, invocation: Invocation = Invocation(), console: Console 
             SPEECH_RULES,
             settings=TrainSettings(config.optimizer, config.patience, config.checkpoint_minutes, config.seed),
             folder=folder,
-            fabric=Fabric(accelerator=config.device, devices=1, precision=config.precision),
+            fabric=fabric,
             console=console,
         )
         phases = training.run()
@@ -183,6 +187,18 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech1:
         batch_norm=config.network.batch_norm,
         dropout=config.network.dropout,
     )
+
+
+def make_fabric(config: Config) -> Fabric:
+    """Device and precision.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    try:
+        return Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    except RuntimeError as error:
+        raise ValueError(f"--device {config.device}: {error}") from error
 
 
 def describe(config: Config, task: SpeechTask, console: Console) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 Record = Mapping[str, Any]
@@ -51,9 +52,9 @@ def phase_table(records: Sequence[Record]) -> Table:
         ValueError: As ``best_phase``.
     """
     rows, best = _rows(records), best_phase(records)
-    table = Table(caption=rows.caption)
+    table = Table(caption=rows.caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, title in enumerate(rows.header):
-        table.add_column(title, justify="left" if number == 0 else "right")
+        table.add_column(title, justify="left" if number == 0 else "right", no_wrap=True)
     for record, cells in zip(records, rows.phases, strict=True):
         table.add_row(*cells, style="bold" if record is best else None, end_section=record is records[-1])
     for cells in rows.improvements:
@@ -77,9 +78,7 @@ def _rows(records: Sequence[Record]) -> _Rows:
     best = best_phase(records)
     splits = _splits(records)
     return _Rows(
-        header=["Phase"]
-        + [f"{split} WER %" for split in splits]
-        + ["Sparsity %", "Measured %", "Epochs", "LR", "Time"],
+        header=["Phase", *(f"{split} WER" for split in splits), "Pruned", "Zeros", "Epochs", "LR", "Time"],
         phases=[_phase_cells(record, splits, is_best=record is best) for record in records],
         improvements=_improvement_cells(records[0], records[-1], splits) if len(records) > 1 else [],
         caption=_caption(best),
@@ -117,22 +116,23 @@ def _improvement_cells(first: Record, last: Record, splits: Sequence[str]) -> li
         absolute.append(_percent(gain))
         relative.append(_percent(gain / before if gain is not None and before else None))
     blank = [_NONE] * 5
-    return [["Improvement (absolute)", *absolute, *blank], ["Improvement (relative %)", *relative, *blank]]
+    return [["Improve (abs)", *absolute, *blank], ["Improve (rel)", *relative, *blank]]
 
 
 def _caption(best: Record) -> str:
     dev = best["dev"]
     errors = dev["substitutions"] + dev["deletions"] + dev["insertions"]
     return (
-        f"*: the best phase on dev, {best['name']}: WER {_percent(dev['wer'])} %, "
-        f"{errors} errors in {dev['ref_words']} words. The improvement is from the first phase to the last."
+        f"Word error rates and sparsity (asked: Pruned; measured: Zeros) in percent. *: the best phase on dev, "
+        f"{best['name']}: WER {_percent(dev['wer'])} %, {errors} errors in {dev['ref_words']} words. Improve: from the "
+        "first phase to the last."
     )
 
 
 def _epochs(record: Record) -> str:
     """Say how many epochs ran, and of how many if patience ended the phase early."""
-    ran = len(record["train_loss"])
-    return str(ran) if ran == record["epochs"] else f"{ran} of {record['epochs']}"
+    ran, planned = record["epochs"], record.get("epochs_planned", record["epochs"])
+    return str(ran) if ran == planned else f"{ran} of {planned}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -1,7 +1,7 @@
 """The DSD core, for any ``nn.Module`` and any ``torch.optim`` optimizer: rules, masks, schedules.
 
-``MaskSet``'s docstring shows a whole training loop of your own in ten lines. Nothing here knows the engine, a task or
-a corpus.
+``MaskSet``'s docstring shows a whole training loop of your own in ten lines. Nothing here knows the engine, a
+task or a corpus.
 """
 
 from seqdsd.sparsity.masks import MaskHandle, MaskSet, magnitude_mask

@@ -1,11 +1,9 @@
 """Magnitude masks: choosing the weights to prune and holding them at zero while an optimizer trains the rest.
 
-Masks live outside the model, keyed by its bare parameter names; parameters are never re-parametrised, so ``deepcopy``,
-``state_dict`` and cuDNN's flat LSTM weights go on working. Deliberately left out: schedules (``schedule.py``), which
-parameters are concerned (``rules.py``), and structured or gradual pruning.
+Masks live outside the model, keyed by its bare parameter names; parameters are never re-parametrised, so
+``deepcopy``, ``state_dict`` and cuDNN's flat LSTM weights go on working. Deliberately left out: schedules
+(``schedule.py``), which parameters are concerned (``rules.py``), and structured or gradual pruning.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
@@ -14,20 +12,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdsd.sparsity.rules import Plan, check_sparsity
+from seqdsd.sparsity.rules import Number, Plan, check_sparsity
 
 
-def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: float) -> Bool[Tensor, "*shape"]:
+def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Tensor, "*shape"]:
     """Mark the largest weights by absolute value: True = kept.
 
-    Exactly ``N - round(N * sparsity)`` of the N weights are kept, also where many are equal: among equal magnitudes the
-    ones with the lower flat index stay. A larger sparsity keeps a subset of what a smaller one keeps.
+    Exactly ``N - round(N * sparsity)`` of the N weights are kept, also where many are equal: among equal
+    magnitudes the ones with the lower flat index stay. A larger sparsity keeps a subset of what a smaller one
+    keeps.
 
     Raises:
         ValueError: If ``sparsity`` is outside [0, 1) or a weight is NaN or infinite.
 
-    Reference: Han et al. 2017 (DSD), Algorithm 1. Departure: the paper's ``|W| > lambda`` prunes one weight too many and
-    all that tie with it; here the count is exact.
+    Reference: Han et al. 2017 (DSD), Algorithm 1. Departure: the paper's ``|W| > lambda`` prunes one weight
+    too many and all that tie with it; here the count is exact.
     """
     check_sparsity(sparsity)
     magnitude = weight.detach().abs().flatten()
@@ -46,7 +45,7 @@ def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: float) -> Bool[Ten
 
 
 def _kth_smallest(values: Tensor, k: int) -> Tensor:
-    """The ``k``-th smallest value, counted from 1. On the CPU numpy selects several times faster than torch does."""
+    """The ``k``-th smallest value, counted from 1; by numpy on the CPU, several times faster there."""
     if values.device.type != "cpu":
         return torch.kthvalue(values, k).values
     ranked = values.float().numpy() if values.dtype in (torch.bfloat16, torch.float16) else values.numpy()
@@ -54,7 +53,7 @@ def _kth_smallest(values: Tensor, k: int) -> Tensor:
 
 
 class MaskHandle:
-    """Undoes ``MaskSet.attach``: ``remove()`` is the redense step, after which pruned weights train again from 0."""
+    """Undoes ``MaskSet.attach``: ``remove()`` is the redense step, and pruned weights train again from 0."""
 
     def __init__(self, removers: list[Callable[[], None]]) -> None:
         self._removers = removers
@@ -80,31 +79,32 @@ class MaskSet:
         ...         optimizer.zero_grad()
         ...         nn.functional.mse_loss(model(inputs), targets).backward()
         ...         optimizer.step()
-        >>> train(torch.optim.Adam(model.parameters(), lr=1e-2), steps=20)     # dense
+        >>> train(torch.optim.Adam(model.parameters(), lr=1e-2), steps=20)  # dense
         >>> masks = MaskSet.from_magnitude(model, resolve(model, [Rule("*")], sparsity=0.5))
         >>> sparse_optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
         >>> handle = masks.attach(sparse_optimizer)
-        >>> train(sparse_optimizer, steps=20)                                  # sparse: half the weights stay at 0
+        >>> train(sparse_optimizer, steps=20)  # sparse: half the weights stay at 0
         >>> print(f"{masks.sparsity():.2f}")
         0.50
         >>> handle.remove()
-        >>> train(torch.optim.Adam(model.parameters(), lr=1e-4), steps=20)     # redense, from 0
+        >>> train(torch.optim.Adam(model.parameters(), lr=1e-4), steps=20)  # redense, from 0
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Bool[Tensor, "..."]]) -> None:
         """Bind ``masks`` (parameter name to mask, True = kept) to ``model``.
 
         Raises:
-            ValueError: If a name or a shape is not the model's.
+            ValueError: If there is no mask, or a name or a shape is not the model's.
         """
+        if not masks:
+            raise ValueError("no masks: nothing would be pruned")
         parameters = dict(model.named_parameters())
         for name, mask in masks.items():
             if name not in parameters:
                 raise ValueError(f"mask for {name!r}, which the model does not have")
             if mask.shape != parameters[name].shape:
-                raise ValueError(
-                    f"mask for {name!r} has shape {tuple(mask.shape)}, the weight {tuple(parameters[name].shape)}"
-                )
+                shape = tuple(parameters[name].shape)
+                raise ValueError(f"mask for {name!r} has shape {tuple(mask.shape)}, the weight {shape}")
         self.masks = {name: mask.to(parameters[name].device) for name, mask in masks.items()}
         self._parameters = {name: parameters[name] for name in masks}
         # Factors of the weights' own type: a bool mask would be converted again at every step.
@@ -114,8 +114,8 @@ class MaskSet:
         }
 
     @classmethod
-    def from_magnitude(cls, model: nn.Module, plan: Plan) -> MaskSet:
-        """Choose the masks of a plan from the weights as they stand. The weights themselves are not yet changed.
+    def from_magnitude(cls, model: nn.Module, plan: Plan) -> "MaskSet":
+        """Choose the masks of a plan from the weights as they stand; these are not yet changed.
 
         Raises:
             ValueError: If the plan is another model's, or a weight is NaN or infinite (the message names it).
@@ -146,13 +146,13 @@ class MaskSet:
     def attach(self, optimizer: torch.optim.Optimizer) -> MaskHandle:
         """Prune now, and hold the pruned weights at exactly 0 until the handle is removed.
 
-        Gradients of pruned weights are zeroed as soon as they are accumulated, so before any clipping; the mask is
-        applied again after every ``optimizer.step()``, so that momentum, Adam's moments and weight decay cannot revive
-        a weight. Biases and all else outside the plan are untouched. Start a fresh optimizer for each phase: one from
-        before holds momentum of pruned weights.
+        Gradients of pruned weights are zeroed as soon as they are accumulated, so before any clipping; the
+        mask is applied again after every ``optimizer.step()``, so that momentum, Adam's moments and weight
+        decay cannot revive a weight. Biases and all else outside the plan are untouched. Start a fresh
+        optimizer for each phase: one from before holds momentum of pruned weights.
 
         Raises:
-            ValueError: If the optimizer does not hold every masked parameter, which would prune silently nothing.
+            ValueError: If the optimizer does not hold every masked parameter.
         """
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         missing = [name for name, parameter in self._parameters.items() if id(parameter) not in held]
@@ -170,13 +170,12 @@ class MaskSet:
         return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / max(1, total)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks at one bit a weight: name to uint8 [ceil(N / 8)], first weight in the highest bit, on the CPU."""
-        return {
-            name: torch.from_numpy(np.packbits(mask.flatten().cpu().numpy())) for name, mask in self.masks.items()
-        }
+        """The masks at one bit a weight, on the CPU: uint8 [ceil(N / 8)], first weight in the highest bit."""
+        bits = {name: mask.flatten().cpu().numpy() for name, mask in self.masks.items()}
+        return {name: torch.from_numpy(np.packbits(one)) for name, one in bits.items()}
 
     @classmethod
-    def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> MaskSet:
+    def from_state_dict(cls, model: nn.Module, state: Mapping[str, Tensor]) -> "MaskSet":
         """Restore the masks of ``state_dict`` for a model of the same shapes.
 
         Raises:
@@ -201,6 +200,6 @@ def _gradient_mask(factor: Tensor) -> Callable[[Tensor], None]:
 
 def _unpack(name: str, packed: Tensor, shape: torch.Size) -> Tensor:
     if packed.numel() != -(-shape.numel() // 8):
-        raise ValueError(f"packed mask for {name!r} holds {packed.numel()} bytes, the weight has {shape.numel()} values")
+        raise ValueError(f"packed mask for {name!r}: {packed.numel()} bytes for {shape.numel()} weights")
     bits = np.unpackbits(packed.cpu().numpy(), count=shape.numel())
     return torch.from_numpy(bits).bool().view(shape)

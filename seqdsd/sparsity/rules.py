@@ -1,8 +1,8 @@
 """Which parameters are pruned, and how much: rules, resolved against a model into a plan that can be read.
 
-A rule is a glob on the parameter's name and, if given, the type of the module that holds it. The first rule that
-matches decides. What a plan says is all that happens: nothing is pruned that has no row saying so. Choosing the
-weights themselves is ``masks.py``.
+A rule is a glob on the parameter's name and, if given, the type of the module that holds it. The first rule
+that matches decides. What a plan says is all that happens: nothing is pruned that has no row saying so.
+Choosing the weights themselves is ``masks.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+Number = float | int  # 0 is a sparsity too; type checks at run time do not take an int for a float
 ModuleTypes = type[nn.Module] | tuple[type[nn.Module], ...]
 
 CONVOLUTIONS = (
@@ -24,6 +25,7 @@ CONVOLUTIONS = (
     nn.ConvTranspose3d,
 )
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+MATRIX_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the norms whose parameters may be matrices
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,15 @@ class Rule:
 
     Attributes:
         match: Glob on the bare parameter name (``"rnn.*"``), case-sensitive.
-        sparsity: Share of each tensor to prune, in [0, 1). 0 keeps it dense always; None takes the phase's sparsity
-            for matrices and larger tensors and leaves vectors (biases, norm scales) dense.
-        module: Only parameters held directly by a module of this type; ``FirstOf(type)`` for the first such module.
+        sparsity: Share of each tensor to prune, in [0, 1). 0 keeps it dense always; None takes the phase's
+            sparsity. Either way biases, norm parameters and other vectors stay dense, unless ``match`` is a
+            vector's full name and ``sparsity`` is given.
+        module: Only parameters held directly by a module of this type; ``FirstOf(type)`` for the first of it.
         why: The reason, shown in the plan.
     """
 
     match: str
-    sparsity: float | None = None
+    sparsity: Number | None = None
     module: ModuleTypes | FirstOf | None = None
     why: str = ""
 
@@ -95,16 +98,17 @@ class Plan:
         return pruned / max(1, sum(row.numel for row in self.rows))
 
     def __str__(self) -> str:
-        cells = [("parameter", "shape", "weights", "sparsity", "kept", "rule", "why"), *map(_cells, self.rows)]
+        head = ("parameter", "shape", "weights", "sparsity", "kept", "rule", "why")
+        cells = [head, *map(_cells, self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        lines = ["  ".join(map(str.ljust, row, widths)) for row in cells]
         total = sum(row.numel for row in self.rows)
         footer = f"{total:,} weights, {self.overall_sparsity:.1%} of them pruned"
         return "\n".join([*(line.rstrip() for line in lines), footer])
 
 
-def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: float) -> Plan:
-    """Decide for each parameter of ``model`` what happens in a phase of the given sparsity; the first match wins.
+def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: Number) -> Plan:
+    """Decide what a phase of the given sparsity does to each parameter of ``model``; the first match wins.
 
     Parameters that no rule matches, and frozen ones (``requires_grad`` off), stay dense.
 
@@ -114,8 +118,8 @@ def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: float) -> Plan:
         sparsity: The phase's sparsity, in [0, 1).
 
     Raises:
-        ValueError: If a pruning rule decides for no parameter (a wrong name would otherwise prune silently nothing),
-            or if the whole plan prunes nothing. A keep-dense rule may match nothing.
+        ValueError: If a pruning rule decides for no parameter (a wrong name would otherwise prune silently
+            nothing), or if the whole plan prunes nothing. A keep-dense rule may match nothing.
     """
     check_sparsity(sparsity)
     holders = list(_parameters_with_holder(model))
@@ -125,17 +129,17 @@ def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: float) -> Plan:
         index = next((i for i, rule in enumerate(rules) if _matches(rule, name, holder, model)), None)
         if index is not None:
             used.add(index)
-        rows.append(_decide(name, parameter, None if index is None else rules[index], sparsity))
+        rows.append(_decide(name, parameter, holder, None if index is None else rules[index], sparsity))
     for index, rule in enumerate(rules):
         if rule.prunes and index not in used:
             raise ValueError(_unused_message(rule, model, holders))
     plan = Plan(tuple(rows))
-    if not plan.sparsities:
+    if not plan.overall_sparsity:
         raise ValueError(f"the plan prunes nothing (phase sparsity {sparsity}):\n{plan}")
     return plan
 
 
-def check_sparsity(sparsity: float) -> None:
+def check_sparsity(sparsity: Number) -> None:
     """Raise ValueError unless ``0 <= sparsity < 1``."""
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity is the share of pruned weights and must be in [0, 1), got {sparsity!r}")
@@ -157,16 +161,18 @@ def _matches(rule: Rule, name: str, holder: nn.Module, model: nn.Module) -> bool
     return isinstance(holder, rule.module)
 
 
-def _decide(name: str, parameter: nn.Parameter, rule: Rule | None, phase_sparsity: float) -> PlanRow:
-    sparsity, why = 0.0, "no rule matches"
-    if rule is not None:
-        sparsity, why = rule.sparsity or 0.0, rule.why
-        if not parameter.requires_grad:
-            sparsity, why = 0.0, "frozen: it could not be retrained"
-        elif rule.sparsity is None and parameter.ndim < 2:
-            why = "vector: biases and norms are never pruned"
-        elif rule.sparsity is None:
-            sparsity = phase_sparsity
+def _decide(
+    name: str, parameter: nn.Parameter, holder: nn.Module, rule: Rule | None, phase_sparsity: Number
+) -> PlanRow:
+    is_vector = parameter.ndim < 2 or isinstance(holder, MATRIX_NORMS)
+    if rule is None:
+        sparsity, why = 0.0, "no rule matches"
+    elif not parameter.requires_grad:
+        sparsity, why = 0.0, "frozen: it could not be retrained"
+    elif is_vector and rule.prunes and (rule.sparsity is None or rule.match != name):
+        sparsity, why = 0.0, "biases and norms are never pruned"
+    else:
+        sparsity, why = float(phase_sparsity if rule.sparsity is None else rule.sparsity), rule.why
     return PlanRow(name, tuple(parameter.shape), parameter.numel(), sparsity, rule, why)
 
 

@@ -5,11 +5,12 @@ Only what the phases are. Walking them is ``seqdsd.engine.dsd``, or your own loo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
-from seqdsd.sparsity.rules import check_sparsity
+from seqdsd.sparsity.rules import Number, check_sparsity
 
 PhaseKind = Literal["dense", "sparse", "redense"]
 
@@ -26,14 +27,16 @@ class Phase:
     name: str
     kind: PhaseKind
     epochs: int
-    learning_rate: float
-    sparsity: float = 0.0
+    learning_rate: Number
+    sparsity: Number = 0.0
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(PhaseKind):
+            raise ValueError(f"{self.name}: kind must be one of {get_args(PhaseKind)}, got {self.kind!r}")
         if self.epochs < 1:
             raise ValueError(f"{self.name}: epochs must be at least 1, got {self.epochs}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"{self.name}: learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"{self.name}: learning_rate must be in (0, inf), got {self.learning_rate}")
         check_sparsity(self.sparsity)
         if (self.kind == "sparse") != (self.sparsity > 0):
             raise ValueError(f"{self.name}: a {self.kind} phase cannot have sparsity {self.sparsity}")
@@ -61,14 +64,15 @@ class Schedule:
         cls,
         iters: int = 2,
         epochs: int | Sequence[int] = 50,
-        sparsities: Sequence[float] = DS1_SPARSITIES,
-        learning_rates: Sequence[float] = DS1_LEARNING_RATES,
+        sparsities: Sequence[Number] = DS1_SPARSITIES,
+        learning_rates: Sequence[Number] = DS1_LEARNING_RATES,
     ) -> Schedule:
         """Dense Iter 0, then ``iters`` rounds of Sparse Iter i and Dense Iter i.
 
-        Where more rounds are asked than the lists hold, each further learning rate keeps the list's last ratio (DS1:
-        3e-5 / 1e-4 = 0.3 times the one before), each further sparsity is half the one before, and each further phase
-        has the last number of epochs. Longer lists are cut.
+        Where more rounds are asked than the lists hold, each further learning rate keeps the list's last
+        ratio (DS1: 3e-5 / 1e-4 = 0.3 times the one before; 0.1 where the list holds one), each further
+        sparsity is half the one before, and each further phase has the last number of epochs. Longer lists
+        are cut.
 
         Args:
             iters: Sparse + redense rounds; 0 trains the dense phase alone.
@@ -98,12 +102,14 @@ class Schedule:
         phases = [Phase("Dense Iter 0", "dense", int(lengths[0]), rates[0])]
         for i in range(1, iters + 1):
             sparse, redense = 2 * i - 1, 2 * i
-            phases.append(Phase(f"Sparse Iter {i}", "sparse", int(lengths[sparse]), rates[sparse], shares[i - 1]))
-            phases.append(Phase(f"Dense Iter {i}", "redense", int(lengths[redense]), rates[redense]))
+            phases += [
+                Phase(f"Sparse Iter {i}", "sparse", int(lengths[sparse]), rates[sparse], shares[i - 1]),
+                Phase(f"Dense Iter {i}", "redense", int(lengths[redense]), rates[redense]),
+            ]
         return cls(tuple(phases))
 
     def lower_learning_rate_only(self) -> Schedule:
-        """The same phases, epochs and learning rates with nothing pruned: the paper's LLR comparison (Table 2)."""
+        """The same phases, epochs and learning rates with nothing pruned: the paper's LLR (Table 2)."""
         return Schedule(
             tuple(
                 replace(phase, name=f"LLR Phase {index}", kind="dense", sparsity=0.0) if index else phase
@@ -112,16 +118,18 @@ class Schedule:
         )
 
     def equal_epoch_baseline(self) -> Schedule:
-        """One dense phase of the same total epochs at the first learning rate: the paper's Baseline (Table 7)."""
+        """As many epochs in one dense phase at the first learning rate: the paper's Baseline (Table 7)."""
         return Schedule((Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate),))
 
 
-def _extend(values: Sequence[float], length: int, ratio: float) -> list[float]:
+def _extend(values: Sequence[Number], length: int, ratio: Number) -> list[Number]:
     extended = list(values[:length])
     while len(extended) < length:
         extended.append(extended[-1] * ratio)
     return extended
 
 
-def _last_ratio(values: Sequence[float]) -> float:
-    return values[-1] / values[-2] if len(values) > 1 else 0.1  # section 2: "1/10 the original learning rate"
+def _last_ratio(values: Sequence[Number]) -> float:
+    if len(values) < 2 or not values[-2] > 0:  # a rate of 0 is refused by its phase
+        return 0.1  # section 2: "1/10 the original learning rate"
+    return values[-1] / values[-2]

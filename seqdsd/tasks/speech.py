@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -115,7 +115,7 @@ class Recogniser:
     ) -> tuple[Float[Tensor, "batch out_frames vocab"], Int[Tensor, "batch"]]:
         """Log-probabilities on the waveforms' device; output lengths on the CPU if ``num_samples`` is there."""
         with torch.no_grad():
-            features, _ = self.features(waveforms, num_samples)
+            features, _ = self.features.to(waveforms.device)(waveforms, num_samples)
             num_frames = LogSpectrogram.num_frames(num_samples)
             if masks is not None:
                 features = masks(features, num_frames, generator=torch.default_generator)
@@ -135,7 +135,8 @@ class SpeechTask:
 
     model: nn.Module
     tokenizer: Tokenizer
-    corpus: Corpus
+    corpus: Corpus | Mapping[str, Manifest]
+    """To train on and be judged by; or, to be judged alone, manifests by the name of their split."""
     batches_settings: BatchSettings = field(default_factory=BatchSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     on_bad_data: OnBadData = "error"
@@ -150,15 +151,14 @@ class SpeechTask:
         """
         self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
         self.skipped: dict[str, str] = {}
-        fastest = max(self.augment.speed_factors)
-        self._splits = {"train": self._checked(self.corpus.train, fastest), "dev": self._checked(self.corpus.dev)}
-        self._splits |= {name: self._checked(manifest) for name, manifest in self.corpus.test.items()}
+        manifests = _manifests(self.corpus)
+        self._splits = {split: self._checked(manifest, split) for split, manifest in manifests.items()}
         self._masks = self.augment.masks()
 
     @property
     def test_splits(self) -> list[str]:
         """``test``, or the names of the several test sets."""
-        return list(self.corpus.test)
+        return [split for split in self._splits if split not in ("train", "dev")]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -193,7 +193,11 @@ class SpeechTask:
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, split: str, device: torch.device) -> Evaluation:
-        """Max decoding of a split: WER, CER and the mean CTC loss an utterance."""
+        """Max decoding of a split: WER, CER and the mean CTC loss an utterance.
+
+        Raises:
+            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or if none can.
+        """
         model.eval()
         losses, rows = [], {}
         for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
@@ -205,6 +209,8 @@ class SpeechTask:
             for id_, ref, hyp in zip(batch.ids, batch.texts, hyps, strict=True):
                 rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
         ordered = [rows[one.id] for one in self._splits[split].utterances if one.id in rows]
+        if not ordered:
+            raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
         return _judged(ordered, mean_loss=float(torch.stack(losses).sum()) / len(ordered))
 
     def _forward(
@@ -222,7 +228,9 @@ class SpeechTask:
         )
         return loss, log_probs, num_frames
 
-    def _checked(self, manifest: Manifest, speed_factor: float = 1.0) -> Manifest:
+    def _checked(self, manifest: Manifest, split: str) -> Manifest:
+        speed_factor = max(self.augment.speed_factors) if split == "train" else 1.0
+
         def output_frames(seconds: float) -> int:
             num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)
             return self.model.output_frames(LogSpectrogram.num_frames(num_samples))  # type: ignore[operator]
@@ -234,7 +242,7 @@ class SpeechTask:
             longest_seconds=self.batches_settings.max_batch_seconds,
             on_bad_data=self.on_bad_data,
         )
-        self.skipped |= {message.split(": ")[0]: message for message in checked.skipped}
+        self.skipped |= {_source(message): message for message in checked.skipped}
         return checked
 
     def _sampler(self, split: str, **options: Any) -> BucketBatchSampler:
@@ -260,10 +268,21 @@ class SpeechTask:
             for bad in batch.bad:
                 if self.on_bad_data == "error":
                     raise BadDataError(f"{bad.message} (mend it and go on with --resume, or --on-bad-data skip)")
-                if bad.id not in self.skipped:
+                if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
-                self.skipped[bad.id] = bad.message
+                self.skipped[_source(bad.message)] = bad.message
             yield batch
+
+
+def _manifests(corpus: Corpus | Mapping[str, Manifest]) -> Mapping[str, Manifest]:
+    if isinstance(corpus, Corpus):
+        return {"train": corpus.train, "dev": corpus.dev, **corpus.test}
+    return corpus
+
+
+def _source(message: str) -> str:
+    """The manifest line that a message on bad data begins with; ids are unique within a manifest only."""
+    return message.split(": ")[0]
 
 
 def _judged(rows: list[dict[str, str]], *, mean_loss: float) -> Evaluation:

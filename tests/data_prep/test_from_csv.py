@@ -93,7 +93,7 @@ def test_damage_is_named(deepspeech, tmp_path):
     table.write_text("wav_filename,wav_filesize,transcript\ntrain/one.wav,3244\n")
     with pytest.raises(ValueError, match="train.csv:2: too few columns"):
         from_csv.main(deepspeech, tmp_path / "out")
-    table.write_bytes(b"wav_filename,wav_filesize,transcript\ntrain/one.wav,3244,caf\xe9\n")
+    table.write_bytes(b"wav_filename,wav_filesize,transcript\ntrain/one.wav,3244,ol\xe9\n")
     with pytest.raises(ValueError, match="train.csv: cannot be read"):
         from_csv.main(deepspeech, tmp_path / "out")
     table.unlink()

@@ -3,7 +3,7 @@ import wsj
 
 from seqdsd.data.manifest import read_manifest
 
-# By disc, as the LDC shipped them: path below the disc -> transcript. Names are real in form, the words are not.
+# By disc: path below the disc -> transcript. Names have the real form; the words are made up.
 RECORDINGS = {
     "11-1.1": {
         "wsj0/si_tr_s/01i/01ic0201.wv1": "The sale of the hotels ,COMMA is part of U. S. strategy .PERIOD"

@@ -1,0 +1,70 @@
+"""The ``seqdsd`` command: a table of sub-commands, nothing else. What each does lives in the module it names.
+
+A module is imported when its command is called, so that ``seqdsd --help`` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seqdsd import __version__
+
+_EPILOG = """\
+commands (seqdsd COMMAND --help says more):
+{commands}
+
+examples:
+  seqdsd evaluate runs/an4-ds1 --data data/an4
+  seqdsd transcribe runs/an4-ds1 recording.flac
+
+training comes first:
+  python -m seqdsd.recipes.ds1                                  a small corpus, made on the spot
+  python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml    AN4
+"""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    module: str
+    """Has ``main(argv)``."""
+    summary: str
+
+
+COMMANDS = {
+    "evaluate": _Entry("seqdsd.recipes.evaluate", "score a trained recogniser: WER, CER and counts"),
+    "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``seqdsd`` and ``python -m seqdsd.cli``.
+
+    Raises:
+        SystemExit: 0 after ``--help`` and ``--version``, 2 for a wrong command line, 1 if the command fails.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    command = _parser().parse_args(argv[:1]).command
+    importlib.import_module(COMMANDS[command].module).main(argv[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    table = COMMANDS.items()
+    parser = argparse.ArgumentParser(
+        prog="seqdsd",
+        usage="seqdsd COMMAND [ARGUMENTS]",
+        description="Use recognisers that were trained with Dense-Sparse-Dense training.",
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:<12}{one.summary}" for name, one in table)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"seqdsd {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""``seqdsd transcribe``: recordings of any length, rate and format to text, in the memory of one batch.
+
+A recording is read block by block and cut at quiet places; pieces of several recordings share a batch. Leaves
+out scoring, which needs transcripts (``seqdsd evaluate``), and who speaks.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from seqdsd.audio import AUDIO_SUFFIXES, AudioError, audio_seconds, read_blocks, split_at_quiet
+from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from seqdsd.recipes.command import run_command
+from seqdsd.recipes.trained import Trained, load_trained
+from seqdsd.records import RunFolder
+
+PROG = "seqdsd transcribe"
+_DESCRIPTION = """Turn recordings of any length, rate and format into text: a line each, with path, tab, text.
+
+Examples:
+  seqdsd transcribe runs/an4-ds1 meeting.flac
+  seqdsd transcribe runs/an4-ds1 recordings/ --json > transcripts.jsonl
+"""
+QUIET_UNTIL_SECONDS = 2.0
+"""The progress bar appears only after this time."""
+
+
+@dataclass(frozen=True)
+class Transcribe:
+    """What to transcribe, and with which weights."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a training run (its --out)."""
+    audio: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIO ...")]
+    """Recordings, and folders of them (searched to any depth)."""
+    phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the phase whose weights are used; by default the best on dev."""
+    max_piece_seconds: float = 20.0
+    """Longer recordings are cut at a quiet place; best about as long as the longest training utterance."""
+    max_batch_seconds: float = 120.0
+    """Budget of a batch in seconds of audio, padding included; bounds memory."""
+    device: str = "auto"
+    """auto picks a GPU if there is one; or cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON lines: audio_filepath, duration, text, and segments with start and end in seconds."""
+
+    def __post_init__(self) -> None:
+        if not self.audio:
+            raise ValueError("audio: name at least one recording or folder")
+        if not 1 <= self.max_piece_seconds <= self.max_batch_seconds:
+            raise ValueError(
+                f"max_piece_seconds must be in [1, max_batch_seconds = {self.max_batch_seconds}], "
+                f"got {self.max_piece_seconds}"
+            )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a recording and what was recognised in it."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+
+@dataclass
+class Transcript:
+    """What is known of a recording so far; done once it is read to its end and every piece is decoded."""
+
+    path: Path
+    duration_seconds: float = 0.0
+    segments: list[Segment] = field(default_factory=list)
+    problem: str | None = None
+    """Why the recording cannot be read; segments before the fault are not worth trusting."""
+    note: str | None = None
+    is_read: bool = False
+    num_waiting: int = 0
+    """Pieces that were read but not decoded."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.is_read and self.num_waiting == 0
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    transcript: Transcript
+    start_seconds: float
+    samples: Float[Tensor, "samples"]
+
+
+def transcribe(
+    trained: Trained,
+    paths: Iterable[Path],
+    *,
+    max_piece_seconds: float = 20.0,
+    max_batch_seconds: float = 120.0,
+    on_decoded: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[Transcript]:
+    """Transcribe recordings, in their order; each comes as soon as its last piece is decoded.
+
+    A recording that cannot be read has a ``problem``; one shorter than a feature window has a ``note``.
+
+    Args:
+        trained: The recogniser.
+        paths: Files that libsndfile reads.
+        max_piece_seconds: Longer recordings are cut, at a quiet place in the last quarter of this time.
+        max_batch_seconds: Pieces of a batch times the longest one's duration; bounds memory.
+        on_decoded: Called after each batch with the seconds of audio in it.
+    """
+    waiting: list[Transcript] = []
+    for batch in _batches(_pieces(paths, waiting, max_piece_seconds), max_batch_seconds):
+        _decode(trained, batch)
+        on_decoded(sum(len(piece.samples) for piece in batch) / SAMPLE_RATE_HZ)
+        while waiting and waiting[0].is_done:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def audio_files(paths: Iterable[Path]) -> list[Path]:
+    """The recordings named, and those below the folders named, sorted within a folder.
+
+    Raises:
+        ValueError: If a folder holds none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = (one for one in path.rglob("*") if one.suffix.lower() in AUDIO_SUFFIXES)
+        below = sorted(one for one in found if one.is_file())
+        if not below:
+            raise ValueError(f"{path}: no recording below this folder ({', '.join(AUDIO_SUFFIXES)})")
+        files += below
+    return files
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of ``seqdsd transcribe``; exit status 1 where a recording could not be read."""
+
+    def parse_and_run() -> None:
+        asked = tyro.cli(
+            Transcribe, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        files = audio_files(asked.audio)
+        trained = load_trained(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+        with _progress(files) as advance:
+            transcripts = transcribe(
+                trained,
+                files,
+                max_piece_seconds=asked.max_piece_seconds,
+                max_batch_seconds=asked.max_batch_seconds,
+                on_decoded=advance,
+            )
+            num_bad = sum(not _report(one, as_json=asked.json) for one in transcripts)
+        if num_bad:
+            sys.exit(1)
+
+    run_command(parse_and_run)
+
+
+def _pieces(paths: Iterable[Path], waiting: list[Transcript], max_piece_seconds: float) -> Iterator[_Piece]:
+    """The pieces of all recordings; ``waiting`` gets a transcript for each recording as it is reached."""
+    for path in paths:
+        transcript = Transcript(path)
+        waiting.append(transcript)
+        try:
+            yield from _pieces_of(transcript, max_piece_seconds)
+        except (AudioError, OSError) as error:
+            transcript.problem = str(error)
+        transcript.is_read = True
+
+
+def _pieces_of(transcript: Transcript, max_piece_seconds: float) -> Iterator[_Piece]:
+    if not transcript.path.exists():
+        raise AudioError(transcript.path, "there is no such file or folder", "Correct the path")
+    pieces = split_at_quiet(
+        read_blocks(transcript.path, sample_rate_hz=SAMPLE_RATE_HZ),
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        max_seconds=max_piece_seconds,
+        search_seconds=max_piece_seconds / 4,
+    )
+    for start_seconds, samples in pieces:
+        transcript.duration_seconds = start_seconds + len(samples) / SAMPLE_RATE_HZ
+        if len(samples) < WINDOW_SAMPLES:  # only ever a whole recording
+            transcript.note = f"{len(samples)} samples are less than one window of {WINDOW_SAMPLES}: no text"
+            continue
+        transcript.num_waiting += 1
+        yield _Piece(transcript, start_seconds, samples)
+
+
+def _batches(pieces: Iterable[_Piece], max_batch_seconds: float) -> Iterator[list[_Piece]]:
+    """Pieces in their order, as many at a time as the budget allows with padding."""
+    budget, batch, longest = max_batch_seconds * SAMPLE_RATE_HZ, list[_Piece](), 0
+    for piece in pieces:
+        longest = max(longest, len(piece.samples))
+        if batch and (len(batch) + 1) * longest > budget:
+            yield batch
+            batch, longest = [], len(piece.samples)
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def _decode(trained: Trained, batch: Sequence[_Piece]) -> None:
+    """Add each piece's text to its recording's transcript."""
+    waveforms = pad_sequence([piece.samples for piece in batch], batch_first=True).to(trained.device)
+    num_samples = torch.tensor([len(piece.samples) for piece in batch])
+    log_probs, num_frames = trained.recogniser.log_probs(trained.model, waveforms, num_samples)
+    for piece, text in zip(batch, trained.recogniser.texts(log_probs, num_frames), strict=True):
+        end_seconds = piece.start_seconds + len(piece.samples) / SAMPLE_RATE_HZ
+        piece.transcript.segments.append(Segment(piece.start_seconds, end_seconds, text))
+        piece.transcript.num_waiting -= 1
+
+
+def _report(transcript: Transcript, *, as_json: bool) -> bool:
+    """Print a transcript, or on stderr why there is none; whether there is one."""
+    if transcript.problem is not None:
+        print(transcript.problem, file=sys.stderr)
+        return False
+    if transcript.note is not None:
+        print(f"{transcript.path}: {transcript.note}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(_as_object(transcript), ensure_ascii=False), flush=True)
+    else:
+        print(f"{transcript.path}\t{transcript.text}", flush=True)
+    return True
+
+
+def _as_object(transcript: Transcript) -> dict[str, Any]:
+    return {
+        "audio_filepath": str(transcript.path),
+        "duration": round(transcript.duration_seconds, 3),
+        "text": transcript.text,
+        "segments": [
+            {"start": round(one.start_seconds, 3), "end": round(one.end_seconds, 3), "text": one.text}
+            for one in transcript.segments
+        ],
+    }
+
+
+@contextmanager
+def _progress(files: Sequence[Path]) -> Iterator[Callable[[float], None]]:
+    """A bar of the seconds of audio done, on stderr: where that is a terminal, and if it takes a while."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda seconds: None
+        return
+    progress = Progress(
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else text that goes to a file would land on the terminal
+    )
+    bar = progress.add_task("", total=sum(map(_header_seconds, files)))
+    started = time.monotonic()
+    with ExitStack() as shown:
+
+        def advance(seconds: float) -> None:
+            progress.advance(bar, seconds)
+            if not progress.live.is_started and time.monotonic() - started > QUIET_UNTIL_SECONDS:
+                shown.enter_context(progress)
+
+        yield advance
+
+
+def _header_seconds(path: Path) -> float:
+    try:
+        return audio_seconds(path)
+    except AudioError:  # said when its turn comes
+        return 0.0

@@ -1,0 +1,106 @@
+"""Schedules against the paper's tables, typed in from the paper."""
+
+import math
+
+import pytest
+
+from seqdsd.sparsity import Phase, Schedule
+
+NAMES = ["Dense Iter 0", "Sparse Iter 1", "Dense Iter 1", "Sparse Iter 2", "Dense Iter 2"]
+KINDS = ["dense", "sparse", "redense", "sparse", "redense"]
+TABLE_7 = [(0.0, 50, 8e-4), (0.5, 50, 5e-4), (0.0, 50, 3e-4), (0.25, 50, 1e-4), (0.0, 50, 3e-5)]
+TABLE_9 = [(0.0, 20, 3e-4), (0.5, 20, 3e-4), (0.0, 20, 3e-5), (0.25, 20, 3e-5), (0.0, 20, 6e-6)]
+TABLE_5 = [(0.0, 19, 1e-2), (0.8, 10, 1e-3), (0.0, 6, 1e-4)]
+
+
+def settings_of(schedule: Schedule) -> list[tuple[float, int, float]]:
+    return [(phase.sparsity, phase.epochs, phase.learning_rate) for phase in schedule]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "table"),
+    [
+        (Schedule.dsd(), TABLE_7),
+        (Schedule.dsd(epochs=20, learning_rates=[3e-4, 3e-4, 3e-5, 3e-5, 6e-6]), TABLE_9),
+        (Schedule.dsd(1, epochs=[19, 10, 6], sparsities=[0.8], learning_rates=[1e-2, 1e-3, 1e-4]), TABLE_5),
+    ],
+)
+def test_the_papers_tables(schedule, table):
+    assert settings_of(schedule) == table
+    assert [phase.name for phase in schedule] == NAMES[: len(table)]
+    assert [phase.kind for phase in schedule] == KINDS[: len(table)]
+    assert len(schedule) == len(table)
+
+
+@pytest.mark.parametrize("iters", range(8))
+def test_names_kinds_and_order_for_any_number_of_rounds(iters):
+    phases = list(Schedule.dsd(iters))
+    assert phases[0].name == "Dense Iter 0" and phases[0].kind == "dense"
+    for i in range(1, iters + 1):
+        sparse, redense = phases[2 * i - 1 : 2 * i + 1]
+        assert (sparse.name, sparse.kind) == (f"Sparse Iter {i}", "sparse")
+        assert (redense.name, redense.kind) == (f"Dense Iter {i}", "redense")
+    assert len(phases) == 2 * iters + 1
+    rates = [phase.learning_rate for phase in phases]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_further_rounds():
+    phases = list(Schedule.dsd(4, epochs=[9, 8, 7]))
+    assert [phase.learning_rate for phase in phases[5:]] == pytest.approx([9e-6, 2.7e-6, 8.1e-7, 2.43e-7])
+    assert [phase.sparsity for phase in phases] == [0, 0.5, 0, 0.25, 0, 0.125, 0, 0.0625, 0]
+    assert [phase.epochs for phase in phases] == [9, 8, 7, 7, 7, 7, 7, 7, 7]
+
+
+def test_one_learning_rate_falls_to_a_tenth_each_time():
+    rates = [phase.learning_rate for phase in Schedule.dsd(1, learning_rates=[0.1])]
+    assert rates == pytest.approx([0.1, 0.01, 0.001])
+
+
+def test_longer_lists_are_cut():
+    assert settings_of(Schedule.dsd(1)) == TABLE_7[:3]
+    assert settings_of(Schedule.dsd(0)) == TABLE_7[:1]
+
+
+def test_llr_differs_in_pruning_only():
+    dsd = Schedule.dsd(2, epochs=[5, 4, 3, 2, 1])
+    llr = dsd.lower_learning_rate_only()
+    assert [(p.epochs, p.learning_rate) for p in llr] == [(p.epochs, p.learning_rate) for p in dsd]
+    assert {(p.kind, p.sparsity) for p in llr} == {("dense", 0.0)}
+    assert llr.phases[0] == dsd.phases[0]  # so that both can start from the same dense weights
+    assert len({p.name for p in llr}) == 5
+
+
+def test_the_baseline_has_as_many_epochs():
+    """Table 7's baseline: 150 epochs for one round of 50 + 50 + 50, at the first learning rate."""
+    baseline = Schedule.dsd(1).equal_epoch_baseline()
+    assert baseline.phases == (Phase("Baseline", "dense", 150, 8e-4, 0.0),)
+    assert Schedule.dsd(2, epochs=[5, 4, 3, 2, 1]).equal_epoch_baseline().total_epochs == 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"iters": -1}, "iters must be at least 0, got -1"),
+        ({"epochs": 0}, "Dense Iter 0: epochs must be at least 1, got 0"),
+        ({"epochs": [3, 0]}, "Sparse Iter 1: epochs"),
+        ({"epochs": []}, "epochs must not be empty"),
+        ({"sparsities": []}, "sparsities must not be empty"),
+        ({"learning_rates": []}, "learning_rates must not be empty"),
+        ({"sparsities": [0.5, 1.0]}, r"\[0, 1\)"),
+        ({"sparsities": [0.5, 0.0]}, "Sparse Iter 2: a sparse phase cannot have sparsity 0"),
+        ({"learning_rates": [1e-3, -1e-4]}, "Sparse Iter 1: learning_rate must be in"),
+        ({"learning_rates": [0.0, 1e-3]}, "Dense Iter 0: learning_rate must be in"),
+        ({"learning_rates": [math.nan]}, "Dense Iter 0: learning_rate must be in"),
+        ({"learning_rates": [math.inf, 1.0]}, "Dense Iter 0: learning_rate must be in"),
+    ],
+)
+def test_values_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule.dsd(**arguments)
+
+
+@pytest.mark.parametrize("kind", ["dense", "redense"])
+def test_only_sparse_phases_prune(kind):
+    with pytest.raises(ValueError, match=f"a {kind} phase cannot have sparsity 0.5"):
+        Phase("odd", kind, 1, 1e-3, 0.5)
