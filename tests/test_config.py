@@ -176,19 +176,20 @@ def test_help_shows_every_field_with_its_docstring(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argv", "what"),
+    ("argv", "what", "code"),
     [
-        (["--hidden-size", "0"], "hidden_size must be at least 1, got 0"),
-        (["--optimizer.momentum", "1.5"], "momentum must be in (0, 1), got 1.5"),
-        (["--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["--hiden-size", "3"], "--hidden-size"),
-        (["--seed", "x"], "--seed"),
+        (["--hidden-size", "0"], "hidden_size must be at least 1, got 0", 1),
+        (["--optimizer.momentum", "1.5"], "momentum must be in (0, 1), got 1.5", 2),
+        (["--epochs", "0"], "epochs must be at least 1, got 0", 1),
+        (["--hiden-size", "3"], "--hidden-size", 2),
+        (["--seed", "x"], "--seed", 2),
+        (["--config", "[b]none[/i].toml"], "[b]none[/i].toml: no such file", 1),  # brackets are no markup
     ],
 )
-def test_wrong_flags_are_explained_without_a_traceback(capsys, argv, what):
+def test_wrong_flags_are_explained_without_a_traceback(capsys, argv, what, code):
     with pytest.raises(SystemExit) as stopped:
-        parse("--data", "d", *argv)
-    assert stopped.value.code == 2
+        ds1.main(["--data", "d", *argv])
+    assert stopped.value.code == code
     shown = capsys.readouterr()
     assert what in " ".join((shown.out + shown.err).split()) and "Traceback" not in shown.err
 

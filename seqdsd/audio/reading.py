@@ -144,10 +144,12 @@ def _decoded_blocks(
 ) -> Iterator[Float[Tensor, "_samples"]]:
     """Yield mono blocks at the file's own rate, checking samples as they come and the length at the end."""
     rate_hz, num_samples = sound.samplerate, 0
-    block_samples = max(1, round(block_seconds * rate_hz))
+    # soundfile makes room for all it is asked for: a whole minute for a short file took most of the reading time.
+    block_samples = max(1, min(round(block_seconds * rate_hz), sound.frames))
     while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
-        mono = torch.from_numpy(block).mean(dim=1)
-        if not mono.isfinite().all():
+        samples = torch.from_numpy(block)
+        mono = samples[:, 0] if sound.channels == 1 else samples.mean(dim=1)
+        if not mono.sum().isfinite():
             first = int((~mono.isfinite()).nonzero()[0]) + num_samples
             raise AudioError(
                 path, f"NaN or infinite sample at {first / rate_hz:.3f} s", "Make it again from its source"

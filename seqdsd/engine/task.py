@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Batch(Protocol):
     """Items that are trained on together."""
 
@@ -18,7 +19,7 @@ class Batch(Protocol):
     def ids(self) -> tuple[str, ...]:
         """Names of the items, for messages."""
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> Batch:
         """The batch on ``device``."""
 
     def __len__(self) -> int: ...
@@ -48,6 +49,7 @@ class Evaluation:
 BatchT = TypeVar("BatchT", bound=Batch)
 
 
+@runtime_checkable
 class Task(Protocol[BatchT]):
     """A model with its data, loss, decoding and metric.
 

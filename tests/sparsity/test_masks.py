@@ -394,8 +394,14 @@ def row(name: str) -> PlanRow:
         (lambda model: MaskSet(model, {}), "no masks"),
         (lambda model: MaskSet.from_state_dict(model, {}), "no masks"),
         (lambda model: MaskSet(model, {"wait": torch.ones(4, 4).bool()}), "'wait', which the model does not"),
-        (lambda model: MaskSet(model, {"weight": torch.ones(16).bool()}), r"shape \(16,\), the weight \(4, 4\)"),
-        (lambda model: MaskSet.from_magnitude(model, Plan((row("wait"),))), "'wait', which the model does not"),
+        (
+            lambda model: MaskSet(model, {"weight": torch.ones(16).bool()}),
+            r"shape \(16,\), the weight \(4, 4\)",
+        ),
+        (
+            lambda model: MaskSet.from_magnitude(model, Plan((row("wait"),))),
+            "'wait', which the model does not",
+        ),
         (lambda model: MaskSet.from_state_dict(model, {"wait": torch.zeros(2).byte()}), "'wait'"),
         (lambda model: MaskSet.from_state_dict(model, {"weight": torch.zeros(3).byte()}), "3 bytes for 16"),
     ],

@@ -1,0 +1,372 @@
+"""The ``seqdsd`` command from end to end: one tiny run is trained on words spelt in tones, then used."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from seqdsd import __version__
+from seqdsd.audio import read_audio
+from seqdsd.cli import COMMANDS, main
+from seqdsd.recipes import ds1
+from seqdsd.recipes.trained import load_trained
+from seqdsd.recipes.transcribe import transcribe
+from seqdsd.records import RunFolder, read_json_lines
+
+WORDS = ("bad", "cab", "fed", "ace", "deaf")
+LETTER_SECONDS = 0.1
+
+
+def spelt(text: str, rate_hz: int = 16_000) -> np.ndarray:
+    """Each letter as a tone of its own pitch, a space as silence, over a little noise."""
+    time = np.arange(round(LETTER_SECONDS * rate_hz)) / rate_hz
+    pitches = [400 + 600 * (ord(letter) - ord("a")) if letter != " " else 0 for letter in f" {text} "]
+    tones = [0.3 * np.sin(2 * np.pi * pitch * time) * np.hanning(len(time)) for pitch in pitches]
+    noise = np.random.default_rng(len(text)).standard_normal(len(tones) * len(time))
+    return np.concatenate(tones) + 0.01 * noise
+
+
+def write_corpus(folder: Path) -> None:
+    rng = np.random.default_rng(1)
+    for split, count in {"train": 32, "dev": 6, "test_a": 8, "test_b": 6}.items():
+        entries = []
+        for index in range(count):
+            text = " ".join(rng.choice(WORDS, rng.integers(1, 5)))
+            samples = spelt(text)
+            name = f"{split}{index}.wav"
+            soundfile.write(folder / name, samples, 16_000)
+            entries.append({"audio_filepath": name, "duration": len(samples) / 16_000, "text": text})
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory) -> RunFolder:
+    """Trained for four seconds: good enough to recognise some words and not others."""
+    settings = ds1.embedded_settings()
+    config = replace(
+        settings,
+        data=corpus,
+        out=tmp_path_factory.mktemp("runs") / "tiny",
+        iters=1,
+        epochs=(10, 1, 1),
+        learning_rates=(3e-3, 5e-4, 3e-4),
+        hidden_size=64,
+        device="cpu",
+        batches=replace(settings.batches, max_batch_seconds=5.0, num_workers=0),
+    )
+    result = ds1.run(config)
+    assert result is not None
+    return result.folder
+
+
+@pytest.fixture
+def run_copy(run, tmp_path) -> RunFolder:
+    """To be damaged."""
+    shutil.copytree(run.path, tmp_path / "copy")
+    return RunFolder(tmp_path / "copy")
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Run the command in this process: exit status, stdout, stderr."""
+    status = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = 0 if end.code is None else int(end.code)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def whole_text(run: RunFolder, path: Path) -> str:
+    """What the recogniser hears in a file taken whole, alone: no streaming, no batching."""
+    trained = load_trained(run, device="cpu")
+    samples = read_audio(path).samples
+    with torch.inference_mode():
+        outputs = trained.recogniser.log_probs(trained.model, samples[None], torch.tensor([len(samples)]))
+    return trained.recogniser.texts(*outputs)[0]
+
+
+# ------------------------------------------------------------------------------------------ the table of commands
+
+
+def test_help_names_every_command_and_how_to_train(capsys):
+    status, out, _ = call(capsys, "--help")
+    assert status == 0
+    assert "python -m seqdsd.recipes.ds1" in out
+    for name, entry in COMMANDS.items():
+        assert f"{name} " in out and entry.summary in out
+
+
+def test_version(capsys):
+    assert call(capsys, "--version") == (0, f"seqdsd {__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_with_an_example(capsys, name):
+    status, out, _ = call(capsys, name, "--help")
+    assert status == 0
+    assert f"  seqdsd {name} runs/" in out
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["evaluate"], ["transcribe", "run"]])
+def test_a_wrong_command_line_ends_with_status_2(capsys, arguments):
+    status, out, err = call(capsys, *arguments)
+    assert status == 2
+    assert out == "" and err != ""
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from seqdsd.cli import _parser; _parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------------------------------------- evaluate
+
+
+@pytest.mark.parametrize("phase", ["Dense Iter 0", "Sparse Iter 1", "dense-iter-1"])
+def test_evaluate_gives_what_the_run_recorded(run, capsys, tmp_path, phase):
+    hyps = tmp_path / "hyps.jsonl"
+    status, out, _ = call(capsys, "evaluate", run.path, "--phase", phase, "--json", "--hyps", hyps)
+    assert status == 0
+    found = json.loads(out)
+    record = next(
+        one
+        for one in run.read_phases()
+        if one["name"].lower().replace(" ", "-") == phase.lower().replace(" ", "-")
+    )
+    assert found["phase"] == record["name"]
+    for split in ("test_a", "test_b"):
+        assert found[split] == record[split]  # rates, counts, loss and signature, to the last digit
+        written = [
+            {key: row[key] for key in ("id", "ref", "hyp")}
+            for row in read_json_lines(hyps)
+            if row["split"] == split
+        ]
+        assert written == list(read_json_lines(run.hypotheses(record["name"], split)))
+
+
+def test_the_run_is_neither_perfect_nor_deaf(run):
+    """Else the comparisons in this file would mean little."""
+    best = min(run.read_phases(), key=lambda record: record["dev"]["wer"])
+    assert 0 < best["test_a"]["wer"] < 0.9
+
+
+def test_evaluate_prints_counts_signature_phase_and_command(run, corpus, capsys):
+    status, out, _ = call(capsys, "evaluate", run.path, "--data", corpus / "test_a.jsonl")
+    best = min(run.read_phases(), key=lambda record: record["dev"]["wer"])
+    words = best["test_a"]
+    assert status == 0
+    row = next(line for line in out.splitlines() if "WER" in line)
+    counts = [
+        words[name]
+        for name in ("hits", "substitutions", "deletions", "insertions", "ref_words", "utterances")
+    ]
+    numbers = row.replace("│", " ").split()
+    assert numbers == ["test_a", "WER", f"{100 * words['wer']:.2f}", *map(str, counts)]
+    assert f"phase     {best['name']}\n" in out
+    assert words["signature"] in out
+    assert f"command   seqdsd evaluate {run.path} --data {corpus}/test_a.jsonl\n" in out
+    assert "test_b" not in out
+
+
+def test_evaluate_another_split_and_batch_size(run, capsys):
+    status, out, _ = call(
+        capsys, "evaluate", run.path, "--split", "dev", "--json", "--max-batch-seconds", "2.5"
+    )
+    best = min(run.read_phases(), key=lambda record: record["dev"]["wer"])
+    assert status == 0
+    assert json.loads(out)["dev"]["wer"] == best["dev"]["wer"]
+
+
+def test_evaluate_can_skip_what_cannot_be_read(run, corpus, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / "data")
+    (tmp_path / "data" / "test_a3.wav").write_bytes(b"RIFF")
+    asked = ("evaluate", run.path, "--data", tmp_path / "data" / "test_a.jsonl", "--json")
+    status, out, err = call(capsys, *asked)
+    assert (status, out) == (1, "")
+    assert "test_a.jsonl:4" in err and "test_a3.wav" in err
+    status, out, _ = call(capsys, *asked, "--on-bad-data", "skip")
+    assert status == 0
+    assert (json.loads(out)["skipped"], json.loads(out)["test_a"]["utterances"]) == (1, 7)
+
+
+# ------------------------------------------------------------------------------------------------------- transcribe
+
+
+def test_transcribe_hears_what_evaluate_hears(run, corpus, capsys):
+    best = min(run.read_phases(), key=lambda record: record["dev"]["wer"])
+    hyps = {row["id"]: row["hyp"] for row in read_json_lines(run.hypotheses(best["name"], "test_a"))}
+    paths = [corpus / f"{name}.wav" for name in hyps]
+    status, out, err = call(capsys, "transcribe", run.path, *paths)
+    assert (status, err) == (0, "")
+    assert out == "".join(f"{path}\t{hyps[path.stem]}\n" for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "channels"),
+    [
+        ("a.flac", 16_000, 1),
+        ("a.mp3", 16_000, 1),
+        ("a.wav", 8_000, 1),
+        ("a.WAV", 44_100, 2),
+        ("a.ogg", 16_000, 1),
+    ],
+)
+def test_transcribe_any_format_and_rate(run, tmp_path, capsys, name, rate_hz, channels):
+    samples = spelt("cab deaf ace", rate_hz)
+    soundfile.write(tmp_path / name, np.stack([samples] * channels, axis=1), rate_hz)
+    status, out, _ = call(capsys, "transcribe", run.path, tmp_path, "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["audio_filepath"] == str(tmp_path / name)
+    assert found["duration"] == pytest.approx(len(samples) / rate_hz, abs=0.05)
+    assert found["text"] == whole_text(run, tmp_path / name) != ""
+
+
+def test_transcribe_cuts_a_long_recording(run, tmp_path, capsys):
+    samples = np.concatenate([np.append(spelt(f"{word} ace"), np.zeros(4_000)) for word in WORDS * 8])
+    samples += 0.001 * np.random.default_rng(0).standard_normal(len(samples))
+    seconds = len(samples) / 16_000
+    assert seconds > 30
+    soundfile.write(tmp_path / "long.wav", samples, 16_000)
+    _, out, _ = call(
+        capsys, "transcribe", run.path, tmp_path / "long.wav", "--json", "--max-piece-seconds", 8
+    )
+    found = json.loads(out)
+    segments = found["segments"]
+    assert found["duration"] == pytest.approx(seconds, abs=1e-3)
+    assert (segments[0]["start"], segments[-1]["end"]) == (0, found["duration"])
+    assert [one["end"] for one in segments[:-1]] == [one["start"] for one in segments[1:]]
+    assert all(0.05 <= one["end"] - one["start"] <= 8 for one in segments)
+    assert found["text"] == " ".join(one["text"] for one in segments if one["text"]) != ""
+    second = segments[1]
+    first, last = (round(second[end] * 16_000) for end in ("start", "end"))
+    soundfile.write(
+        tmp_path / "second.wav", read_audio(tmp_path / "long.wav").samples[first:last].numpy(), 16_000
+    )
+    assert second["text"] == whole_text(run, tmp_path / "second.wav")
+
+
+def test_folders_are_searched_in_order_and_bad_files_do_not_stop_the_rest(run, corpus, tmp_path, capsys):
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    shutil.copy(corpus / "test_a0.wav", tmp_path / "b" / "deep" / "z.wav")
+    shutil.copy(corpus / "test_a1.wav", tmp_path / "b" / "c.wav")
+    (tmp_path / "b" / "notes.txt").write_text("no recording")
+    (tmp_path / "b" / "broken.flac").write_bytes(b"no flac")
+    soundfile.write(tmp_path / "b" / "cut.flac", spelt("bad deaf"), 16_000)
+    content = (tmp_path / "b" / "cut.flac").read_bytes()
+    (tmp_path / "b" / "cut.flac").write_bytes(content[: len(content) // 2])
+    status, out, err = call(capsys, "transcribe", run.path, tmp_path / "gone.wav", tmp_path / "b")
+    assert status == 1
+    assert [line.split("\t")[0] for line in out.splitlines()] == [
+        str(tmp_path / "b" / name) for name in ("c.wav", "deep/z.wav")
+    ]
+    for name in ("gone.wav", "broken.flac", "cut.flac"):
+        assert sum(name in line for line in err.splitlines()) == 1
+    assert "notes" not in err
+
+
+def test_a_recording_shorter_than_a_window_gives_no_text_and_a_note(run, corpus, tmp_path, capsys):
+    soundfile.write(tmp_path / "click.wav", np.full(319, 0.1), 16_000)
+    status, out, err = call(
+        capsys, "transcribe", run.path, tmp_path / "click.wav", corpus / "test_a0.wav", "--json"
+    )
+    click, other = map(json.loads, out.splitlines())
+    assert status == 0
+    assert click == {"audio_filepath": f"{tmp_path}/click.wav", "duration": 0.02, "text": "", "segments": []}
+    assert other["segments"]
+    assert "click.wav" in err and "319 samples" in err
+
+
+def test_transcribe_holds_no_more_than_a_batch(run, corpus):
+    """Recordings are opened only as their turn comes, and no batch is over its budget."""
+    opened, decoded = [], []
+
+    def paths():
+        for _ in range(100):
+            opened.append(corpus / "test_a0.wav")
+            yield opened[-1]
+
+    seconds = soundfile.info(corpus / "test_a0.wav").duration
+    transcripts = transcribe(
+        load_trained(run, device="cpu"),
+        paths(),
+        max_piece_seconds=2.0,
+        max_batch_seconds=6.0,
+        on_decoded=decoded.append,
+    )
+    next(transcripts)
+    assert len(opened) <= 6.0 / seconds + 1
+    assert len(list(transcripts)) == 99
+    assert max(decoded) <= 6.0
+    assert sum(decoded) == pytest.approx(100 * seconds)
+
+
+def test_the_command_as_users_start_it(run, corpus, tmp_path):
+    soundfile.write(tmp_path / "eight.wav", spelt("bad", 8_000), 8_000)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "seqdsd.cli",
+            "transcribe",
+            run.path,
+            tmp_path / "eight.wav",
+            corpus / "gone.wav",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == f"{tmp_path}/eight.wav\t{whole_text(run, tmp_path / 'eight.wav')}\n"
+    assert "gone.wav" in done.stderr and "8000 Hz" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["transcribe", "some.wav"]])
+def test_a_folder_that_is_no_run(tmp_path, capsys, command):
+    status, out, err = call(capsys, command[0], tmp_path, *command[1:])
+    assert (status, out) == (1, "")
+    assert str(tmp_path) in err and "not a run folder" in err
+
+
+def test_a_manifest_that_is_not_there(run, tmp_path, corpus, capsys):
+    status, _, err = call(capsys, "evaluate", run.path, "--data", corpus, "--split", "tset")
+    assert status == 1
+    assert "tset.jsonl" in err and "dev.jsonl, test_a.jsonl, test_b.jsonl" in err
+
+
+def test_a_folder_without_recordings(run, tmp_path, capsys):
+    status, _, err = call(capsys, "transcribe", run.path, tmp_path)
+    assert status == 1
+    assert "no recording" in err and ".flac" in err
+
+
+def test_damaged_weights(run_copy, corpus, capsys):
+    weights = run_copy.weights("Dense Iter 1")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    status, out, err = call(
+        capsys, "transcribe", run_copy.path, corpus / "test_a0.wav", "--phase", "Dense Iter 1"
+    )
+    assert (status, out) == (1, "")
+    assert weights.name in err and "damaged" in err and "'Sparse Iter 1'" in err
