@@ -20,6 +20,7 @@ commands (seqdsd COMMAND --help says more):
 examples:
   seqdsd evaluate runs/an4-ds1 --data data/an4
   seqdsd transcribe runs/an4-ds1 recording.flac
+  seqdsd table runs/an4-ds1
 
 training comes first:
   python -m seqdsd.recipes.ds1                                  a small corpus, made on the spot
@@ -36,6 +37,7 @@ class _Entry:
 
 COMMANDS = {
     "evaluate": _Entry("seqdsd.recipes.evaluate", "score a trained recogniser: WER, CER and counts"),
+    "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Table 7 does"),
     "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
 }
 

@@ -1,6 +1,7 @@
 """The corpus that most tests run on: words spelt in tones, one pitch a letter, made in code."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +63,21 @@ def random_texts(count: int, *, seed: int) -> list[str]:
     return [" ".join(generator.choice(WORDS, generator.integers(2, 4))) for _ in range(count)]
 
 
+@pytest.fixture(scope="session")
+def write_tone_corpus() -> Callable[[Path], ToneCorpus]:
+    """Writes 24 training utterances of the eight words, and 6 of the same sentences each, spoken anew, for dev and test."""
+
+    def write(folder: Path) -> ToneCorpus:
+        corpus, texts = ToneCorpus(folder), random_texts(48, seed=1)
+        corpus.write("train", texts, seed=1)
+        corpus.write("dev", texts[:6], seed=2)
+        corpus.write("test", texts[6:12], seed=3)
+        return corpus
+
+    return write
+
+
 @pytest.fixture
-def tone_corpus(tmp_path) -> ToneCorpus:
-    """A corpus of 24 training, 6 dev and 6 test utterances of the same eight words."""
-    corpus = ToneCorpus(tmp_path / "tones")
-    corpus.write("train", random_texts(24, seed=1), seed=1)
-    corpus.write("dev", random_texts(6, seed=2), seed=2)
-    corpus.write("test", random_texts(6, seed=3), seed=3)
-    return corpus
+def tone_corpus(tmp_path, write_tone_corpus) -> ToneCorpus:
+    """A corpus of a test's own."""
+    return write_tone_corpus(tmp_path / "tones")

@@ -100,7 +100,7 @@ def whole_text(run: RunFolder, path: Path) -> str:
     return trained.recogniser.texts(*outputs)[0]
 
 
-# ------------------------------------------------------------------------------------------ the table of commands
+# the table of commands ----------------------------------------------------------------------------
 
 
 def test_help_names_every_command_and_how_to_train(capsys):
@@ -130,11 +130,11 @@ def test_a_wrong_command_line_ends_with_status_2(capsys, arguments):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys; from seqdsd.cli import _parser; _parser().format_help(); sys.exit('torch' in sys.modules)"
+    code = "import sys, seqdsd.cli as cli; cli._parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# --------------------------------------------------------------------------------------------------------- evaluate
+# evaluate -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["Dense Iter 0", "Sparse Iter 1", "dense-iter-1"])
@@ -203,8 +203,14 @@ def test_evaluate_can_skip_what_cannot_be_read(run, corpus, tmp_path, capsys):
     assert status == 0
     assert (json.loads(out)["skipped"], json.loads(out)["test_a"]["utterances"]) == (1, 7)
 
+    for path in (tmp_path / "data").glob("test_a*.wav"):
+        path.write_bytes(b"RIFF")
+    status, _, err = call(capsys, *asked, "--on-bad-data", "skip")
+    assert status == 1
+    assert "none of its utterances can be read" in err
 
-# ------------------------------------------------------------------------------------------------------- transcribe
+
+# transcribe ---------------------------------------------------------------------------------------
 
 
 def test_transcribe_hears_what_evaluate_hears(run, corpus, capsys):
@@ -338,7 +344,7 @@ def test_the_command_as_users_start_it(run, corpus, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-# ----------------------------------------------------------------------------------------------------------- errors
+# errors -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["transcribe", "some.wav"]])

@@ -129,5 +129,5 @@ def _checksum(tensors: Mapping[str, Tensor], state: str) -> str:
     digest = hashlib.blake2b(state.encode(), digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]  # a buffer it is
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -166,7 +166,7 @@ class DSDTraining:
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
         optimizer = make_optimizer(self._task.model.parameters(), phase.learning_rate, self._settings.optimizer)
-        self._optimizer = self._fabric.setup_optimizers(optimizer)
+        self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         is_under_way = restored is not None and bool(restored.under("optimizer"))
         if restored is not None and is_under_way:
             restore_optimizer(optimizer, restored.under("optimizer"))
@@ -234,15 +234,16 @@ class DSDTraining:
 
     def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
         """Hand on the best weights: record them, and forget all else of the phase."""
-        self._records.append(self._record(phase, evaluations))
+        record = self._record(phase, evaluations)
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
         save_checkpoint(
             self._folder.weights(phase.name), Checkpoint(dict(self._task.model.state_dict()), {"phase": phase.name})
         )
-        self._tensorboard.phase(self._epochs_done, phase.name, self._task.model, evaluations)
+        self._tensorboard.phase(self._epochs_done - 1, phase.name, self._task.model, evaluations)
         scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
         self._display.say(f"[bold]{phase.name} ends:[/bold] best epoch {self._now.best_epoch + 1}, {scores}")
+        self._records.append(record)
         self._now, self._meter, self._best, self._masks = PhaseProgress(), LossMeter(), {}, None
         self._save(is_under_way=False)
         self._write_records()

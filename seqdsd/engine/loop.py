@@ -46,11 +46,11 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         if not 0 < self.momentum < 1:
             raise ValueError(f"momentum must be in (0, 1), got {self.momentum}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:  # so written, NaN is refused as well
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
         if not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}")
-        if self.anneal < 1:
+        if not self.anneal >= 1:
             raise ValueError(f"anneal must be at least 1, got {self.anneal}")
 
 
@@ -190,8 +190,9 @@ def _train_step(
     loss = task.loss(model, batch)
     fabric.backward(loss)
     norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+    assert norm is not None  # only sharded strategies, which are not used here, return none
     failed = ~torch.isfinite(loss.detach() + norm)
-    optimizer.optimizer.found_inf = failed.float()
+    optimizer.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # read by fused optimizers
     optimizer.step()
     optimizer.zero_grad()
     for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever

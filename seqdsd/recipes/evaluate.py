@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -140,7 +141,7 @@ def _as_object(scores: Scores, command: str) -> dict[str, Any]:
 
 
 def _print(scores: Scores, command: str, console: Console) -> None:
-    table = Table("set", "rate", "%", *_COUNTS, "ref", "utterances")
+    table = Table("set", "rate", "%", "hits", "sub", "del", "ins", "ref", "utterances", box=box.SIMPLE)
     for column in table.columns[2:]:
         column.justify = "right"
     for split, one in scores.evaluations.items():

@@ -79,7 +79,7 @@ def load_trained(folder: RunFolder, *, phase: str | None = None, device: str = "
     _load_weights(model, folder, record["name"])
     fabric = _fabric(device, config.precision)
     return Trained(
-        model=fabric.setup_module(model.eval()),
+        model=fabric.setup_module(model).eval(),
         recogniser=Recogniser(LogSpectrogram(), tokenizer),
         config=config,
         phase=record,

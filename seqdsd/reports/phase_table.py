@@ -3,13 +3,18 @@
 Takes the records of ``phases.jsonl``. Leaves out comparisons between runs, figures and significance.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+
+from seqdsd.records import RunFolder
 
 Record = Mapping[str, Any]
 
@@ -137,3 +142,24 @@ def _epochs(record: Record) -> str:
 
 def _percent(fraction: float | None) -> str:
     return _NONE if fraction is None else f"{100 * fraction:.2f}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of ``seqdsd table``."""
+    parser = argparse.ArgumentParser(
+        prog="seqdsd table",
+        description="Print a run's phases as the paper's Table 7 does.",
+        epilog="Example:\n  seqdsd table runs/an4-ds1 --markdown",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder that holds a phases.jsonl")
+    parser.add_argument("--markdown", action="store_true", help="for a document instead of the terminal")
+    asked = parser.parse_args(argv)
+    try:
+        records = RunFolder(asked.run).read_phases()
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+    if asked.markdown:
+        print(phase_markdown(records), end="")
+    else:
+        Console().print(phase_table(records))

@@ -55,7 +55,7 @@ def slow_recurrence(projected: Tensor, weight: Tensor, clip: float) -> Tensor:
 
 
 def slow_layer(layer: SharedInputBiRNN, items: list[Tensor]) -> list[Tensor]:
-    """The layer's equations, an utterance at a time; batch norm by its formula over all frames of the batch."""
+    """The layer's equations, an utterance at a time; batch norm by its formula over all their frames."""
     projected = [item @ layer.input.weight.T for item in items]
     if isinstance(layer.norm, nn.BatchNorm1d):
         frames = torch.cat(projected)

@@ -1,4 +1,4 @@
-"""Masks against a sorted list, against networks without the pruned weights, and against torch's own pruning."""
+"""Masks against a sorted list, a network without the pruned weights, and torch's own pruning."""
 
 import copy
 import io
@@ -106,13 +106,13 @@ def test_a_larger_sparsity_keeps_a_subset(weights, first, second):
 @settings(deadline=None)
 @given(weight_lists, shares)
 def test_pruning_a_pruned_weight_again_changes_nothing(weights, sparsity):
-    """The pruned weight's mask is the same, unless weights were 0 already: then which zeros count does not matter."""
+    """Only which of several zeros a mask counts as pruned may differ, and that changes no weight."""
     weight = torch.tensor(weights)
     pruned = weight * magnitude_mask(weight, sparsity)
     assert torch.equal(pruned * magnitude_mask(pruned, sparsity), pruned)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (3, 5), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", FLOAT_TYPES)
 def test_any_shape_and_type(shape, dtype):
     weight = torch.randn(shape).to(dtype)
@@ -189,7 +189,7 @@ def test_masking_gradients_alone_would_not_hold_them():
 
 
 def test_equals_training_under_torchs_own_reparametrisation():
-    """The same masks by ``torch.nn.utils.prune``, which multiplies in the forward pass: the same network after five steps."""
+    """``torch.nn.utils.prune`` multiplies by the mask in the forward pass: the same after five steps."""
     ours = mlp()
     theirs = copy.deepcopy(ours)
     for layer in (theirs[1], theirs[3]):

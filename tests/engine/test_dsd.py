@@ -1,0 +1,354 @@
+import math
+import os
+import signal
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from seqdsd.engine import CheckpointError, StopRequested, TrainingDiverged, TrainSettings, load_checkpoint
+from seqdsd.engine import dsd as dsd_module
+from seqdsd.engine.loop import OptimizerSettings
+from seqdsd.records import RunFolder
+from seqdsd.sparsity import Phase, Rule, Schedule
+
+STEPS = [(epoch, index) for epoch in range(6) for index in range(3)]  # of the fixture's 3 phases of 2 epochs
+
+
+class Killed(BaseException):
+    """As good as SIGKILL, at a chosen place: nothing of ours catches it."""
+
+
+def weights(folder, phase):
+    return load_checkpoint(folder / "checkpoints" / f"{phase}.safetensors").tensors
+
+
+def assert_same_run(one, other):
+    """All weights handed on, and all records but for the seconds."""
+    for phase in ("dense-iter-0", "sparse-iter-1", "dense-iter-1"):
+        mine, theirs = weights(one, phase), weights(other, phase)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert torch.equal(mine[name], theirs[name]), f"{phase}: {name}"
+    assert without_seconds(RunFolder(one).read_phases()) == without_seconds(RunFolder(other).read_phases())
+    hyps = [sorted((folder / "hyps").iterdir()) for folder in (one, other)]
+    assert [path.read_text() for path in hyps[0]] == [path.read_text() for path in hyps[1]]
+
+
+def without_seconds(records):
+    return [{name: value for name, value in record.items() if name != "train_seconds"} for record in records]
+
+
+@pytest.fixture
+def unbroken(start, make_task, tmp_path):
+    """The folder of a run that nothing has disturbed."""
+    start(make_task(), "unbroken")
+    return tmp_path / "unbroken"
+
+
+def test_records_say_what_was_done(start, make_task, tmp_path):
+    records = start(make_task())
+    assert RunFolder(tmp_path / "run").read_phases() == records
+    expected = [("Dense Iter 0", "dense", 0.05, 0.0), ("Sparse Iter 1", "sparse", 0.02, 0.5)]
+    expected += [("Dense Iter 1", "redense", 0.01, 0.0)]
+    assert [(r["name"], r["kind"], r["learning_rate"], r["sparsity"]) for r in records] == expected
+    for index, record in enumerate(records):
+        assert record["index"] == index and record["epochs"] == record["epochs_planned"] == 2
+        for key in ("train_loss", "dev_loss", "dev_score"):
+            assert len(record[key]) == 2 and all(map(math.isfinite, record[key]))
+        assert set(record["dev"]) == set(record["test"]) == {"wer"}
+        assert record["train_seconds"] >= 0 and record["skipped"] == record["nonfinite_steps"] == 0
+        best = min(range(2), key=record["dev_score"].__getitem__)
+        assert record["best_epoch"] == best + 1 and record["dev"]["wer"] == record["dev_score"][best]
+    assert [record["measured_sparsity"] for record in records] == [0.0, 0.5, 0.0]
+
+
+def test_the_sparse_phase_hands_on_exact_zeros(start, make_task, tmp_path):
+    start(make_task(), schedule=Schedule.dsd(1, 2, (0.3,), (0.05, 0.02, 0.01)))
+    for name, numel in (("0.weight", 96), ("4.weight", 16)):
+        assert int((weights(tmp_path / "run", "sparse-iter-1")[name] == 0).sum()) == round(0.3 * numel)
+        assert int((weights(tmp_path / "run", "dense-iter-1")[name] == 0).sum()) == 0
+
+
+def test_a_phase_starts_from_the_best_weights_of_the_one_before(start, make_task, tmp_path):
+    task = make_task(scores=[5, 4, 6, 7, 3, 3.5, 1, 2])
+    seen = {}
+    task.at_step = lambda epoch, index, batch: seen.setdefault(epoch, task.model[0].weight.detach().clone())
+    records = start(task, schedule=Schedule.dsd(1, (4, 2, 2), (0.5,), (0.05, 0.02, 0.01)))
+    assert [record["best_epoch"] for record in records] == [2, 1, 1]
+    assert [record["dev"]["wer"] for record in records] == [4, 3, 1]
+    handed_on = weights(tmp_path / "run", "dense-iter-0")["0.weight"]
+    # Epoch 4 is the sparse phase's first: half of the weights are gone, the others are the handed-on ones.
+    kept = seen[4] != 0
+    assert int(kept.sum()) == 48 and torch.equal(seen[4][kept], handed_on[kept])
+    assert handed_on[~kept].abs().max() <= handed_on[kept].abs().min()
+    assert torch.equal(seen[6], weights(tmp_path / "run", "sparse-iter-1")["0.weight"])
+    assert torch.equal(seen[2], handed_on) and not torch.equal(seen[3], handed_on)
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs", "best"),
+    [
+        (2, [5, 4, 6, 7, 1], 4, 2),
+        (1, [5, 4, 4.5, 1], 3, 2),
+        (3, [5, 6, 7, 4, 5, 6, 7], 7, 4),
+        (2, [1, 2, 3], 3, 1),
+        (0, [1, *range(2, 9)], 8, 1),
+        (9, list(range(8)), 8, 1),
+    ],
+)
+def test_a_phase_ends_when_patience_does(start, make_task, patience, scores, epochs, best):
+    schedule = Schedule((Phase("Dense Iter 0", "dense", 8, 0.05),))
+    [record] = start(make_task(scores=scores), schedule=schedule, patience=patience)
+    assert (record["epochs"], record["best_epoch"], record["epochs_planned"]) == (epochs, best, 8)
+    assert record["dev_score"] == scores[:epochs]
+
+
+def test_of_equal_scores_the_lower_loss_is_better(start, make_task):
+    [record] = start(make_task(scores=[1] * 5), schedule=Schedule((Phase("D", "dense", 5, 0.05),)), patience=0)
+    assert record["best_epoch"] == 1 + record["dev_loss"].index(min(record["dev_loss"])) > 1
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(start, make_task):
+    task = make_task(scores=[1, 1, 1])
+    evaluate, losses = task.evaluate, iter([math.nan, math.inf, 2.0])
+
+    def scripted(model, split, device):
+        evaluation = evaluate(model, split, device)
+        object.__setattr__(evaluation, "loss", next(losses, 2.0))
+        return evaluation
+
+    task.evaluate = scripted
+    [record] = start(task, schedule=Schedule((Phase("D", "dense", 3, 0.05),)))
+    assert record["best_epoch"] == 3
+
+
+@pytest.fixture
+def optimizers(monkeypatch):
+    """Every optimizer that a run has made."""
+    made = []
+    make = dsd_module.make_optimizer
+    monkeypatch.setattr(dsd_module, "make_optimizer", lambda *args: made.append(make(*args)) or made[-1])
+    return made
+
+
+def test_every_phase_has_a_fresh_optimizer_and_the_rate_is_annealed_within_it(start, make_task, optimizers):
+    task, rates, momenta = make_task(), {}, {}
+
+    def look(epoch, index, batch):
+        rates[epoch] = optimizers[-1].param_groups[0]["lr"]
+        state = optimizers[-1].state
+        momenta[epoch, index] = max(float(entry["momentum_buffer"].abs().max()) for entry in state.values())
+
+    task.at_step = look
+    start(task, anneal=2.0)
+    assert list(rates.values()) == [0.05, 0.025, 0.02, 0.01, 0.01, 0.005] and len(optimizers) == 3
+    assert [momentum == 0 for momentum in momenta.values()] == [True, *[False] * 5] * 3
+
+
+def test_pruned_weights_stay_zero_at_every_step_and_move_again_after(start, make_task):
+    task, zeros = make_task(), {}
+
+    def count(epoch, index, batch):
+        zeros[epoch, index] = int((task.model[0].weight == 0).sum())
+
+    task.at_step = count
+    start(task)
+    assert [zeros[step] for step in STEPS[6:12]] == [48] * 6
+    # The first redense batch sees them at 0; what feeds a pruned output weight can move only once that one has.
+    assert zeros[4, 0] == 48 and all(zeros[step] < 5 for step in STEPS[14:])
+
+
+def stop_at(task, step):
+    def at_step(epoch, index, batch):
+        if (epoch, index) == step:
+            signal.raise_signal(signal.SIGINT)
+
+    task.at_step = at_step
+
+
+def test_stopped_after_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path):
+    anneal = 1.5  # an optimizer restored must not forget that its rate has sunk
+    start(make_task(), "unbroken", anneal=anneal)
+    for number, step in enumerate(STEPS):
+        task = make_task()
+        stop_at(task, step)
+        with pytest.raises(StopRequested, match=rf"--resume --config .*run{number}/config\.toml"):
+            start(task, f"run{number}", anneal=anneal)
+        assert task.steps[-1] == step
+        again = make_task()
+        start(again, f"run{number}", anneal=anneal)
+        assert again.steps == STEPS[number + 1 :]  # nothing twice, nothing left out
+        assert_same_run(tmp_path / f"run{number}", tmp_path / "unbroken")
+
+
+def test_killed_in_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path, unbroken):
+    """With a checkpoint after every step, nothing but the step that was under way is done again."""
+    for number, killed_in in enumerate(STEPS):
+
+        def die(epoch, index, batch, killed_in=killed_in):
+            if (epoch, index) == killed_in:
+                raise Killed
+
+        task = make_task()
+        task.at_step = die
+        with pytest.raises(Killed):
+            start(task, f"run{number}", checkpoint_minutes=0.0)
+        again = make_task()
+        start(again, f"run{number}", checkpoint_minutes=0.0)
+        assert again.steps == STEPS[number:]
+        assert_same_run(tmp_path / f"run{number}", unbroken)
+
+
+def test_killed_at_any_rename_it_ends_with_the_same_bits(start, make_task, tmp_path, unbroken, monkeypatch):
+    """Every file takes its name by a rename, so these are all the places where files can disagree."""
+    number, replace = 0, os.replace
+    while True:
+        left = [None] * number
+
+        def rename(*paths, left=left):
+            if not left:
+                raise Killed
+            left.pop()
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", rename)
+        try:
+            start(make_task(), f"run{number}")
+            break
+        except Killed:
+            monkeypatch.setattr(os, "replace", replace)
+        start(make_task(), f"run{number}")
+        assert_same_run(tmp_path / f"run{number}", unbroken)
+        number += 1
+    assert number > 3 * 6  # a phase end: two hypotheses, weights, a checkpoint of two or three, records
+
+
+def test_tensorboard_has_every_epoch_and_phase_once_after_a_resume(start, make_task, tmp_path):
+    for stop in ((2, 1), (4, 0)):  # the second in the first epoch of a phase
+        task = make_task()
+        stop_at(task, stop)
+        with pytest.raises(StopRequested):
+            start(task)
+    start(make_task())
+    events = EventAccumulator(str(tmp_path / "run" / "tb"))
+    events.Reload()
+    assert [one.step for one in events.Scalars("train/loss")] == [0, 1, 2, 3, 4, 5]
+    assert [one.step for one in events.Scalars("phase_end/test/wer")] == [1, 3, 5]
+
+
+def test_a_complete_run_returns_at_once(start, make_task, unbroken):
+    task = make_task()
+    task.at_step = task.at_evaluation = lambda *_: pytest.fail("it trains or evaluates again")
+    assert start(task, "unbroken") == RunFolder(unbroken).read_phases()
+
+
+def test_phases_jsonl_is_mended_from_the_checkpoint(start, make_task, unbroken):
+    before = RunFolder(unbroken).read_phases()
+    (unbroken / "phases.jsonl").write_text("{")
+    start(make_task(), "unbroken")
+    assert RunFolder(unbroken).read_phases() == before
+
+
+def test_a_checkpoint_of_another_schedule_or_network_is_refused(start, make_task, unbroken):
+    with pytest.raises(ValueError, match="unbroken: its checkpoint belongs to another schedule"):
+        start(make_task(), "unbroken", schedule=Schedule.dsd(2, 2))
+    other = make_task()
+    other.model[4] = nn.Linear(16, 2)
+    with pytest.raises(ValueError, match="unbroken: its checkpoint is another network's"):
+        start(other, "unbroken")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(start, make_task, tmp_path, unbroken, caplog):
+    task = make_task()
+    stop_at(task, (3, 1))
+    with pytest.raises(StopRequested):
+        start(task, checkpoint_minutes=0.0)
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-5])
+    start(make_task(), checkpoint_minutes=0.0)
+    assert f"{last}: damaged checkpoint" in caplog.text
+    assert_same_run(tmp_path / "run", unbroken)
+    for path in last.parent.glob("*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no usable checkpoint is left"):
+        start(make_task())
+
+
+def test_bad_data_stops_with_a_checkpoint_wherever_it_turns_up(start, make_task, tmp_path, unbroken):
+    """In a training batch, in the dev set after an epoch, and in a test set at the phase's end."""
+
+    def fail(*_):
+        raise ValueError("train.jsonl:3: broken")
+
+    for number, place in enumerate(["batch", "dev", "test"]):
+        task = make_task()
+        if place == "batch":
+            task.at_step = lambda epoch, index, batch: fail() if (epoch, index) == (3, 1) else None
+        else:
+            task.at_evaluation = lambda split, place=place: fail() if split == place and task.steps[-1][0] == 3 else None
+        with pytest.raises(ValueError, match="broken"):
+            start(task, f"run{number}")
+        mended = make_task()
+        start(mended, f"run{number}")
+        assert mended.steps == STEPS[STEPS.index((3, 1)) if place == "batch" else 12 :]
+        assert_same_run(tmp_path / f"run{number}", unbroken)
+
+
+def test_single_bad_steps_are_counted(start, make_task):
+    task = make_task()
+    task.at_step = lambda epoch, index, batch: batch.numbers.fill_(math.nan) if (epoch, index) in STEPS[2:5] else None
+    records = start(task)
+    assert [record["nonfinite_steps"] for record in records] == [3, 0, 0]
+    assert all(math.isfinite(loss) for record in records for loss in record["train_loss"])
+
+
+def test_ten_bad_steps_in_a_row_stop_the_run_with_its_last_good_weights(start, make_task, tmp_path):
+    task, good = make_task(), {}
+
+    def spoil(epoch, index, batch):
+        if (epoch, index) == (1, 0):
+            good.update({name: tensor.clone() for name, tensor in task.model.state_dict().items()})
+        if epoch >= 1:
+            batch.numbers[0] = math.inf
+
+    task.at_step = spoil
+    schedule = Schedule((Phase("Dense Iter 0", "dense", 9, 0.05),))
+    with pytest.raises(TrainingDiverged, match="10 steps in a row"):
+        start(task, schedule=schedule)
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors").under("model")
+    assert good.keys() == kept.keys() and all(torch.equal(kept[name], good[name]) for name in good)
+    [record] = start(make_task(), schedule=schedule)  # the data mended
+    assert record["nonfinite_steps"] >= 10 and record["epochs"] == 9
+
+
+def test_what_was_skipped_is_not_forgotten_on_resume(start, make_task, tmp_path):
+    task = make_task()
+    task.skipped["train.jsonl:3"] = "train.jsonl:3: broken"
+    stop_at(task, (1, 0))
+    with pytest.raises(StopRequested):
+        start(task)
+    records = start(make_task())
+    assert [record["skipped"] for record in records] == [1, 1, 1]
+    listed = (tmp_path / "run" / "skipped.jsonl").read_text()
+    assert listed == '{"source": "train.jsonl:3", "message": "train.jsonl:3: broken"}\n'
+
+
+def test_a_rule_that_fits_nothing_is_refused_before_anything_is_written(start, make_task, tmp_path):
+    task = make_task()
+    with pytest.raises(ValueError, match="matches no parameter"):
+        start(task, rules=[Rule("fc.*")])
+    assert not task.steps and not (tmp_path / "run").exists()
+
+
+def test_a_run_without_pruning_has_nothing_sparse(start, make_task, tmp_path):
+    records = start(make_task(), schedule=Schedule.dsd(1, 2).lower_learning_rate_only(), rules=[Rule("fc.*")])
+    assert [record["measured_sparsity"] for record in records] == [0, 0, 0]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("llr*")]
+
+
+@pytest.mark.parametrize(("field", "value"), [("patience", -1), ("checkpoint_minutes", -1.0)])
+def test_settings_out_of_range(field, value):
+    with pytest.raises(ValueError, match=f"{field} must not be negative, got {value}"):
+        TrainSettings(OptimizerSettings(), **{field: value})
