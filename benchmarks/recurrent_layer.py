@@ -3,8 +3,8 @@
     python -m benchmarks.recurrent_layer
 
 A step is forward and backward, from the padded batch to the padded sum of both directions, packing included.
-``nn.RNN`` cannot share the input matrix, so it multiplies by two of them, and it does not clip. The layer stands
-alone, so this says nothing about a whole training run.
+``nn.RNN`` cannot share the input matrix, so it multiplies by two of them, and it does not clip. The layer
+stands alone, so this says nothing about a whole training run.
 """
 
 import statistics
@@ -100,7 +100,8 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"nn.RNN / ours: {min(verdict):.2f} to {max(verdict):.2f}, median {statistics.median(verdict):.2f}"
+        f"nn.RNN / ours: {min(verdict):.2f} to {max(verdict):.2f}, median {statistics.median(verdict):.2f}",
+        soft_wrap=True,
     )
 
 

@@ -3,11 +3,11 @@
     python -m benchmarks.sparse_step
 
 Two tables. The first times whole optimizer steps of ``DeepSpeech1`` (CTC, clipping, the engine's own Nesterov
-SGD) on about 60 s of random features cut like AN4: dense, under our masks, and under ``torch.nn.utils.prune``.
-The second times the choice of all masks of a network of DeepSpeech 2's size against
-``torch.nn.utils.prune.l1_unstructured`` and against one dense step of seven stacked recurrent layers on a small
-batch. DeepSpeech 2's convolutions are left out and its real batches are many times larger, so that the masks' real
-share of a step is smaller still.
+SGD) on 60 s of random features cut like AN4: dense, under our masks, and under ``torch.nn.utils.prune``. The
+second times the choice of all masks of a network of DeepSpeech 2's size against
+``torch.nn.utils.prune.l1_unstructured`` and one dense step of seven stacked recurrent layers on a small
+batch. DeepSpeech 2's convolutions are left out and its real batches are many times larger, so that the masks'
+real share of a step is smaller still.
 """
 
 import statistics
@@ -182,7 +182,7 @@ def main(config: Config) -> None:
     verdict = [time_steps(config, console)]
     if config.large_units:
         verdict.append(time_masks(config, console))
-    console.print("; ".join(verdict))
+    console.print("; ".join(verdict), soft_wrap=True)
 
 
 if __name__ == "__main__":

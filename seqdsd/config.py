@@ -19,7 +19,13 @@ PROVENANCE = "provenance"
 """The table of a run's ``config.toml`` that says how it came about; it is no setting."""
 
 
-_TOML_NAMES = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "Path": "a path"}
+_TOML_NAMES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "Path": "a path",
+}
 
 
 class ConfigError(ValueError):
@@ -79,7 +85,9 @@ def _plain(value: Any) -> Any:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+        flat.update(
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        )
     return flat
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ WORDS = ("bad", "cab", "fed", "age", "hag", "dab", "beef", "egg")
 
 
 def letter_tone(letter: str) -> np.ndarray:
-    """A letter's pitch for 60 ms (a space is silence), then a short gap, so that doubled letters can be told apart."""
+    """A letter's pitch for 60 ms (a space is silence) and a short gap, so that doubled letters differ."""
     time = np.arange(round(LETTER_SECONDS * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     pitch_hz = 400 + 500 * (ord(letter) - ord("a"))
     tone = 0 * time if letter == " " else 0.3 * np.sin(2 * np.pi * pitch_hz * time)
@@ -64,17 +65,42 @@ def random_texts(count: int, *, seed: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def write_tone_corpus() -> Callable[[Path], ToneCorpus]:
-    """Writes 24 training utterances of the eight words, and 6 of the same sentences each, spoken anew, for dev and test."""
+def write_tone_corpus() -> Callable[..., ToneCorpus]:
+    """Writes 24 (or more) training utterances; dev and test are 6 of their sentences each, spoken anew."""
 
-    def write(folder: Path) -> ToneCorpus:
-        corpus, texts = ToneCorpus(folder), random_texts(48, seed=1)
+    def write(folder: Path, *, num_train: int = 24) -> ToneCorpus:
+        corpus, texts = ToneCorpus(folder), random_texts(num_train, seed=1)
         corpus.write("train", texts, seed=1)
         corpus.write("dev", texts[:6], seed=2)
         corpus.write("test", texts[6:12], seed=3)
         return corpus
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_ds1() -> Callable[..., Any]:
+    """Settings of a DeepSpeech 1 small enough for tests; any of them can be changed."""
+    # Imported here, since most tests need no torch.
+    from seqdsd.engine import OptimizerSettings
+    from seqdsd.recipes.ds1 import Config, NetworkSettings
+    from seqdsd.tasks import BatchSettings
+
+    def make(data: Path, out: Path, **changes: Any) -> Config:
+        settings: dict[str, Any] = {
+            "iters": 1,
+            "epochs": (2, 1, 1),
+            "hidden_size": 32,
+            "learning_rates": (2e-2, 1e-2, 5e-3),
+            "sparsities": (0.5,),
+            "device": "cpu",
+            "network": NetworkSettings(batch_norm=True),
+            "optimizer": OptimizerSettings(momentum=0.9),
+            "batches": BatchSettings(max_batch_seconds=4.0, num_workers=0),
+        }
+        return Config(data=data, out=out, **{**settings, **changes})
+
+    return make
 
 
 @pytest.fixture

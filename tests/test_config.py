@@ -122,13 +122,19 @@ def test_differences_name_the_settings():
 
 def parse(*argv):
     return parse_command(
-        ds1.Config, prog="ds1", description="", without_data=ds1.embedded_settings, argv=[str(arg) for arg in argv]
+        ds1.Config,
+        prog="ds1",
+        description="",
+        without_data=ds1.embedded_settings,
+        argv=[str(arg) for arg in argv],
     )
 
 
 def test_defaults_give_way_to_the_file_and_the_file_to_the_command_line(tmp_path):
     path = tmp_path / "a.toml"
-    path.write_text("hidden_size = 64\nepochs = [7]\nseed = 5\n[optimizer]\nmomentum = 0.8\nclip_norm = 5.0\n")
+    path.write_text(
+        "hidden_size = 64\nepochs = [7]\nseed = 5\n[optimizer]\nmomentum = 0.8\nclip_norm = 5.0\n"
+    )
     settings = parse("--config", path, "--seed", 6, "--optimizer.clip-norm", 9, "--data", "d").settings
     assert (settings.seed, settings.hidden_size, settings.epochs) == (6, 64, (7,))
     assert (settings.optimizer.momentum, settings.optimizer.clip_norm) == (0.8, 9.0)
@@ -147,7 +153,13 @@ def test_flags_that_every_recipe_has():
         *("--resume", "--device", "cpu", "--precision", "bf16-mixed", "--dry-run"),
     )
     expected = ds1.Config(
-        *(Path("d"), Path("o")), iters=3, epochs=(4,), hidden_size=32, seed=7, device="cpu", precision="bf16-mixed"
+        *(Path("d"), Path("o")),
+        iters=3,
+        epochs=(4,),
+        hidden_size=32,
+        seed=7,
+        device="cpu",
+        precision="bf16-mixed",
     )
     assert command.settings == expected
     assert command.invocation.resume and command.invocation.dry_run

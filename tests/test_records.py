@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from seqdsd.config import to_toml
+from seqdsd.recipes import ds1
 from seqdsd.records import (
     RunFolder,
     RunFolderError,
@@ -19,7 +20,6 @@ from seqdsd.records import (
     write_atomically,
     write_json_lines,
 )
-from seqdsd.recipes import ds1
 
 
 @pytest.fixture
@@ -42,7 +42,9 @@ def test_paths_are_those_of_the_documentation(folder):
     assert not folder.path.exists()
 
 
-@pytest.mark.parametrize(("name", "expected"), [("Dense Iter 0", "dense-iter-0"), ("  LLR: Phase/2 ", "llr-phase-2")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Dense Iter 0", "dense-iter-0"), ("  LLR: Phase/2 ", "llr-phase-2")]
+)
 def test_slug(name, expected):
     assert slug(name) == expected
 
@@ -66,7 +68,9 @@ def test_no_records_and_damaged_ones_are_named(folder):
 
 def test_json_lines_hold_what_json_has(tmp_path):
     """NaN and infinity, as of a loss that was never finite, would make the file unreadable to others."""
-    write_json_lines(tmp_path / "a.jsonl", [{"loss": [1.5, math.nan], "dev": {"loss": math.inf, "wer": 0.5}, "n": 3}])
+    write_json_lines(
+        tmp_path / "a.jsonl", [{"loss": [1.5, math.nan], "dev": {"loss": math.inf, "wer": 0.5}, "n": 3}]
+    )
     line = (tmp_path / "a.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {
         "loss": [1.5, None],

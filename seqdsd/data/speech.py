@@ -77,7 +77,7 @@ def check_transcripts(
     Args:
         manifest: What to check.
         tokenizer: Raises ``ValueError`` for a character outside its alphabet.
-        output_frames: Output frames for a duration in seconds; CTC needs one a token and one more between two equal ones.
+        output_frames: Output frames for a duration in seconds; CTC needs one a token and one more between equal ones.
         longest_seconds: Longer utterances do not fit into a batch.
         on_bad_data: "error" raises for the first; "skip" leaves them out and adds their messages to ``skipped``.
 
@@ -96,7 +96,9 @@ def check_transcripts(
             skipped.append(problem)
             log.warning("skipped: %s", problem)
     if not good:
-        raise BadDataError(f"{manifest.path}: no utterance is left; the first was skipped because {skipped[0]}")
+        raise BadDataError(
+            f"{manifest.path}: no utterance is left; the first was skipped because {skipped[0]}"
+        )
     return replace(manifest, utterances=good, skipped=skipped)
 
 
@@ -112,8 +114,8 @@ def _problem(
     frames = output_frames(utterance.duration_seconds)
     if needed > frames:
         return (
-            f"{where}: CTC cannot emit its {len(tokens)} tokens (it needs {needed} frames) in {frames} output frames of "
-            f"{utterance.duration_seconds} s; is the transcript another recording's?"
+            f"{where}: CTC cannot emit its {len(tokens)} tokens (it needs {needed} frames) in {frames} output frames "
+            f"of {utterance.duration_seconds} s; is the transcript another recording's?"
         )
     if utterance.duration_seconds > longest_seconds:
         return (
@@ -167,7 +169,9 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             )
             samples = self._at_speed(waveform.samples, index)
             if len(samples) < self._min_samples:
-                raise ValueError(f"{utterance.audio_path}: {len(samples)} samples are less than one feature window")
+                raise ValueError(
+                    f"{utterance.audio_path}: {len(samples)} samples are less than one feature window"
+                )
             tokens = self._tokenizer.encode(utterance.text)
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
             return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
@@ -195,6 +199,6 @@ def load_batches(
 
 
 def _leave_stopping_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach workers as well, whose death would end training before it can save."""
+    """Ctrl-C and a cluster's SIGTERM reach workers too; their death would end training before it can save."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,12 @@
 """Training: one epoch (``loop``), the phases (``dsd``), checkpoints. The only part that knows Lightning Fabric."""
 
-from seqdsd.engine.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_latest, save_checkpoint
+from seqdsd.engine.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import OptimizerSettings, TrainingDiverged

@@ -73,7 +73,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def save_latest(folder: Path, checkpoint: Checkpoint) -> None:
     """Write ``last.safetensors``; the one before stays as ``previous.safetensors``.
 
-    The new one is complete (as ``next.safetensors``) before an old one is moved: a full disk or a kill loses neither.
+    The new one is complete, as ``next.safetensors``, before an old one is moved: a full disk or a kill loses
+    neither.
     """
     fresh, last = folder / "next.safetensors", folder / "last.safetensors"
     save_checkpoint(fresh, checkpoint)
@@ -102,7 +103,9 @@ def load_latest(folder: Path) -> Checkpoint | None:
             log.warning("going on from %s instead", path)
         return checkpoint
     if problems:
-        raise CheckpointError("; ".join([*problems, "no usable checkpoint is left: start again in another --out"]))
+        raise CheckpointError(
+            "; ".join([*problems, "no usable checkpoint is left: start again in another --out"])
+        )
     return None
 
 

@@ -1,6 +1,6 @@
-"""Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; stop and go on anywhere.
+"""Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; resumable.
 
-What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``. Several processes are left out so far.
+What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``. Several processes are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
@@ -27,7 +26,7 @@ from seqdsd.engine.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from seqdsd.engine.interrupt import StopRequested, StopWish, stop_on_signals
+from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import LossMeter, OptimizerSettings, TrainingDiverged, make_optimizer, train_epoch
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 from seqdsd.engine.task import Evaluation, Task
@@ -112,7 +111,9 @@ class DSDTraining:
         """
         self._task = task
         self._phases = schedule.phases
-        self._plans = {phase: resolve(task.model, rules, phase.sparsity) for phase in schedule if phase.sparsity}
+        self._plans = {
+            phase: resolve(task.model, rules, phase.sparsity) for phase in schedule if phase.sparsity
+        }
         self._settings = settings
         self._folder = folder
         self._fabric = fabric
@@ -143,7 +144,11 @@ class DSDTraining:
         if len(self._records) == len(self._phases):
             return self._records
         self._tensorboard = TensorBoardLog(self._folder.tensorboard, first_epoch=self._epochs_done)
-        with closing(self._tensorboard), stop_on_signals() as self._wish, self._open_display() as self._display:
+        with (
+            closing(self._tensorboard),
+            stop_on_signals() as self._wish,
+            self._open_display() as self._display,
+        ):
             for phase in self._phases[len(self._records) :]:
                 self._run_phase(phase, restored)
                 restored = None
@@ -165,7 +170,9 @@ class DSDTraining:
         self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        optimizer = make_optimizer(self._task.model.parameters(), phase.learning_rate, self._settings.optimizer)
+        optimizer = make_optimizer(
+            self._task.model.parameters(), phase.learning_rate, self._settings.optimizer
+        )
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         is_under_way = restored is not None and bool(restored.under("optimizer"))
         if restored is not None and is_under_way:
@@ -222,7 +229,9 @@ class DSDTraining:
             loss=self._meter.mean,
         )
         if self._wish.requested:
-            raise StopRequested(f"stopped on request, all is saved; go on with --resume --config {self._folder.config}")
+            raise StopRequested(
+                f"stopped on request, all is saved; go on with --resume --config {self._folder.config}"
+            )
         if time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes:
             self._save()
 
@@ -238,7 +247,8 @@ class DSDTraining:
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
         save_checkpoint(
-            self._folder.weights(phase.name), Checkpoint(dict(self._task.model.state_dict()), {"phase": phase.name})
+            self._folder.weights(phase.name),
+            Checkpoint(dict(self._task.model.state_dict()), {"phase": phase.name}),
         )
         self._tensorboard.phase(self._epochs_done - 1, phase.name, self._task.model, evaluations)
         scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
@@ -291,9 +301,7 @@ class DSDTraining:
 
     def _open_display(self) -> Any:
         total = sum(phase.epochs for phase in self._phases) * self._task.num_batches(0)
-        return RunDisplay.open(
-            self._console, total_steps=total, done_steps=self._steps_done + self._now.step
-        )
+        return RunDisplay.open(self._console, total_steps=total, done_steps=self._steps_done + self._now.step)
 
     def _count_seconds(self) -> None:
         if self._counted_until is not None:
@@ -321,7 +329,9 @@ class DSDTraining:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state["phases"] != [asdict(phase) for phase in self._phases]:
-            raise ValueError(f"{self._folder.path}: its checkpoint belongs to another schedule; take another --out")
+            raise ValueError(
+                f"{self._folder.path}: its checkpoint belongs to another schedule; take another --out"
+            )
         try:
             self._task.model.load_state_dict(checkpoint.under("model"))
         except RuntimeError as error:
@@ -330,7 +340,9 @@ class DSDTraining:
         self._now = PhaseProgress(**checkpoint.state["now"])
         self._meter = LossMeter(**checkpoint.state["meter"])
         self._skipped = checkpoint.state["skipped"]
-        self._best = {name: tensor.to(self._fabric.device) for name, tensor in checkpoint.under("best").items()}
+        self._best = {
+            name: tensor.to(self._fabric.device) for name, tensor in checkpoint.under("best").items()
+        }
         log.info(
             "resuming in phase %d of %d, epoch %d, after %d steps",
             len(self._records) + 1,

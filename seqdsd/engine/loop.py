@@ -122,7 +122,9 @@ class LossMeter:
                 self.sum, self.steps, self.bad_in_a_row = self.sum + loss, self.steps + 1, 0
                 continue
             self.bad_steps, self.bad_in_a_row = self.bad_steps + 1, self.bad_in_a_row + 1
-            log.warning("loss or gradient is not finite (loss %s): step skipped; its items: %s", loss, ", ".join(ids))
+            log.warning(
+                "loss or gradient is not finite (loss %s): step skipped; its items: %s", loss, ", ".join(ids)
+            )
             if self.bad_in_a_row >= MAX_BAD_STEPS:
                 self._diverged_with = ids
 
@@ -173,7 +175,7 @@ def train_epoch(
             torch.manual_seed(step_seed(seed, epoch, done))  # dropout knows no generator of its own
             _train_step(fabric, model, optimizer, task, batch.to(fabric.device), clip_norm, meter)
         after_step(done)
-        meter.judge(at_least=READ_EVERY_STEPS)  # after the step is counted: what is saved then agrees with the weights
+        meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
 
 

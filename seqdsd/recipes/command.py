@@ -1,4 +1,4 @@
-"""The command line that every recipe has: --config, --resume, --dry-run and the recipe's own settings; one way to fail."""
+"""The command line of every recipe: --config, --resume, --dry-run and the recipe's own settings; one way to fail."""
 
 from __future__ import annotations
 

@@ -127,7 +127,11 @@ class RunResult:
     phases: list[dict[str, Any]]
 
 
-def run(config: Config, invocation: Invocation = Invocation(), console: Console | None = None) -> RunResult | None:  # noqa: B008
+def run(
+    config: Config,
+    invocation: Invocation = Invocation(),  # noqa: B008 (frozen)
+    console: Console | None = None,
+) -> RunResult | None:
     """Train; None after a dry run.
 
     Raises:
@@ -138,7 +142,8 @@ def run(config: Config, invocation: Invocation = Invocation(), console: Console 
     corpus = read_corpus(config.data or synthetic_speech(SyntheticSpeech()), on_bad_data=config.on_bad_data)
     folder = RunFolder(config.out)
     if invocation.resume and folder.config.is_file():
-        tokenizer = load_tokenizer(folder.path / "tokenizer")  # sub-words learnt again, from mended transcripts, would differ
+        # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
+        tokenizer = load_tokenizer(folder.path / "tokenizer")
     else:
         tokenizer = make_tokenizer(config.tokenizer, corpus)
     task = SpeechTask(
@@ -217,7 +222,9 @@ def describe(config: Config, task: SpeechTask, console: Console) -> None:
     for phase in config.schedule:
         if phase.sparsity:
             console.print(f"[bold]{phase.name} prunes[/bold]")
-            console.print(str(resolve(task.model, SPEECH_RULES, phase.sparsity)), highlight=False, soft_wrap=True)
+            console.print(
+                str(resolve(task.model, SPEECH_RULES, phase.sparsity)), highlight=False, soft_wrap=True
+            )
 
 
 def _open_folder(folder: RunFolder, config: Config, tokenizer: Tokenizer, *, resume: bool) -> None:
@@ -228,11 +235,14 @@ def _open_folder(folder: RunFolder, config: Config, tokenizer: Tokenizer, *, res
         write_atomically(folder.config, to_toml(config, origin))
         return
     if not resume:
-        raise RunFolderError(f"{folder.path}: there is a run already; go on with --resume or take another --out")
+        raise RunFolderError(
+            f"{folder.path}: there is a run already; go on with --resume or take another --out"
+        )
     changed = [
         line
         for line in differences(read_config(folder.config, Config()), config)
-        if line.split(":")[0] not in ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
+        if line.split(":")[0]
+        not in ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
     ]
     if changed:
         raise RunFolderError(

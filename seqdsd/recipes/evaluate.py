@@ -6,12 +6,14 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from seqdsd.data import Manifest, OnBadData, read_manifest
@@ -86,9 +88,12 @@ def evaluate(asked: Evaluate, console: Console | None = None) -> Scores:
         on_bad_data=on_bad_data,
     )
     evaluations = {}
-    for split in manifests:
-        with console.status(f"{trained.phase['name']} on {split}"):
-            evaluations[split] = task.evaluate(trained.model, split, trained.device)
+    with _progress(console) as progress:
+        for split, manifest in manifests.items():
+            bar = progress.add_task(f"{trained.phase['name']} on {split}", total=len(manifest.utterances))
+            evaluations[split] = task.evaluate(
+                trained.model, split, trained.device, after_batch=partial(progress.advance, bar)
+            )
     if asked.hyps:
         rows = [{"split": split, **row} for split, one in evaluations.items() for row in one.hypotheses]
         write_json_lines(asked.hyps, rows)
@@ -110,6 +115,12 @@ def main(argv: Sequence[str]) -> None:
             _print(scores, command, Console())
 
     run_command(parse_and_run)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        *Progress.get_default_columns(), console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def _batches(asked: Evaluate, trained: Trained) -> BatchSettings:

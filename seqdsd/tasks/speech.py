@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class BatchSettings:
     """How utterances become batches."""
 
     max_batch_seconds: float = 120.0
-    """Budget of a batch in seconds of audio, padding included; bounds memory."""
+    """Budget of a batch in seconds of audio as recorded, padding included; bounds memory."""
     sorta_grad: bool = True
     """First epoch from the shortest utterance to the longest (Amodei et al. 2015, section 3.3)."""
     num_workers: int = 1
@@ -84,7 +84,9 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         if not self.speed_factors or not all(0.5 <= factor <= 2 for factor in self.speed_factors):
-            raise ValueError(f"speed_factors must be one or more numbers in [0.5, 2], got {self.speed_factors}")
+            raise ValueError(
+                f"speed_factors must be one or more numbers in [0.5, 2], got {self.speed_factors}"
+            )
         self.masks()
 
     def masks(self) -> SpecAugment | None:
@@ -192,8 +194,21 @@ class SpeechTask:
         return self._forward(model, batch, self._masks)[0] / len(batch)
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, split: str, device: torch.device) -> Evaluation:
+    def evaluate(
+        self,
+        model: nn.Module,
+        split: str,
+        device: torch.device,
+        *,
+        after_batch: Callable[[int], None] = lambda utterances: None,
+    ) -> Evaluation:
         """Max decoding of a split: WER, CER and the mean CTC loss an utterance.
+
+        Args:
+            model: The task's own, as the engine has wrapped it.
+            split: ``dev``, ``test`` or the name of a test set.
+            device: Where the model lies.
+            after_batch: Told how many more utterances are done, to show progress.
 
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or if none can.
@@ -201,6 +216,7 @@ class SpeechTask:
         model.eval()
         losses, rows = [], {}
         for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
+            after_batch(len(batch) + len(batch.bad))
             if len(batch) == 0:
                 continue
             loss, log_probs, num_frames = self._forward(model, batch.to(device))
@@ -267,7 +283,9 @@ class SpeechTask:
         for batch in load_batches(dataset, sampler, num_workers=workers, pin_memory=self.pin_memory):
             for bad in batch.bad:
                 if self.on_bad_data == "error":
-                    raise BadDataError(f"{bad.message} (mend it and go on with --resume, or --on-bad-data skip)")
+                    raise BadDataError(
+                        f"{bad.message} (mend it and go on with --resume, or --on-bad-data skip)"
+                    )
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
                 self.skipped[_source(bad.message)] = bad.message
@@ -301,8 +319,8 @@ def _judged(rows: list[dict[str, str]], *, mean_loss: float) -> Evaluation:
     notes = []
     if empty >= BLANK_COLLAPSE_SHARE:
         notes.append(
-            f"blank collapse: {empty:.0%} of the hypotheses are empty. Usual in the first epochs; if it stays, raise the "
-            "learning rate or check that transcripts belong to their recordings"
+            f"blank collapse: {empty:.0%} of the hypotheses are empty. Usual in the first epochs; if it stays, raise "
+            "the learning rate or check that transcripts belong to their recordings"
         )
     return Evaluation(
         loss=mean_loss,

@@ -96,5 +96,7 @@ def test_little_of_an4_is_padding(budget):
     with (DATA / "an4" / "train.tsv").open() as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file, delimiter="\t")]
     assert padding_share(seconds, plan(seconds, budget=budget, epoch=1)) < 0.10
-    in_given_order = [list(range(start, min(start + 16, len(seconds)))) for start in range(0, len(seconds), 16)]
+    in_given_order = [
+        list(range(start, min(start + 16, len(seconds)))) for start in range(0, len(seconds), 16)
+    ]
     assert padding_share(seconds, in_given_order) > 0.10  # so the bound says something

@@ -1,4 +1,7 @@
 import gc
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -59,7 +62,10 @@ def test_a_missing_manifest_is_named_with_the_remedy(tone_corpus, missing):
         (utterance("naïve", line=7), r"'ï'"),
         (utterance("BAD", line=7), r"upper-case.*Lower-case them"),
         (utterance("beef", seconds=0.08, line=7), r"it needs 5 frames\) in 4 output frames of 0\.08 s"),
-        (utterance("bad", seconds=9.0, line=7), r"9\.0 s, longer than a whole batch of 5\.0 s.*max-batch-seconds"),
+        (
+            utterance("bad", seconds=9.0, line=7),
+            r"9\.0 s, longer than a whole batch of 5\.0 s.*max-batch-seconds",
+        ),
     ],
 )
 def test_bad_transcripts_are_named_by_manifest_line(tmp_path, bad, what, caplog):
@@ -84,7 +90,10 @@ def test_skipped_lines_of_the_manifest_are_kept_and_nothing_left_is_an_error(tmp
     with pytest.raises(BadDataError, match=r"no utterance is left.*not JSON"):
         check(given, on_bad_data="skip")
     some = Manifest(given.path, [utterance(), utterance("BAD", line=2)], given.skipped)
-    assert [message[:13] for message in check(some, on_bad_data="skip").skipped] == ["train.jsonl:1", "train.jsonl:2"]
+    assert [message[:13] for message in check(some, on_bad_data="skip").skipped] == [
+        "train.jsonl:1",
+        "train.jsonl:2",
+    ]
 
 
 def test_the_dataset_gives_samples_tokens_and_text(tone_corpus):
@@ -159,8 +168,23 @@ def test_batches_are_the_samplers_and_leave_the_global_generator_alone(tone_corp
     sampler = BucketBatchSampler([one.duration_seconds for one in utterances], max_batch_seconds=3.0, epoch=1)
     state = torch.get_rng_state()
     batches = list(load_batches(SpeechDataset(utterances, TOKENIZER), sampler, num_workers=num_workers))
-    assert [list(batch.ids) for batch in batches] == [[utterances[i].id for i in chosen] for chosen in sampler]
+    assert [list(batch.ids) for batch in batches] == [
+        [utterances[i].id for i in chosen] for chosen in sampler
+    ]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_leave_signals_to_the_trainer(tone_corpus, number):
+    """Terminals and clusters send them to every process; a worker's death would raise in the trainer."""
+    utterances = read_manifest(tone_corpus.folder / "train.jsonl").utterances
+    sampler = BucketBatchSampler([one.duration_seconds for one in utterances], max_batch_seconds=1.2)
+    batches = load_batches(SpeechDataset(utterances, TOKENIZER), sampler, num_workers=1)
+    ids = list(next(batches).ids)
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    ids += [id_ for batch in batches for id_ in batch.ids]
+    assert sorted(ids) == [one.id for one in utterances]
 
 
 def test_no_batches_left_needs_no_workers(tone_corpus):
@@ -176,7 +200,7 @@ def numbers_in_memory() -> int:
 
 
 def test_memory_does_not_grow_with_the_audio(tone_corpus, monkeypatch):
-    """A hundred thousand lines: nothing is opened on construction, and reading an utterance leaves nothing behind."""
+    """A hundred thousand lines: nothing is opened on construction, and reading leaves nothing behind."""
     one = read_manifest(tone_corpus.folder / "train.jsonl").utterances[0]
     monkeypatch.setattr(reading, "_opened", None)  # would fail if called
     dataset = SpeechDataset([one] * 100_000, TOKENIZER)

@@ -1,4 +1,4 @@
-"""A task in miniature for the engine's tests: learn the sum of six numbers, with batch norm and dropout on the way."""
+"""A task in miniature for the engine's tests: the sum of six numbers, through batch norm and dropout."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class SumTask:
         return Evaluation(loss, score, f"score {score:.3f}", {"wer": score}, rows)
 
     def _scripted(self, numbers, model):
-        """The next score of the script for weights not seen before, and the same again for the same weights."""
+        """The script's next score for weights not seen before; the same again for the same weights."""
         key = model(numbers).numpy().tobytes()
         if key not in self._score_of:
             self._score_of[key] = float(self._scores[len(self._score_of)])
@@ -95,14 +95,14 @@ def fabric() -> Fabric:
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Start a run, or go on with one: ``start(task, "name")`` returns the phase records."""
-    monkeypatch.setattr(os, "fsync", lambda file: None)  # no power fails here, and hundreds of checkpoints are written
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of checkpoints; no power fails here
 
-    def run(task, name="run", *, schedule=None, rules=(Rule("*"),), anneal=1.0, **settings):
+    def run(task, name="run", *, schedule=None, rules=None, anneal=1.0, **settings):
         settings.setdefault("checkpoint_minutes", 60.0)
         training = DSDTraining(
             task,
             schedule or Schedule.dsd(1, 2, (0.5,), (0.05, 0.02, 0.01)),
-            list(rules),
+            rules or [Rule("*")],
             settings=TrainSettings(OptimizerSettings(momentum=0.9, anneal=anneal), seed=5, **settings),
             folder=RunFolder(tmp_path / name),
             fabric=Fabric(accelerator="cpu", devices=1),

@@ -39,7 +39,9 @@ def test_tensors_and_state_come_back(tmp_path):
 
 
 def test_under_strips_the_prefix():
-    checkpoint = Checkpoint({"model/a": torch.zeros(1), "model/b/c": torch.ones(1), "modelling/a": torch.ones(2)}, {})
+    checkpoint = Checkpoint(
+        {"model/a": torch.zeros(1), "model/b/c": torch.ones(1), "modelling/a": torch.ones(2)}, {}
+    )
     assert sorted(checkpoint.under("model")) == ["a", "b/c"]
 
 
@@ -128,8 +130,10 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("is_last_damaged", [False, True])
 @pytest.mark.parametrize("renames", range(4))
-def test_a_kill_while_saving_never_loses_the_newest_whole_one(tmp_path, monkeypatch, renames, is_last_damaged):
-    """Killed before the first rename, after it, and so on; even where the last one had been damaged before."""
+def test_a_kill_while_saving_never_loses_the_newest_whole_one(
+    tmp_path, monkeypatch, renames, is_last_damaged
+):
+    """Killed before the first rename, after it, and so on; also where the last one was damaged before."""
     for number in (1, 2):
         save_latest(tmp_path, small(number))
     if is_last_damaged:

@@ -2,12 +2,21 @@ import math
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from seqdsd.engine import CheckpointError, StopRequested, TrainingDiverged, TrainSettings, load_checkpoint
+from seqdsd.engine import (
+    Checkpoint,
+    CheckpointError,
+    StopRequested,
+    TrainingDiverged,
+    TrainSettings,
+    load_checkpoint,
+    save_checkpoint,
+)
 from seqdsd.engine import dsd as dsd_module
 from seqdsd.engine.loop import OptimizerSettings
 from seqdsd.records import RunFolder
@@ -106,7 +115,9 @@ def test_a_phase_ends_when_patience_does(start, make_task, patience, scores, epo
 
 
 def test_of_equal_scores_the_lower_loss_is_better(start, make_task):
-    [record] = start(make_task(scores=[1] * 5), schedule=Schedule((Phase("D", "dense", 5, 0.05),)), patience=0)
+    [record] = start(
+        make_task(scores=[1] * 5), schedule=Schedule((Phase("D", "dense", 5, 0.05),)), patience=0
+    )
     assert record["best_epoch"] == 1 + record["dev_loss"].index(min(record["dev_loss"])) > 1
 
 
@@ -156,7 +167,7 @@ def test_pruned_weights_stay_zero_at_every_step_and_move_again_after(start, make
     task.at_step = count
     start(task)
     assert [zeros[step] for step in STEPS[6:12]] == [48] * 6
-    # The first redense batch sees them at 0; what feeds a pruned output weight can move only once that one has.
+    # The first redense batch sees them at 0; what feeds a pruned output weight moves only after that one.
     assert zeros[4, 0] == 48 and all(zeros[step] < 5 for step in STEPS[14:])
 
 
@@ -225,6 +236,22 @@ def test_killed_at_any_rename_it_ends_with_the_same_bits(start, make_task, tmp_p
     assert number > 3 * 6  # a phase end: two hypotheses, weights, a checkpoint of two or three, records
 
 
+def test_the_masks_in_the_checkpoint_are_what_counts(start, make_task, tmp_path):
+    """They are not guessed from the weights: here is a mask that the weights do not show."""
+    task = make_task()
+    stop_at(task, (2, 1))
+    with pytest.raises(StopRequested):
+        start(task)
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    checkpoint = load_checkpoint(last)
+    turned = 255 - checkpoint.tensors["mask/0.weight"]  # 96 weights are 12 whole bytes
+    save_checkpoint(last, Checkpoint({**checkpoint.tensors, "mask/0.weight": turned}, checkpoint.state))
+    start(make_task())
+    kept = torch.from_numpy(np.unpackbits(turned.numpy())).bool().view(16, 6)
+    sparse = weights(tmp_path / "run", "sparse-iter-1")["0.weight"]
+    assert not sparse[~kept].any() and (sparse[kept] != 0).any()
+
+
 def test_tensorboard_has_every_epoch_and_phase_once_after_a_resume(start, make_task, tmp_path):
     for stop in ((2, 1), (4, 0)):  # the second in the first epoch of a phase
         task = make_task()
@@ -287,7 +314,9 @@ def test_bad_data_stops_with_a_checkpoint_wherever_it_turns_up(start, make_task,
         if place == "batch":
             task.at_step = lambda epoch, index, batch: fail() if (epoch, index) == (3, 1) else None
         else:
-            task.at_evaluation = lambda split, place=place: fail() if split == place and task.steps[-1][0] == 3 else None
+            task.at_evaluation = lambda split, place=place, task=task: (
+                fail() if split == place and task.steps[-1][0] == 3 else None
+            )
         with pytest.raises(ValueError, match="broken"):
             start(task, f"run{number}")
         mended = make_task()
@@ -298,7 +327,9 @@ def test_bad_data_stops_with_a_checkpoint_wherever_it_turns_up(start, make_task,
 
 def test_single_bad_steps_are_counted(start, make_task):
     task = make_task()
-    task.at_step = lambda epoch, index, batch: batch.numbers.fill_(math.nan) if (epoch, index) in STEPS[2:5] else None
+    task.at_step = lambda epoch, index, batch: (
+        batch.numbers.fill_(math.nan) if (epoch, index) in STEPS[2:5] else None
+    )
     records = start(task)
     assert [record["nonfinite_steps"] for record in records] == [3, 0, 0]
     assert all(math.isfinite(loss) for record in records for loss in record["train_loss"])

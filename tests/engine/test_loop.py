@@ -16,7 +16,9 @@ SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=1e-3, clip_norm=1.0)
 def train(fabric):
     """Run epochs of a task from its first batch; returns the meter."""
 
-    def run(task, *, epochs=1, first=0, optimizer=None, meter=None, after_step=lambda step: None, clip_norm=1.0):
+    def run(
+        task, *, epochs=1, first=0, optimizer=None, meter=None, after_step=lambda step: None, clip_norm=1.0
+    ):
         model = fabric.setup_module(copy.copy(task.model))
         optimizer = optimizer or make_optimizer(task.model.parameters(), 0.1, SETTINGS)
         wrapped = fabric.setup_optimizers(optimizer)
@@ -39,7 +41,9 @@ def train(fabric):
 def everything(task, optimizer):
     """Copies of weights, buffers and momentum."""
     state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    momentum = [optimizer.state[parameter]["momentum_buffer"].clone() for parameter in task.model.parameters()]
+    momentum = [
+        optimizer.state[parameter]["momentum_buffer"].clone() for parameter in task.model.parameters()
+    ]
     return [*state.values(), *momentum]
 
 
@@ -58,7 +62,9 @@ def test_training_equals_torch_s_own_optimizer(train, make_task):
     """Plain SGD, clipping by torch, the same seeds: an epoch written down the obvious way."""
     task, plain = make_task(), make_task()
     meter = train(task, epochs=2)
-    optimizer = torch.optim.SGD(plain.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    optimizer = torch.optim.SGD(
+        plain.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3
+    )
     losses = []
     plain.model.train()
     for epoch in range(2):
@@ -70,7 +76,9 @@ def test_training_equals_torch_s_own_optimizer(train, make_task):
             nn.utils.clip_grad_norm_(plain.model.parameters(), 1.0)
             optimizer.step()
             losses.append(loss.item())
-    for (name, mine), theirs in zip(task.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
+    for (name, mine), theirs in zip(
+        task.model.state_dict().items(), plain.model.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, msg=name)
     assert meter.mean == pytest.approx(sum(losses) / len(losses)) and meter.bad_steps == 0
 
@@ -183,7 +191,13 @@ def test_step_seeds_differ():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("momentum", 0.0), ("momentum", 1.0), ("weight_decay", -1.0), ("clip_norm", 0.0), ("clip_norm", math.nan)]
+    [
+        ("momentum", 0.0),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("clip_norm", 0.0),
+        ("clip_norm", math.nan),
+    ]
     + [("anneal", 0.9), ("anneal", math.nan), ("weight_decay", math.nan)],
 )
 def test_optimizer_settings_out_of_range(field, value):

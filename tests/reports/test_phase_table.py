@@ -1,8 +1,8 @@
 """The paper's own Table 7 as input: its improvement rows must come out."""
 
 import io
-import re
 import json
+import re
 
 import pytest
 from rich.console import Console

@@ -30,7 +30,9 @@ def model() -> DeepSpeech1:
 @pytest.fixture
 def make_task(tone_corpus, model):
     def make(*, max_batch_seconds=8.0, on_bad_data="error", **options):
-        options.setdefault("batches_settings", BatchSettings(max_batch_seconds=max_batch_seconds, num_workers=0))
+        options.setdefault(
+            "batches_settings", BatchSettings(max_batch_seconds=max_batch_seconds, num_workers=0)
+        )
         corpus = read_corpus(tone_corpus.folder, on_bad_data=on_bad_data)
         return SpeechTask(model, CharacterTokenizer(), corpus, on_bad_data=on_bad_data, **options)
 
@@ -63,7 +65,9 @@ def test_log_probs_do_not_depend_on_the_batch_size(make_task, model):
         together, num_frames = task.recogniser.log_probs(model, batch.waveforms, batch.num_samples)
         for item in range(len(batch)):
             samples = batch.num_samples[item : item + 1]
-            alone, frames = task.recogniser.log_probs(model, batch.waveforms[item : item + 1, : int(samples)], samples)
+            alone, frames = task.recogniser.log_probs(
+                model, batch.waveforms[item : item + 1, : int(samples)], samples
+            )
             assert int(frames) == int(num_frames[item]) == alone.shape[1]
             torch.testing.assert_close(together[item, : int(frames)], alone[0], rtol=1e-4, atol=1e-4)
 
@@ -81,7 +85,9 @@ def test_the_loss_is_ctc_summed_over_frames_and_averaged_over_utterances(make_ta
         tokens = batch.tokens[start : start + length]
         start += length
         assert task.tokenizer.decode(tokens.tolist()) == batch.texts[item]
-        one = torch.nn.CTCLoss(blank=0, reduction="sum")(log_probs[0], tokens, frames[0], torch.tensor(length))
+        one = torch.nn.CTCLoss(blank=0, reduction="sum")(
+            log_probs[0], tokens, frames[0], torch.tensor(length)
+        )
         losses.append(one.item())
     assert task.loss(model, batch).item() == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -121,14 +127,18 @@ def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
     torch.manual_seed(99)
     rest = list(make_task(augment=augment).batches(3, first=2))
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[2:]]
-    assert all(torch.equal(one.waveforms, other.waveforms) for one, other in zip(rest, whole[2:], strict=True))
+    assert all(
+        torch.equal(one.waveforms, other.waveforms) for one, other in zip(rest, whole[2:], strict=True)
+    )
     other_epoch = list(make_task(augment=augment).batches(4, first=0))
     assert [batch.ids for batch in other_epoch] != [batch.ids for batch in whole]
 
 
 @pytest.mark.parametrize("sorta_grad", [True, False])
 def test_only_the_run_s_first_epoch_goes_by_length(make_task, sorta_grad):
-    task = make_task(batches_settings=BatchSettings(max_batch_seconds=4.0, sorta_grad=sorta_grad, num_workers=0))
+    task = make_task(
+        batches_settings=BatchSettings(max_batch_seconds=4.0, sorta_grad=sorta_grad, num_workers=0)
+    )
     for epoch in (0, 1):
         longest = [int(batch.num_samples.max()) for batch in task.batches(epoch, first=0)]
         assert (longest == sorted(longest)) == (sorta_grad and epoch == 0)
@@ -222,7 +232,9 @@ def test_a_batch_of_bad_audio_alone_is_empty_and_keeps_its_place(make_task, tone
 def test_manifests_alone_can_be_judged(make_task, model):
     whole = make_task()
     alone = SpeechTask(model, whole.tokenizer, {"test": whole.corpus.test["test"]})
-    assert alone.evaluate(model, "test", CPU).metrics["wer"] == whole.evaluate(model, "test", CPU).metrics["wer"]
+    assert (
+        alone.evaluate(model, "test", CPU).metrics["wer"] == whole.evaluate(model, "test", CPU).metrics["wer"]
+    )
     assert alone.test_splits == ["test"]
 
 
@@ -237,7 +249,9 @@ def test_the_budget_bounds_every_batch(make_task):
 
 
 def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
-    monkeypatch.setattr("seqdsd.data.speech.read_audio", lambda *args, **options: pytest.fail("audio was read"))
+    monkeypatch.setattr(
+        "seqdsd.data.speech.read_audio", lambda *args, **options: pytest.fail("audio was read")
+    )
     task = make_task()
     assert task.num_batches(0) and isinstance(task._sampler("train"), BucketBatchSampler)
 

@@ -1,0 +1,357 @@
+import dataclasses
+import io
+import json
+import logging
+import math
+import tomllib
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from rich.console import Console
+
+from seqdsd.config import read_config, to_toml
+from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, load_checkpoint, save_checkpoint
+from seqdsd.recipes import ds1
+from seqdsd.recipes.command import Invocation
+from seqdsd.records import RunFolderError, slug
+from seqdsd.sparsity import SPEECH_RULES, resolve
+from seqdsd.tasks import SpeechTask
+
+RESUME = Invocation(resume=True)
+
+
+def run(config, invocation=Invocation()):  # noqa: B008 (frozen)
+    return ds1.run(config, invocation, Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, write_tone_corpus, tiny_ds1):
+    """A whole run with settings that overfit: (config, result)."""
+    folder = tmp_path_factory.mktemp("trained")
+    corpus = write_tone_corpus(folder / "tones", num_train=48)
+    config = tiny_ds1(corpus.folder, folder / "run", epochs=(11, 3, 3), seed=1)
+    return config, run(config)
+
+
+def weights(result, phase):
+    return load_checkpoint(result.folder.path / "checkpoints" / f"{slug(phase)}.safetensors").tensors
+
+
+def losses(result):
+    return [phase["train_loss"] for phase in result.phases]
+
+
+def test_a_tiny_network_learns_the_tones(trained):
+    phases = trained[1].phases
+    assert [phase["name"] for phase in phases] == ["Dense Iter 0", "Sparse Iter 1", "Dense Iter 1"]
+    assert phases[0]["train_loss"][0] > 20 and phases[-1]["train_loss"][-1] < 1
+    # One of the 13 words may be wrong: with seed 1 none was, on one x86 CPU.
+    assert phases[-1]["test"]["wer"] <= 1 / 13 and phases[-1]["test"]["cer"] < 0.03
+
+
+def test_later_phases_start_where_the_earlier_ended(trained):
+    dense, sparse, redense = trained[1].phases
+    for before, after in ((dense, sparse), (sparse, redense)):
+        assert after["train_loss"][0] < 2 * before["train_loss"][-1] + 0.5 < dense["train_loss"][0] / 10
+
+
+def test_the_sparse_phase_hands_on_exactly_the_zeros_asked_for(trained):
+    config, result = trained
+    plan = resolve(ds1.make_model(config, ds1.CharacterTokenizer()), SPEECH_RULES, 0.5)
+    assert set(plan.sparsities) == {
+        "fc1.0.weight",
+        "fc2.0.weight",
+        "fc3.0.weight",
+        "rnn.input.weight",
+        "rnn.weight_recurrent",
+    }
+    sparse, redense = weights(result, "Sparse Iter 1"), weights(result, "Dense Iter 1")
+    for name in plan.sparsities:
+        assert int((sparse[name] == 0).sum()) == round(0.5 * sparse[name].numel())
+        assert int((redense[name] == 0).sum()) < 0.05 * redense[name].numel()
+    for name in ("conv.weight", "output.weight"):
+        assert int((sparse[name] == 0).sum()) == 0
+    measured = [phase["measured_sparsity"] for phase in result.phases]
+    assert measured[0] == 0 and measured[1] == pytest.approx(0.5, abs=1e-9) and measured[2] < 0.05
+    assert [phase["sparsity"] for phase in result.phases] == [0, 0.5, 0]
+
+
+def test_the_network_that_comes_out_has_the_shapes_that_went_in(trained):
+    shapes = [
+        {name: one.shape for name, one in weights(trained[1], p["name"]).items()} for p in trained[1].phases
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+def test_records_hold_what_the_design_promises(trained):
+    config, result = trained
+    lines = (result.folder.path / "phases.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.phases
+    for index, phase in enumerate(result.phases):
+        assert phase["index"] == index and phase["epochs"] == len(phase["train_loss"]) == config.epochs[index]
+        assert phase["learning_rate"] == config.learning_rates[index] and phase["train_seconds"] > 0
+        assert phase["skipped"] == phase["nonfinite_steps"] == 0
+        for split in ("dev", "test"):
+            scores = phase[split]
+            errors = scores["substitutions"] + scores["deletions"] + scores["insertions"]
+            assert scores["wer"] == errors / scores["ref_words"] and scores["utterances"] == 6
+            assert 0 <= scores["cer"] and scores["characters"]["ref_characters"] > 0
+            assert "no normalisation" in scores["signature"]
+
+
+def test_hypotheses_of_every_phase_and_split_are_kept(trained):
+    result = trained[1]
+    names = sorted(path.name for path in (result.folder.path / "hyps").iterdir())
+    assert names == sorted(
+        f"{slug(p['name'])}.{split}.jsonl" for p in result.phases for split in ("dev", "test")
+    )
+    rows = [
+        json.loads(line) for line in result.folder.hypotheses("Dense Iter 1", "test").read_text().splitlines()
+    ]
+    assert [set(row) for row in rows] == [{"id", "ref", "hyp"}] * 6
+    wrong = sum(row["ref"] != row["hyp"] for row in rows)
+    assert wrong <= 1 and rows[0]["id"] == "test00"
+
+
+def test_the_weights_kept_are_those_that_were_scored(trained):
+    """Loaded into a new network, they give the recorded hypotheses again."""
+    config, result = trained
+    tokenizer = ds1.CharacterTokenizer()
+    model = ds1.make_model(config, tokenizer)
+    model.load_state_dict(weights(result, "Sparse Iter 1"))
+    task = SpeechTask(model, tokenizer, ds1.read_corpus(config.data), config.batches)
+    evaluation = task.evaluate(model, "test", torch.device("cpu"))
+    assert evaluation.metrics == result.phases[1]["test"]
+
+
+def test_config_and_provenance_are_in_the_folder(trained):
+    config, result = trained
+    assert read_config(result.folder.config, ds1.Config()) == config
+    table = tomllib.loads(result.folder.config.read_text())["provenance"]
+    assert (
+        table["recipe"] == "ds1"
+        and table["seed"] == 1
+        and {"command", "git_commit", "versions"} <= set(table)
+    )
+    assert list((result.folder.path / "tb").iterdir()) and (result.folder.path / "tokenizer").is_dir()
+
+
+def test_a_complete_run_returns_at_once(trained, monkeypatch):
+    config, result = trained
+    monkeypatch.setattr(SpeechTask, "batches", lambda *args, **options: pytest.fail("it trains"))
+    monkeypatch.setattr(SpeechTask, "evaluate", lambda *args: pytest.fail("it evaluates"))
+    assert run(config, RESUME).phases == result.phases
+
+
+def test_the_same_settings_give_the_same_run_and_another_seed_another(tone_corpus, tmp_path, tiny_ds1):
+    """From config.toml of the first run, as a user would rerun it."""
+    first = run(tiny_ds1(tone_corpus.folder, tmp_path / "first"))
+    config = read_config(tmp_path / "first" / "config.toml", ds1.Config())
+    again = run(dataclasses.replace(config, out=tmp_path / "again"))
+    assert losses(again) == losses(first)
+    for phase in ("Dense Iter 0", "Sparse Iter 1", "Dense Iter 1"):
+        one, other = weights(first, phase), weights(again, phase)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    other = run(dataclasses.replace(config, out=tmp_path / "other", seed=1, iters=0))
+    assert losses(other)[0] != losses(first)[0]
+
+
+def test_a_run_is_not_overwritten_and_not_mixed_with_another(tone_corpus, tmp_path, tiny_ds1):
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,))
+    assert len(run(config, RESUME).phases) == 1  # nothing there: it starts
+    with pytest.raises(
+        RunFolderError, match=r"there is a run already; go on with --resume or take another --out"
+    ):
+        run(config)
+    changed = dataclasses.replace(
+        config, hidden_size=16, network=dataclasses.replace(config.network, dropout=0.5)
+    )
+    with pytest.raises(
+        RunFolderError, match=r"hidden_size: 32 -> 16; network\.dropout: 0\.0 -> 0\.5.*config\.toml"
+    ):
+        run(changed, RESUME)
+    run(dataclasses.replace(config, checkpoint_minutes=1.0), RESUME)  # how, not what
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda corpus: (corpus.folder / "dev.jsonl").unlink(), r"dev\.jsonl: no such manifest"),
+        (lambda corpus: (corpus.folder / "test.jsonl").unlink(), r"test\.jsonl"),
+        (
+            lambda corpus: (corpus.folder / "train" / "train05.wav").unlink(),
+            r"train\.jsonl:6: .*train05\.wav",
+        ),
+        (
+            lambda corpus: corpus.write_manifest("dev", [{"text": "x"}]),
+            r"dev\.jsonl:1: the key 'audio_filepath'",
+        ),
+        (
+            lambda corpus: corpus.write("test", ["bad", "BAD"]),
+            r"test\.jsonl:2: utterance test01: .*upper-case",
+        ),
+    ],
+)
+def test_bad_data_is_refused_before_there_is_a_run_folder(tone_corpus, tmp_path, tiny_ds1, spoil, what):
+    spoil(tone_corpus)
+    with pytest.raises(ValueError, match=what):
+        run(tiny_ds1(tone_corpus.folder, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_before_there_is_a_run_folder(tone_corpus, tmp_path, tiny_ds1):
+    for device in ("tpux", "mps"):
+        with pytest.raises(ValueError, match=device):
+            run(tiny_ds1(tone_corpus.folder, tmp_path / "run", device=device))
+    assert not (tmp_path / "run").exists()
+
+
+def test_audio_that_breaks_in_mid_run_stops_it_and_once_mended_it_goes_on(
+    tone_corpus, tmp_path, tiny_ds1, monkeypatch
+):
+    """The end is that of a run whose audio never broke."""
+    whole = run(tiny_ds1(tone_corpus.folder, tmp_path / "whole"))
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run")
+    path = tone_corpus.folder / "train" / "train05.wav"
+    content, batches = path.read_bytes(), SpeechTask.batches
+
+    def break_later(task, epoch, *, first):
+        if epoch == 1:
+            path.write_bytes(content[:2000])
+        return batches(task, epoch, first=first)
+
+    monkeypatch.setattr(SpeechTask, "batches", break_later)
+    with pytest.raises(
+        ValueError, match=r"train\.jsonl:6: utterance train05: .*train05\.wav: truncated.*--resume"
+    ):
+        run(config)
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors").state["now"]["epoch"] == 1
+    monkeypatch.undo()
+    path.write_bytes(content)
+    assert losses(run(config, RESUME)) == losses(whole)
+
+
+def test_bad_audio_can_be_skipped_and_is_listed_and_counted(tone_corpus, tmp_path, tiny_ds1):
+    for split, line in (("train", 5), ("test", 0)):
+        path = tone_corpus.folder / split / f"{split}{line:02d}.wav"
+        path.write_bytes(path.read_bytes()[:2000])
+    entries = tone_corpus.read_manifest("train")
+    entries[8]["text"] = "NOT LOWER CASE"
+    tone_corpus.write_manifest("train", entries)
+    result = run(tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,), on_bad_data="skip"))
+    assert result.phases[0]["skipped"] == 3 and result.phases[0]["test"]["utterances"] == 5
+    rows = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert [row["source"] for row in rows] == ["train.jsonl:9", "train.jsonl:6", "test.jsonl:1"]
+    for row, what in zip(rows, ("case mismatch", "truncated", "truncated"), strict=True):
+        assert what in row["message"]
+
+
+def test_a_run_that_stopped_at_bad_audio_can_go_on_without_it(tone_corpus, tmp_path, tiny_ds1):
+    (tone_corpus.folder / "train" / "train05.wav").write_bytes(b"RIFF")
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,))
+    with pytest.raises(ValueError, match="--on-bad-data skip"):
+        run(config)
+    assert run(dataclasses.replace(config, on_bad_data="skip"), RESUME).phases[0]["skipped"] == 1
+
+
+def test_a_loss_that_is_not_finite_is_named_and_counted(tone_corpus, tmp_path, tiny_ds1, caplog):
+    """Audio a little shorter than the manifest says is let pass; CTC may find no room in it."""
+    for split, line in (("train", 3), ("dev", 2)):
+        entries = tone_corpus.read_manifest(split)
+        entries[line].update(text="abcdefgh" * 3 + "abcdef", duration=0.64)  # 30 tokens, 32 output frames
+        tone_corpus.write_manifest(split, entries)
+        soundfile.write(
+            tone_corpus.folder / split / f"{split}{line:02d}.wav", np.zeros(8800), 16_000
+        )  # 27 frames
+    result = run(tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(2,)))
+    assert result.phases[0]["nonfinite_steps"] == 2 and caplog.text.count("train03") == 2
+    assert all(map(math.isfinite, result.phases[0]["train_loss"]))
+    written = json.loads((tmp_path / "run" / "phases.jsonl").read_text(), parse_constant=pytest.fail)
+    assert written["dev_loss"] == [None, None] and written["dev"]["utterances"] == 6
+
+
+def test_damaged_checkpoints(tone_corpus, tmp_path, tiny_ds1, monkeypatch, caplog):
+    """A damaged last one is named and the previous used, to the same end; two damaged ones are an error."""
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", checkpoint_minutes=0.0)
+    whole = run(tiny_ds1(tone_corpus.folder, tmp_path / "whole"))
+    loss, calls = SpeechTask.loss, []
+
+    def stop(task, model, batch):
+        calls.append(batch.ids)
+        if len(calls) == 9:
+            raise StopRequested
+        return loss(task, model, batch)
+
+    monkeypatch.setattr(SpeechTask, "loss", stop)
+    with pytest.raises(StopRequested):
+        run(config)
+    monkeypatch.undo()
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    content = last.read_bytes()
+    last.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+    caplog.set_level(logging.INFO)
+    assert losses(run(config, RESUME)) == losses(whole)
+    assert f"{last}: damaged checkpoint" in caplog.text and "previous.safetensors instead" in caplog.text
+    for path in last.parent.iterdir():
+        path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="no usable checkpoint is left"):
+        run(config, RESUME)
+
+
+def test_a_checkpoint_without_our_state_is_refused(tone_corpus, tmp_path, tiny_ds1):
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,))
+    run(config)
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors", Checkpoint({}, {"phases": []}))
+    with pytest.raises(ValueError, match="another schedule"):
+        run(config, RESUME)
+
+
+def test_sub_words_are_learnt_once(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
+    """Learnt again from mended transcripts, they would give the outputs another meaning."""
+    tokenizer = ds1.TokenizerSettings(kind="subwords", vocab_size=14)
+    (tone_corpus.folder / "train" / "train20.wav").write_bytes(b"RIFF")
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="train20"):
+        run(config)
+    tone_corpus.write_manifest("train", tone_corpus.read_manifest("train")[:20])
+    monkeypatch.setattr(
+        ds1.SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again")
+    )
+    assert run(config, RESUME).phases
+
+
+@pytest.mark.parametrize("method", ["llr", "baseline"])
+def test_the_fair_comparisons_prune_nothing(tone_corpus, tmp_path, tiny_ds1, method):
+    result = run(tiny_ds1(tone_corpus.folder, tmp_path / "run", epochs=(1,), method=method))
+    assert [phase["measured_sparsity"] for phase in result.phases] == [0] * len(result.phases)
+    assert sum(phase["epochs"] for phase in result.phases) == 3
+    assert len(result.phases) == (1 if method == "baseline" else 3)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tone_corpus, tmp_path, tiny_ds1):
+    console = Console(file=io.StringIO(), width=160)
+    assert ds1.run(tiny_ds1(tone_corpus.folder, tmp_path / "run"), Invocation(dry_run=True), console) is None
+    shown = console.file.getvalue()
+    for part in ("rnn.weight_recurrent", "Sparse Iter 1", "50%", "weights, ", "fc1"):
+        assert part in shown
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_paper_s_network_at_its_defaults():
+    model = ds1.make_model(ds1.Config(), ds1.CharacterTokenizer())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_139_805  # Table 6
+
+
+def test_half_precision_and_workers(tone_corpus, tmp_path, tiny_ds1):
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(2,), precision="bf16-mixed")
+    config = dataclasses.replace(config, batches=dataclasses.replace(config.batches, num_workers=1))
+    train_loss = run(config).phases[0]["train_loss"]
+    assert train_loss[1] < train_loss[0]
+
+
+def test_settings_round_trip_through_toml(tmp_path, tiny_ds1):
+    config = tiny_ds1(tmp_path / "d", tmp_path / "o", method="llr", on_bad_data="skip")
+    (tmp_path / "c.toml").write_text(to_toml(config))
+    assert read_config(tmp_path / "c.toml", ds1.Config()) == config

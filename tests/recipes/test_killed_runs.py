@@ -1,0 +1,149 @@
+"""Whole runs in processes of their own, which are killed, interrupted and started twice."""
+
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqdsd.config import read_config, to_toml
+from seqdsd.engine import load_checkpoint
+from seqdsd.recipes import ds1
+from seqdsd.recipes.command import Invocation, parse_command
+from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.tasks import AugmentSettings, BatchSettings
+
+REPOSITORY = Path(__file__).parents[2]
+START_SECONDS = 3  # about what a run needs before it trains
+PHASES = ("dense-iter-0", "sparse-iter-1", "dense-iter-1")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, write_tone_corpus, tiny_ds1):
+    """A TOML file with everything on that draws random numbers, and a data loader in a process of its own."""
+    folder = tmp_path_factory.mktemp("killed")
+    config = tiny_ds1(
+        write_tone_corpus(folder / "tones").folder,
+        folder / "unused",
+        network=ds1.NetworkSettings(batch_norm=True, dropout=0.2),
+        augment=AugmentSettings(spec_augment=True, speed_factors=(0.9, 1.0, 1.1)),
+        batches=BatchSettings(max_batch_seconds=4.0, num_workers=1),
+        checkpoint_minutes=0.0,
+    )
+    path = folder / "settings.toml"
+    path.write_text(to_toml(config))
+    return path
+
+
+@pytest.fixture
+def start(settings):
+    """Start a run in a process group of its own; what is left of it in the end is killed."""
+    started = []
+
+    def begin(out, *flags):
+        command = [
+            sys.executable,
+            "-m",
+            "seqdsd.recipes.ds1",
+            "--config",
+            str(settings),
+            "--out",
+            str(out),
+            *flags,
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "500"}
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finish(process):
+    """Wait for a run that should succeed; returns what it said."""
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_for_a_checkpoint(folder, process):
+    """Until training is under way."""
+    until = time.monotonic() + 60
+    while not (folder / "checkpoints" / "last.safetensors").is_file():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+
+
+def assert_same(one, other):
+    for phase in PHASES:
+        mine, theirs = (
+            load_checkpoint(run / "checkpoints" / f"{phase}.safetensors").tensors for run in (one, other)
+        )
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    records = [RunFolder(run).read_phases() for run in (one, other)]
+    for record in (record for run in records for record in run):
+        record.pop("train_seconds")
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(start, tmp_path):
+    """SIGKILL to the trainer alone: its data loader lives on, and the folder must be free at once."""
+    generator = random.Random(time.time_ns())
+    process = start(tmp_path / "unbroken")
+    wait_for_a_checkpoint(tmp_path / "unbroken", process)
+    begun = time.monotonic()
+    finish(process)
+    training_seconds = time.monotonic() - begun
+    folder = tmp_path / "run"
+    for flags in ([], ["--resume"]):
+        process = start(folder, *flags)
+        wait_for_a_checkpoint(folder, process)
+        # The second has a checkpoint from the start, but has to import its modules first.
+        seconds = generator.uniform(0, training_seconds / 2) + (START_SECONDS if flags else 0)
+        print(f"killed {seconds:.3f} s after the first checkpoint or the start")
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    finish(start(folder, "--resume"))
+    assert_same(folder, tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(start, tmp_path, settings, number):
+    """Sent to the whole group, data loader and all, as a terminal does. A second run meanwhile is refused."""
+    folder = tmp_path / "run"
+    process = start(folder, "--epochs", "1000")
+    wait_for_a_checkpoint(folder, process)
+    config = read_config(folder / "config.toml", ds1.Config())
+    with pytest.raises(RunFolderError, match=rf"another run \(process {process.pid}\) is writing here"):
+        ds1.run(config, Invocation(resume=True))
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    flags = shlex.split(re.search(r"go on with (--resume .*)", said)[1])
+    command = parse_command(
+        ds1.Config, prog="", description="", without_data=ds1.embedded_settings, argv=flags
+    )
+    assert command.settings == config and command.invocation.resume
+    state = load_checkpoint(folder / "checkpoints" / "last.safetensors").state
+    assert state["records"] == [] and state["now"]["step"] > 0
