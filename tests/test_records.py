@@ -102,7 +102,7 @@ def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: (order.append("sync"), sync(file)))
     monkeypatch.setattr(os, "replace", lambda *paths: (order.append("rename"), rename(*paths)))
     write_atomically(tmp_path / "file", "x")
-    assert order == ["sync", "rename"]
+    assert order == ["sync", "rename", "sync"]  # content, name, and the folder that holds the name
 
 
 HOLD = """
