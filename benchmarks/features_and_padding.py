@@ -1,7 +1,7 @@
 """What the input side of training costs: computing features, padding, and the memory of a large manifest.
 
     python benchmarks/features_and_padding.py                   # the embedded corpus, no download
-    python benchmarks/features_and_padding.py --data data/an4   # any folder of manifests
+    python -m benchmarks.features_and_padding --data data/an4   # any folder of manifests
 
 Three tables: the share of a training step that goes into log spectrograms, with the settings of
 ``recipes/an4/ds1.toml``; the share of an epoch's frames that is padding, by batch budget; and the memory of a

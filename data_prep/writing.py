@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from seqdsd.audio.reading import LENGTH_UNKNOWN
 from seqdsd.data.manifest import Utterance, write_manifest
 from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
 
@@ -212,6 +213,10 @@ def measure_seconds(audio_path: Path, source: str) -> float:
         ) from error
     if info.frames <= 0:
         raise ValueError(f"{source}: {audio_path} has no samples. Remove the line.")
+    if info.frames >= LENGTH_UNKNOWN:
+        raise ValueError(
+            f"{source}: {audio_path} does not state its length. Encode it again, not through a pipe."
+        )
     return round(info.frames / info.samplerate, 6)
 
 

@@ -28,6 +28,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+_held_here: set[Path] = set()  # run folders that this process has locked
+
 
 class RunFolderError(ValueError):
     """A run folder that cannot be used as asked; the message names it and the remedy."""
@@ -75,6 +77,9 @@ class RunFolder:
             RunFolderError: If another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
+        key = self.path.resolve()
+        if key in _held_here:  # lockf holds against other processes only
+            raise RunFolderError(f"{self.path}: this process is writing here already; take another --out")
         with (self.path / ".lock").open("a+") as file:
             try:
                 # Not flock: data-loader workers would inherit it and, after a kill, hold it for seconds.
@@ -90,7 +95,11 @@ class RunFolder:
             file.flush()
             for leftover in self.checkpoints.glob(".*.tmp"):  # of a process killed while it wrote
                 leftover.unlink()
-            yield
+            _held_here.add(key)
+            try:
+                yield
+            finally:
+                _held_here.discard(key)
 
     def write_phases(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Replace the phase records."""
@@ -189,18 +198,15 @@ def _version(package: str) -> str:
 
 def _git_commit() -> str:
     """The checkout's commit, with ``+changes`` where files differ from it."""
-    here = Path(__file__).parent
-    command = [
-        "git",
-        "-C",
-        str(here),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--exclude=*",
-        "--dirty=+changes",
-    ]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        _git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # else the repository is one around an installed copy
+        return _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes")
     except (OSError, subprocess.SubprocessError):
         return "not a git checkout"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -179,3 +179,11 @@ def test_provenance_is_toml_and_says_how_the_run_came_about(monkeypatch):
 def test_provenance_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance(0)["git_commit"] == "not a git checkout"
+
+
+def test_the_lock_holds_within_a_process_too(folder):
+    with folder.locked():
+        with pytest.raises(RunFolderError, match="this process is writing here already"), folder.locked():
+            pass
+    with folder.locked():
+        pass

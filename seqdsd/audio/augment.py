@@ -49,7 +49,7 @@ class SpecAugment:
         A CPU generator gives the same masks on every device, for a small transfer per batch.
         """
         _, frames, bins = features.shape
-        num_frames = num_frames.to(features.device)
+        num_frames = num_frames.to(features.device, non_blocking=True)
         num_bins = torch.full_like(num_frames, bins)
         share = (num_frames * self.max_time_share / max(1, self.time_masks)).long()
         masked_bins = _draw_masks(
@@ -69,7 +69,8 @@ def _draw_masks(
     generator: torch.Generator,
 ) -> Bool[Tensor, "batch size"]:
     """Draw ``count`` stretches per item, each 0 to ``max_width`` wide, inside its first ``valid`` places."""
-    draws = torch.rand(2, len(valid), count, generator=generator, device=generator.device).to(valid.device)
+    draws = torch.rand(2, len(valid), count, generator=generator, device=generator.device)
+    draws = draws.to(valid.device, non_blocking=True)
     width = (draws[0] * (max_width[:, None] + 1)).long()
     start = (draws[1] * (valid[:, None] - width + 1)).long()
     place = torch.arange(size, device=valid.device)

@@ -79,7 +79,7 @@ class LogSpectrogram(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             power = self.spectrogram(waveforms.float()).transpose(1, 2)
             log_power = torch.log(power + POWER_FLOOR)
-            num_frames = self.num_frames(num_samples.to(waveforms.device)).clamp(min=0)
+            num_frames = self.num_frames(num_samples.to(waveforms.device, non_blocking=True)).clamp(min=0)
             is_padding = torch.arange(log_power.shape[1], device=waveforms.device) >= num_frames[:, None]
             return self._normalised(log_power, num_frames, is_padding[:, :, None]), num_frames
 

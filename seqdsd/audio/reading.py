@@ -6,6 +6,8 @@ shorten-compressed SPHERE. Manifests and transcripts are not its business.
 
 import functools
 import logging
+import math
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from torchaudio.transforms import Resample
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".wv1", ".wv2", ".aiff", ".au")
 
 _SPHERE_HEADER_BYTES = 1024
-_LENGTH_UNKNOWN = 2**63 - 1  # libsndfile's SF_COUNT_MAX
+LENGTH_UNKNOWN = 2**63 - 1  # libsndfile's SF_COUNT_MAX
 _MAX_RATIO_TERM = 1000
 _logger = logging.getLogger("seqdsd.audio")
 
@@ -63,8 +65,8 @@ def read_audio(
         expected_seconds: Length that a manifest promises; by default the one that the file's header promises.
 
     Raises:
-        AudioError: If the file is missing, empty, not audio, holds NaN or infinite samples, or is truncated:
-            shorter than promised by more than 0.1 s and more than 2 %.
+        AudioError: If the file is missing, empty, not audio, holds NaN or infinite samples, or is shorter (truncated)
+            or longer than promised by more than 0.1 s and more than 2 %.
     """
     with _opened(path) as sound:
         blocks = _blocks(path, sound, sample_rate_hz, block_seconds=60.0, promised=expected_seconds)
@@ -107,7 +109,7 @@ def _opened(path: Path | str) -> Iterator[_Stream]:
         raise AudioError(path, "the file is empty (0 bytes)", "Copy or convert it again")
     try:
         with _Stream(path) as sound:
-            if sound.frames == _LENGTH_UNKNOWN:
+            if sound.frames == LENGTH_UNKNOWN:
                 raise AudioError(path, "its header states no length", "Encode it again, not through a pipe")
             yield sound
     except soundfile.LibsndfileError as error:
@@ -146,6 +148,7 @@ def _decoded_blocks(
     rate_hz, num_samples = sound.samplerate, 0
     # soundfile makes room for all it is asked for: a whole minute for a short file took most of the reading time.
     block_samples = max(1, min(round(block_seconds * rate_hz), sound.frames))
+    longest = math.inf if promised is None else promised + _tolerance(promised)
     while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
         samples = torch.from_numpy(block)
         mono = samples[:, 0] if sound.channels == 1 else samples.mean(dim=1)
@@ -155,14 +158,23 @@ def _decoded_blocks(
                 path, f"NaN or infinite sample at {first / rate_hz:.3f} s", "Make it again from its source"
             )
         num_samples += len(mono)
+        if num_samples / rate_hz > longest:
+            raise AudioError(
+                path, f"longer than the {promised:.2f} s promised", "Correct the manifest's duration"
+            )
         yield mono
     _check_length(path, num_samples / rate_hz, sound.frames / rate_hz if promised is None else promised)
+
+
+def _tolerance(promised: float) -> float:
+    """Seconds by which a file may miss the length promised: manifests round."""
+    return max(0.1, 0.02 * promised)
 
 
 def _check_length(path: Path | str, seconds: float, promised: float) -> None:
     if seconds == 0:
         raise AudioError(path, "the file holds no samples", "Copy or convert it again")
-    if promised - seconds > max(0.1, 0.02 * promised):
+    if promised - seconds > _tolerance(promised):
         raise AudioError(
             path,
             f"truncated: {seconds:.2f} s of the {promised:.2f} s promised",
@@ -172,8 +184,9 @@ def _check_length(path: Path | str, seconds: float, promised: float) -> None:
 
 @functools.cache
 def _resampler(original_hz: int, wanted_hz: int) -> Resample:
-    """Build the resampling kernel once per rate, and say so once (per process)."""
-    _logger.warning("resampling audio from %d Hz to %d Hz", original_hz, wanted_hz)
+    """Build the resampling kernel once per rate, and say so once, but not from a data loader's worker."""
+    if multiprocessing.parent_process() is None:
+        _logger.warning("resampling audio from %d Hz to %d Hz", original_hz, wanted_hz)
     # The kernel grows with both terms of the ratio: 48 001 : 16 000 as it stands would fill gigabytes. The
     # nearest ratio of small terms is at most 0.05 % off, and exact for all rates in use.
     ratio = Fraction(original_hz, wanted_hz).limit_denominator(_MAX_RATIO_TERM)

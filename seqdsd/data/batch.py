@@ -18,6 +18,7 @@ class SpeechExample:
     samples: Float[Tensor, "samples"]
     tokens: list[int]
     text: str
+    original_sample_rate_hz: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SpeechBatch:
         num_samples: Valid samples of each.
         tokens: All transcripts' token ids, one after the other, as ``ctc_loss`` takes them.
         num_tokens: Tokens of each transcript.
+        original_rates_hz: Sample rates of the recordings before they were resampled.
         bad: Utterances that should have been here.
     """
 
@@ -48,6 +50,7 @@ class SpeechBatch:
     num_samples: Int[Tensor, "batch"]
     tokens: Int[Tensor, "all_tokens"]
     num_tokens: Int[Tensor, "batch"]
+    original_rates_hz: frozenset[int] = frozenset()
     bad: tuple[BadExample, ...] = ()
 
     def __len__(self) -> int:
@@ -77,5 +80,6 @@ def collate(examples: Sequence[SpeechExample | BadExample]) -> SpeechBatch:
         num_samples=torch.tensor([len(one) for one in samples], dtype=torch.long),
         tokens=torch.tensor([token for example in good for token in example.tokens], dtype=torch.long),
         num_tokens=torch.tensor([len(example.tokens) for example in good], dtype=torch.long),
+        original_rates_hz=frozenset(example.original_sample_rate_hz for example in good),
         bad=tuple(example for example in examples if isinstance(example, BadExample)),
     )

@@ -120,7 +120,7 @@ def _problem(
     if utterance.duration_seconds > longest_seconds:
         return (
             f"{where}: lasts {utterance.duration_seconds} s, longer than a whole batch of {longest_seconds} s; raise "
-            "the budget (--batches.max-batch-seconds) or split the recording"
+            "the budget (max_batch_seconds) or split the recording"
         )
     return None
 
@@ -175,7 +175,7 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             tokens = self._tokenizer.encode(utterance.text)
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
             return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
-        return SpeechExample(utterance.id, samples, tokens, utterance.text)
+        return SpeechExample(utterance.id, samples, tokens, utterance.text, waveform.original_sample_rate_hz)
 
     def _at_speed(self, samples: torch.Tensor, index: int) -> torch.Tensor:
         factor = float(np.random.default_rng((*self._seed, index)).choice(self._speed_factors))

@@ -7,6 +7,7 @@ from seqdsd.engine.checkpoint import (
     load_latest,
     save_checkpoint,
 )
+from seqdsd.engine.device import Precision, make_fabric
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import OptimizerSettings, TrainingDiverged
@@ -19,11 +20,13 @@ __all__ = [
     "DSDTraining",
     "Evaluation",
     "OptimizerSettings",
+    "Precision",
     "StopRequested",
     "Task",
     "TrainSettings",
     "TrainingDiverged",
     "load_checkpoint",
     "load_latest",
+    "make_fabric",
     "save_checkpoint",
 ]

@@ -44,7 +44,7 @@ class TrainSettings:
     patience: int = 10
     """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
     checkpoint_minutes: float = 5.0
-    """A checkpoint is written at least this often, and at every phase's end."""
+    """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
     """Decides the order of the data and all randomness."""
 
@@ -126,6 +126,7 @@ class DSDTraining:
         self._masks: MaskSet | None = None
         self._optimizer: _FabricOptimizer
         self._skipped: dict[str, str] = {}  # of the processes before this one
+        self._dev_headline = ""
         self._saved_at = time.monotonic()
         self._counted_until: float | None = None  # training time up to here is in self._now.seconds
 
@@ -205,6 +206,8 @@ class DSDTraining:
         )
         self._count_seconds()
         self._counted_until = None
+        if not self._meter.steps and not self._meter.bad_steps:
+            raise ValueError("not one training item can be read; the warnings above say why")
         dev = self._task.evaluate(self._model, "dev", self._fabric.device)
         self._tensorboard.epoch(
             self._epochs_done, train_loss=self._meter.mean, learning_rate=learning_rate, dev=dev
@@ -213,6 +216,7 @@ class DSDTraining:
         self._meter = LossMeter(bad_in_a_row=self._meter.bad_in_a_row)
         if self._now.note_epoch(train_loss, dev):
             self._best = _copied(self._task.model.state_dict())
+        self._dev_headline = dev.headline
         seconds = time.monotonic() - started
         self._display.say(
             f"{phase.name:<13} epoch {self._now.epoch:>2}/{phase.epochs}  loss {train_loss:7.2f}"
@@ -227,6 +231,7 @@ class DSDTraining:
             phase=phase.name,
             epoch=f"{self._now.epoch + 1}/{phase.epochs}",
             loss=self._meter.mean,
+            dev=self._dev_headline,
         )
         if self._wish.requested:
             raise StopRequested(
@@ -324,6 +329,7 @@ class DSDTraining:
             "now": asdict(self._now),
             "meter": self._meter.state(),
             "skipped": self._all_skipped,
+            "fingerprint": self._task.fingerprint,
         }
         save_latest(self._folder.checkpoints, Checkpoint(tensors, state))
 
@@ -336,6 +342,11 @@ class DSDTraining:
             self._task.model.load_state_dict(checkpoint.under("model"))
         except RuntimeError as error:
             raise ValueError(f"{self._folder.path}: its checkpoint is another network's: {error}") from error
+        if checkpoint.state["fingerprint"] != self._task.fingerprint:
+            log.warning(
+                "the training data has changed since %s was begun: the run goes on, but differs from one unbroken run",
+                self._folder.path,
+            )
         self._records = checkpoint.state["records"]
         self._now = PhaseProgress(**checkpoint.state["now"])
         self._meter = LossMeter(**checkpoint.state["meter"])

@@ -55,9 +55,13 @@ class RunDisplay:
         """Print a line that stays."""
         self._progress.console.print(text, highlight=False)
 
-    def step(self, done_steps: int, *, phase: str, epoch: str, loss: float) -> None:
-        """Move the bar."""
-        status = f"epoch {epoch}" + ("" if math.isnan(loss) else f"  loss {loss:.3f}")
+    def step(self, done_steps: int, *, phase: str, epoch: str, loss: float, dev: str) -> None:
+        """Move the bar; ``dev`` is the last epoch's dev score in words."""
+        status = (
+            f"epoch {epoch}"
+            + ("" if math.isnan(loss) else f"  loss {loss:.2f}")
+            + (f"  dev {dev}" if dev else "")
+        )
         self._progress.update(self._bar, completed=done_steps, description=phase, status=status)
 
 

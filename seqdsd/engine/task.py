@@ -66,6 +66,10 @@ class Task(Protocol[BatchT]):
         """Names of the test sets; ``dev`` always exists besides."""
 
     @property
+    def fingerprint(self) -> str:
+        """Changes when the training items do; a resumed run says so."""
+
+    @property
     def skipped(self) -> Mapping[str, str]:
         """Items left out as bad data so far: where each comes from (``train.jsonl:12``) to message."""
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar
 
 import tyro
 from rich.console import Console
@@ -18,7 +18,16 @@ from rich.markup import escape
 from seqdsd.config import read_config
 from seqdsd.engine import StopRequested, TrainingDiverged
 
-ConfigT = TypeVar("ConfigT")
+
+class WithData(Protocol):
+    """Settings of a recipe that can make its own corpus."""
+
+    @property
+    def data(self) -> Path | None:
+        """Where the corpus is, if one is named."""
+
+
+ConfigT = TypeVar("ConfigT", bound=WithData)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def parse_command(
         config_class: Frozen dataclass of the recipe's settings; its docstrings are the help.
         prog: How the recipe is started.
         description: For ``--help``.
-        without_data: Settings to begin with where neither ``--data`` nor ``--config`` is given.
+        without_data: Settings to begin with where neither ``--data`` nor the file names a corpus.
         argv: For tests; the process's own by default.
 
     Raises:
@@ -66,9 +75,11 @@ def parse_command(
     first_look.add_argument("--config", type=Path)
     first_look.add_argument("--data")
     seen, _ = first_look.parse_known_args(argv)
-    base = config_class() if seen.config or seen.data else without_data()
+    base = config_class()
     if seen.config:
         base = read_config(seen.config, base)
+    if seen.data is None and base.data is None:
+        base = read_config(seen.config, without_data()) if seen.config else without_data()
     return tyro.cli(
         Command[config_class],  # type: ignore[valid-type]
         prog=prog,

@@ -3,8 +3,8 @@
     python -m seqdsd.recipes.ds1 --iters 2                               # embedded corpus, no download
     python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml --iters 2  # AN4
 
-Without --data a small corpus is synthesised, and the settings begin from ``ds1_embedded.toml``; with it they are the
-paper's.
+Where no data is named a small corpus is synthesised, and the settings begin from ``ds1_embedded.toml``; otherwise
+from the paper's.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
 from seqdsd.audio import LogSpectrogram
-from seqdsd.config import ConfigError, differences, read_config, to_toml
+from seqdsd.config import differences, read_config, to_toml
 from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import DSDTraining, OptimizerSettings, TrainSettings
+from seqdsd.engine import DSDTraining, OptimizerSettings, Precision, TrainSettings, make_fabric
 from seqdsd.models import DeepSpeech1
-from seqdsd.recipes.command import Invocation, parse_command, run_command
+from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES, Schedule, resolve
@@ -37,6 +36,7 @@ from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_to
 log = logging.getLogger(__name__)
 
 RECIPE = "ds1"
+MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
 EMBEDDED_SETTINGS = Path(__file__).with_name("ds1_embedded.toml")
 
 
@@ -95,7 +95,7 @@ class Config:
     """Stop at an utterance that cannot be used, or skip it and list it in skipped.jsonl."""
     device: str = "auto"
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Arithmetic of the network."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
@@ -118,6 +118,11 @@ class Config:
             return schedule.lower_learning_rate_only()
         return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
 
+    @property
+    def stops_after(self) -> int:
+        """``patience``, which the baseline does not have: it is there to train as many epochs."""
+        return 0 if self.method == "baseline" else self.patience
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -127,26 +132,61 @@ class RunResult:
     phases: list[dict[str, Any]]
 
 
-def run(
-    config: Config,
-    invocation: Invocation = Invocation(),  # noqa: B008 (frozen)
-    console: Console | None = None,
-) -> RunResult | None:
-    """Train; None after a dry run.
+def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+    """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
 
     Raises:
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
     """
     console = console or Console()
+    folder = RunFolder(config.out)
+    has_run = _check_folder(folder, config, resume=resume)
+    if has_run and folder.phases.is_file() and len(folder.read_phases()) == len(config.schedule):
+        phases = folder.read_phases()
+    else:
+        # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
+        tokenizer = load_tokenizer(folder.path / "tokenizer") if has_run else None
+        phases = _train(config, make_task(config, tokenizer), folder, console)
+    console.print(phase_table(phases))
+    return RunResult(folder, phases)
+
+
+def dry_run(config: Config, console: Console | None = None) -> None:
+    """Print corpus, network, pruning plan and schedule; train nothing."""
+    describe(config, make_task(config), console or Console())
+
+
+def _train(config: Config, task: SpeechTask, folder: RunFolder, console: Console) -> list[dict[str, Any]]:
+    fabric = make_fabric(config.device, config.precision)
+    with folder.locked():
+        if not folder.config.is_file():
+            task.tokenizer.save(folder.path / "tokenizer")
+            origin = {"recipe": RECIPE, "threads": torch.get_num_threads(), **provenance(config.seed)}
+            write_atomically(folder.config, to_toml(config, origin))
+        training = DSDTraining(
+            task,
+            config.schedule,
+            SPEECH_RULES,
+            settings=TrainSettings(
+                config.optimizer, config.stops_after, config.checkpoint_minutes, config.seed
+            ),
+            folder=folder,
+            fabric=fabric,
+            console=console,
+        )
+        return training.run()
+
+
+def make_task(config: Config, tokenizer: Tokenizer | None = None) -> SpeechTask:
+    """The network with fresh weights and its data; without a tokenizer the one asked for is made.
+
+    Raises:
+        ValueError: For data that cannot be used.
+    """
     torch.manual_seed(config.seed)
     corpus = read_corpus(config.data or synthetic_speech(SyntheticSpeech()), on_bad_data=config.on_bad_data)
-    folder = RunFolder(config.out)
-    if invocation.resume and folder.config.is_file():
-        # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
-        tokenizer = load_tokenizer(folder.path / "tokenizer")
-    else:
-        tokenizer = make_tokenizer(config.tokenizer, corpus)
-    task = SpeechTask(
+    tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
+    return SpeechTask(
         model=make_model(config, tokenizer),
         tokenizer=tokenizer,
         corpus=corpus,
@@ -156,24 +196,6 @@ def run(
         seed=config.seed,
         pin_memory=torch.cuda.is_available() and config.device != "cpu",
     )
-    if invocation.dry_run:
-        describe(config, task, console)
-        return None
-    fabric = make_fabric(config)
-    with folder.locked():
-        _open_folder(folder, config, tokenizer, resume=invocation.resume)
-        training = DSDTraining(
-            task,
-            config.schedule,
-            SPEECH_RULES,
-            settings=TrainSettings(config.optimizer, config.patience, config.checkpoint_minutes, config.seed),
-            folder=folder,
-            fabric=fabric,
-            console=console,
-        )
-        phases = training.run()
-    console.print(phase_table(phases))
-    return RunResult(folder, phases)
 
 
 def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
@@ -192,18 +214,6 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech1:
         batch_norm=config.network.batch_norm,
         dropout=config.network.dropout,
     )
-
-
-def make_fabric(config: Config) -> Fabric:
-    """Device and precision.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
-    try:
-        return Fabric(accelerator=config.device, devices=1, precision=config.precision)
-    except RuntimeError as error:
-        raise ValueError(f"--device {config.device}: {error}") from error
 
 
 def describe(config: Config, task: SpeechTask, console: Console) -> None:
@@ -227,13 +237,10 @@ def describe(config: Config, task: SpeechTask, console: Console) -> None:
             )
 
 
-def _open_folder(folder: RunFolder, config: Config, tokenizer: Tokenizer, *, resume: bool) -> None:
-    """Begin a run folder, or check that the run in it is the one asked for."""
+def _check_folder(folder: RunFolder, config: Config, *, resume: bool) -> bool:
+    """Whether the folder holds a run; if it does, it must be the one asked for."""
     if not folder.config.is_file():
-        tokenizer.save(folder.path / "tokenizer")
-        origin = {"recipe": RECIPE, **provenance(config.seed)}
-        write_atomically(folder.config, to_toml(config, origin))
-        return
+        return False
     if not resume:
         raise RunFolderError(
             f"{folder.path}: there is a run already; go on with --resume or take another --out"
@@ -241,14 +248,14 @@ def _open_folder(folder: RunFolder, config: Config, tokenizer: Tokenizer, *, res
     changed = [
         line
         for line in differences(read_config(folder.config, Config()), config)
-        if line.split(":")[0]
-        not in ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
+        if line.split(":")[0] not in MAY_CHANGE_ON_RESUME
     ]
     if changed:
         raise RunFolderError(
             f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
             f"(--config {folder.config}) or take another --out"
         )
+    return True
 
 
 def embedded_settings() -> Config:
@@ -263,17 +270,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = parse_command(
             Config,
             prog="python -m seqdsd.recipes.ds1",
-            description="Train a DeepSpeech 1 recogniser with Dense-Sparse-Dense training. Without --data and --config "
-            "it takes a small synthesised corpus and settings made for it; with --data the paper's settings.",
+            description="Train a DeepSpeech 1 recogniser with Dense-Sparse-Dense training. Where no data is named, it "
+            "takes a small synthesised corpus and settings made for it; otherwise the settings begin from the paper's.",
             without_data=embedded_settings,
             argv=argv,
         )
-        run(command.settings, command.invocation)
+        if command.invocation.dry_run:
+            dry_run(command.settings)
+        else:
+            run(command.settings, resume=command.invocation.resume)
 
     run_command(parse_and_run)
 
 
-__all__ = ["Config", "ConfigError", "RunResult", "main", "make_model", "make_tokenizer", "run"]
+__all__ = ["Config", "RunResult", "dry_run", "main", "make_model", "make_task", "make_tokenizer", "run"]
 
 if __name__ == "__main__":
     main()

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule
 from torch import nn
 
 from seqdsd.audio import LogSpectrogram
 from seqdsd.config import PROVENANCE, ConfigError, read_config
+from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.recipes import ds1
 from seqdsd.records import RunFolder, RunFolderError, slug
@@ -77,7 +77,7 @@ def load_trained(folder: RunFolder, *, phase: str | None = None, device: str = "
     tokenizer = load_tokenizer(folder.path / "tokenizer")
     model = recipe.make_model(config, tokenizer)
     _load_weights(model, folder, record["name"])
-    fabric = _fabric(device, config.precision)
+    fabric = make_fabric(device, config.precision)
     return Trained(
         model=fabric.setup_module(model).eval(),
         recogniser=Recogniser(LogSpectrogram(), tokenizer),
@@ -134,10 +134,3 @@ def _load_weights(model: nn.Module, folder: RunFolder, phase_name: str) -> None:
         raise CheckpointError(
             f"{path}: the weights are not those of the network in {folder.config}: {error}"
         ) from error
-
-
-def _fabric(device: str, precision: str) -> Fabric:
-    try:
-        return Fabric(accelerator=device, devices=1, precision=precision)  # type: ignore[arg-type]
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"--device {device}: {error}") from error

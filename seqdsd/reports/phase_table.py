@@ -157,9 +157,9 @@ def main(argv: Sequence[str]) -> None:
     asked = parser.parse_args(argv)
     try:
         records = RunFolder(asked.run).read_phases()
+        if asked.markdown:
+            print(phase_markdown(records), end="")
+        else:
+            Console().print(phase_table(records))
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")
-    if asked.markdown:
-        print(phase_markdown(records), end="")
-    else:
-        Console().print(phase_table(records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +76,7 @@ class AugmentSettings:
     """Widest band, of 161 bins."""
     time_masks: int = 2
     """Stretches masked in an utterance."""
-    time_width_frames: int = 40
+    time_width_frames: int = 50
     """Longest stretch, in frames of 10 ms."""
     max_time_share: float = 0.2
     """Bound of all masked stretches together, as a share of the utterance."""
@@ -153,9 +154,18 @@ class SpeechTask:
         """
         self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
         self.skipped: dict[str, str] = {}
+        self._rates_seen: set[int] = set()
         manifests = _manifests(self.corpus)
         self._splits = {split: self._checked(manifest, split) for split, manifest in manifests.items()}
         self._masks = self.augment.masks()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of ids, durations and transcripts of the training utterances, not of where their audio lies."""
+        digest = hashlib.blake2b(digest_size=16)
+        for one in self._splits["train"].utterances:
+            digest.update(f"{one.id}\t{one.duration_seconds}\t{one.text}\n".encode())
+        return digest.hexdigest()
 
     @property
     def test_splits(self) -> list[str]:
@@ -281,10 +291,14 @@ class SpeechTask:
     def _load(self, dataset: SpeechDataset, sampler: BucketBatchSampler) -> Iterator[SpeechBatch]:
         workers = self.batches_settings.num_workers
         for batch in load_batches(dataset, sampler, num_workers=workers, pin_memory=self.pin_memory):
+            for rate_hz in batch.original_rates_hz - self._rates_seen:
+                self._rates_seen.add(rate_hz)
+                if workers and rate_hz != SAMPLE_RATE_HZ:  # read here, the reader has said so itself
+                    log.warning("resampling audio from %d Hz to %d Hz", rate_hz, SAMPLE_RATE_HZ)
             for bad in batch.bad:
                 if self.on_bad_data == "error":
                     raise BadDataError(
-                        f"{bad.message} (mend it and go on with --resume, or --on-bad-data skip)"
+                        f"{bad.message} (mend it, then --resume if this was training; or --on-bad-data skip)"
                     )
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)

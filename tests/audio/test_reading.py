@@ -182,3 +182,10 @@ def test_an4_as_its_list_says():
         waveform = read_audio(path, expected_seconds=float(row["seconds"]))
         assert waveform.samples.numel() / 16_000 == pytest.approx(float(row["seconds"]), abs=0.01)
         assert 0.01 < waveform.samples.abs().max() <= 1
+
+
+def test_audio_longer_than_promised_is_refused(tmp_path):
+    path = write(tmp_path / "long.wav", tone(seconds=2.0))
+    with pytest.raises(AudioError, match=r"long\.wav: longer than the 1\.00 s promised.*duration"):
+        read_audio(path, expected_seconds=1.0)
+    assert len(read_audio(path, expected_seconds=1.95).samples) == 32_000  # manifests round

@@ -8,9 +8,9 @@ from seqdsd.data import BadExample, SpeechBatch, SpeechExample, collate
 def batch() -> SpeechBatch:
     return collate(
         [
-            SpeechExample("a", torch.tensor([0.1, 0.2]), [3, 4, 4], "bcc"),
+            SpeechExample("a", torch.tensor([0.1, 0.2]), [3, 4, 4], "bcc", 16000),
             BadExample("b", "train.jsonl:2: utterance b: broken"),
-            SpeechExample("c", torch.tensor([0.3, 0.4, 0.5]), [5], "d"),
+            SpeechExample("c", torch.tensor([0.3, 0.4, 0.5]), [5], "d", 8000),
         ]
     )
 

@@ -44,11 +44,17 @@ def bad_recordings(tmp_path, recording, make_audio):
     end = header.index(b"end_head")
     coding = b"sample_coding -s26 pcm,embedded-shorten-v2.00\n"
     shortened.write_bytes((header[:end] + coding + b"end_head\n").ljust(1024) + header[1024:])
+    piped = make_audio(tmp_path / "piped.flac")
+    data = bytearray(piped.read_bytes())
+    data[21] &= 0xF0  # STREAMINFO's 36-bit count of samples, as an encoder that writes to a pipe leaves it
+    data[22:26] = bytes(4)
+    piped.write_bytes(data)
     return {
         "does not exist": recording("b", path=tmp_path / "gone.wav"),
         "noise.wav cannot be read": recording("b", path=noise),
         "has no samples": recording("b", path=make_audio(tmp_path / "empty.wav", 0)),
         "sph2pipe -p -f wav": recording("b", path=shortened),
+        "does not state its length": recording("b", path=piped),
         "has no words": recording("b", "..."),
         "the id 'a' occurs twice": recording("a"),
     }

@@ -36,6 +36,7 @@ class SumTask:
     """Scripted where a test needs it: dev scores, what happens at a step, what happens in an evaluation."""
 
     test_splits = ("test",)
+    fingerprint = "numbers"
 
     def __init__(self, scores: list[float] | None = None) -> None:
         with torch.random.fork_rng():

@@ -383,3 +383,21 @@ def test_a_run_without_pruning_has_nothing_sparse(start, make_task, tmp_path):
 def test_settings_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"{field} must not be negative, got {value}"):
         TrainSettings(OptimizerSettings(), **{field: value})
+
+
+def test_other_data_on_resume_is_said(start, make_task, caplog):
+    task = make_task()
+    stop_at(task, (1, 0))
+    with pytest.raises(StopRequested):
+        start(task)
+    again = make_task()
+    again.fingerprint = "other numbers"
+    start(again)
+    assert "training data has changed" in caplog.text
+
+
+def test_a_phase_with_nothing_to_learn_from_is_an_error(start, make_task):
+    task = make_task()
+    task.batches = lambda epoch, *, first: iter(())
+    with pytest.raises(ValueError, match="not one training item can be read"):
+        start(task)

@@ -14,16 +14,16 @@ from rich.console import Console
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, load_checkpoint, save_checkpoint
 from seqdsd.recipes import ds1
-from seqdsd.recipes.command import Invocation
+from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolderError, slug
 from seqdsd.sparsity import SPEECH_RULES, resolve
 from seqdsd.tasks import SpeechTask
 
-RESUME = Invocation(resume=True)
+RESUME = True
 
 
-def run(config, invocation=Invocation()):  # noqa: B008 (frozen)
-    return ds1.run(config, invocation, Console(quiet=True))
+def run(config, resume=False):
+    return ds1.run(config, resume=resume, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,7 @@ def test_config_and_provenance_are_in_the_folder(trained):
 
 def test_a_complete_run_returns_at_once(trained, monkeypatch):
     config, result = trained
-    monkeypatch.setattr(SpeechTask, "batches", lambda *args, **options: pytest.fail("it trains"))
-    monkeypatch.setattr(SpeechTask, "evaluate", lambda *args: pytest.fail("it evaluates"))
+    monkeypatch.setattr(ds1, "read_corpus", lambda *args, **options: pytest.fail("it reads the data"))
     assert run(config, RESUME).phases == result.phases
 
 
@@ -332,7 +331,7 @@ def test_the_fair_comparisons_prune_nothing(tone_corpus, tmp_path, tiny_ds1, met
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tone_corpus, tmp_path, tiny_ds1):
     console = Console(file=io.StringIO(), width=160)
-    assert ds1.run(tiny_ds1(tone_corpus.folder, tmp_path / "run"), Invocation(dry_run=True), console) is None
+    assert ds1.dry_run(tiny_ds1(tone_corpus.folder, tmp_path / "run"), console) is None
     shown = console.file.getvalue()
     for part in ("rnn.weight_recurrent", "Sparse Iter 1", "50%", "weights, ", "fc1"):
         assert part in shown
@@ -355,3 +354,33 @@ def test_settings_round_trip_through_toml(tmp_path, tiny_ds1):
     config = tiny_ds1(tmp_path / "d", tmp_path / "o", method="llr", on_bad_data="skip")
     (tmp_path / "c.toml").write_text(to_toml(config))
     assert read_config(tmp_path / "c.toml", ds1.Config()) == config
+
+
+def test_settings_begin_from_the_embedded_ones_unless_data_is_named(tmp_path):
+    file = tmp_path / "settings.toml"
+
+    def hidden_size(*argv):
+        command = parse_command(
+            ds1.Config, prog="ds1", description="", without_data=ds1.embedded_settings, argv=argv
+        )
+        return command.settings.hidden_size, command.settings.epochs
+
+    embedded = ds1.embedded_settings()
+    assert hidden_size() == (embedded.hidden_size, embedded.epochs)
+    assert hidden_size("--data", "corpus") == (1024, (50,))
+    file.write_text("epochs = [3]\n")
+    assert hidden_size("--config", str(file)) == (embedded.hidden_size, (3,))
+    file.write_text('epochs = [3]\ndata = "corpus"\n')
+    assert hidden_size("--config", str(file)) == (1024, (3,))
+    assert hidden_size("--config", str(file), "--hidden-size", "64") == (64, (3,))
+
+
+def test_resampling_is_said_once_although_workers_read(tone_corpus, tmp_path, tiny_ds1, caplog):
+    for entry in tone_corpus.read_manifest("train"):
+        path = tone_corpus.folder / entry["audio_filepath"]
+        samples, rate_hz = soundfile.read(path)
+        soundfile.write(path, np.repeat(samples, 2), 2 * rate_hz)
+    batches = dataclasses.replace(tiny_ds1(tone_corpus.folder, tmp_path).batches, num_workers=1)
+    run(tiny_ds1(tone_corpus.folder, tmp_path / "run", batches=batches))
+    said = [one for one in caplog.records if "resampling" in one.getMessage()]
+    assert len(said) == 1 and "32000 Hz" in said[0].getMessage()

@@ -16,7 +16,7 @@ import torch
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import load_checkpoint
 from seqdsd.recipes import ds1
-from seqdsd.recipes.command import Invocation, parse_command
+from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.tasks import AugmentSettings, BatchSettings
 
@@ -114,11 +114,11 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(start, tmp_path):
     finish(process)
     training_seconds = time.monotonic() - begun
     folder = tmp_path / "run"
-    for flags in ([], ["--resume"]):
+    for flags in ([], ["--resume"], ["--resume"]):
         process = start(folder, *flags)
         wait_for_a_checkpoint(folder, process)
         # The second has a checkpoint from the start, but has to import its modules first.
-        seconds = generator.uniform(0, training_seconds / 2) + (START_SECONDS if flags else 0)
+        seconds = generator.uniform(0, training_seconds / 3) + (START_SECONDS if flags else 0)
         print(f"killed {seconds:.3f} s after the first checkpoint or the start")
         time.sleep(seconds)
         process.kill()
@@ -136,7 +136,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(start, tmp_path, settings, number):
     wait_for_a_checkpoint(folder, process)
     config = read_config(folder / "config.toml", ds1.Config())
     with pytest.raises(RunFolderError, match=rf"another run \(process {process.pid}\) is writing here"):
-        ds1.run(config, Invocation(resume=True))
+        ds1.run(config, resume=True)
     os.killpg(process.pid, number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said, said

@@ -7,7 +7,9 @@ import re
 import pytest
 from rich.console import Console
 
+from seqdsd.records import RunFolder
 from seqdsd.reports import best_phase, phase_markdown, phase_table
+from seqdsd.reports.phase_table import main
 
 # DSD paper, Table 7 (WSJ '92 and '93), with a dev column of our own; the first row stands for the baseline.
 TABLE_7 = [
@@ -131,3 +133,13 @@ def test_a_phase_without_dev_is_named(records):
     del records[2]["dev"]["wer"]
     with pytest.raises(ValueError, match="'Dense Iter 1' has no dev WER"):
         phase_markdown(records)
+
+
+def test_the_command_prints_markdown_or_one_clear_message(tmp_path, records, capsys):
+    RunFolder(tmp_path).write_phases(records)
+    main([str(tmp_path), "--markdown"])
+    assert capsys.readouterr().out == phase_markdown(records)
+    RunFolder(tmp_path).write_phases([])
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path)])
+    assert "has not finished its first phase" in capsys.readouterr().err
