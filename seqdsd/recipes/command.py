@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Generic, Protocol, TypeVar, runtime_checkable
 
 import tyro
 from rich.console import Console
@@ -19,6 +19,7 @@ from seqdsd.config import read_config
 from seqdsd.engine import StopRequested, TrainingDiverged
 
 
+@runtime_checkable
 class WithData(Protocol):
     """Settings of a recipe that can make its own corpus."""
 

@@ -13,8 +13,8 @@ from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 def show(is_terminal: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=120)
     with RunDisplay.open(console, total_steps=20, done_steps=5) as display:
-        display.step(6, phase="Dense Iter 0", epoch="1/2", loss=float("nan"))
-        display.step(7, phase="Sparse Iter 1", epoch="2/2", loss=1.25)
+        display.step(6, phase="Dense Iter 0", epoch="1/2", loss=float("nan"), dev="")
+        display.step(7, phase="Sparse Iter 1", epoch="2/2", loss=1.25, dev="WER 12.34 %")
         display.say("[bold]a line[/bold] that stays")
     return console.file.getvalue()
 
@@ -25,7 +25,7 @@ def test_without_a_terminal_there_are_lines_alone():
 
 def test_a_terminal_shows_phase_epoch_steps_and_loss():
     shown = show(is_terminal=True)
-    for part in ("Sparse Iter 1", "7/20", "epoch 2/2", "loss 1.250", "a line"):
+    for part in ("Sparse Iter 1", "7/20", "epoch 2/2", "loss 1.25", "dev WER 12.34 %", "a line"):
         assert part in shown
     assert "nan" not in shown
 
