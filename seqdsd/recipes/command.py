@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 from rich.console import Console
@@ -18,17 +18,7 @@ from rich.markup import escape
 from seqdsd.config import read_config
 from seqdsd.engine import StopRequested, TrainingDiverged
 
-
-@runtime_checkable
-class WithData(Protocol):
-    """Settings of a recipe that can make its own corpus."""
-
-    @property
-    def data(self) -> Path | None:
-        """Where the corpus is, if one is named."""
-
-
-ConfigT = TypeVar("ConfigT", bound=WithData)
+ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ def parse_command(
     base = config_class()
     if seen.config:
         base = read_config(seen.config, base)
-    if seen.data is None and base.data is None:
+    if seen.data is None and getattr(base, "data", None) is None:
         base = read_config(seen.config, without_data()) if seen.config else without_data()
     return tyro.cli(
         Command[config_class],  # type: ignore[valid-type]

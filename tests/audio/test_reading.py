@@ -135,7 +135,6 @@ def test_a_file_cut_in_half_is_refused(tmp_path, name):
 def test_truncation_tolerance(tmp_path):
     path = write(tmp_path / "tone.wav", tone(10.0))
     read_audio(path, expected_seconds=10.19)
-    read_audio(path, expected_seconds=5.0)  # longer than promised is no loss
     with pytest.raises(AudioError, match=r"tone\.wav: truncated: 10\.00 s of the 10\.30 s"):
         read_audio(path, expected_seconds=10.3)
 
