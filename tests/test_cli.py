@@ -68,9 +68,7 @@ def run(corpus, tmp_path_factory) -> RunFolder:
         device="cpu",
         batches=replace(settings.batches, max_batch_seconds=5.0, num_workers=0),
     )
-    result = ds1.run(config)
-    assert result is not None
-    return result.folder
+    return ds1.run(config).folder
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ class SharedInputBiRNN(nn.Module):
         self.norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
         self.weight_recurrent = nn.Parameter(torch.empty(2, hidden_size, hidden_size))
         self.clip = clip
-        # Uniform weights forget within a few frames and learn half as fast on AN4.
+        # Uniform ones learn far slower on AN4: docs/experiments.md.
         for weight in self.weight_recurrent:
             nn.init.orthogonal_(weight)
 

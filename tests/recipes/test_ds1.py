@@ -386,3 +386,14 @@ def test_resampling_is_said_once_although_workers_read(tone_corpus, tmp_path, ti
     run(tiny_ds1(tone_corpus.folder, tmp_path / "run", batches=batches))
     said = [one for one in caplog.records if "resampling" in one.getMessage()]
     assert len(said) == 1 and "32000 Hz" in said[0].getMessage()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_whole_run_on_a_gpu(tone_corpus, tmp_path, tiny_ds1, precision):
+    changes = {"device": "cuda", "precision": precision}
+    result = run(tiny_ds1(tone_corpus.folder, tmp_path / "run", **changes))
+    assert [round(record["measured_sparsity"], 2) for record in result.phases] == [0.0, 0.5, 0.0]
+    losses_of_all = [loss for record in result.phases for loss in record["train_loss"]]
+    assert losses_of_all[-1] < losses_of_all[0] and all(map(math.isfinite, losses_of_all))

@@ -41,9 +41,7 @@ def run(tmp_path_factory) -> RunFolder:
         optimizer=OptimizerSettings(momentum=0.9),
         batches=BatchSettings(num_workers=0),
     )
-    result = ds1.run(config)
-    assert result is not None
-    return result.folder
+    return ds1.run(config).folder
 
 
 @pytest.fixture
