@@ -43,7 +43,7 @@ from seqdsd.data import (
     write_manifest,
 )
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine.loop import LossMeter, make_optimizer, train_epoch
+from seqdsd.engine.loop import LossMeter, train_epoch
 from seqdsd.recipes import ds1
 from seqdsd.tasks import SpeechTask
 from seqdsd.text import CharacterTokenizer
@@ -119,7 +119,7 @@ def feature_table(settings: Settings, folder: Path) -> Table:
     task.preload(settings.steps)
     fabric = Fabric(accelerator=settings.device, devices=1)
     model = fabric.setup_module(task.model)
-    own = make_optimizer(model.parameters(), config.learning_rates[0], config.optimizer)
+    own = config.optimizer.make(model.parameters(), config.learning_rates[0])
     optimizer: Any = fabric.setup_optimizers(own)
 
     def train() -> None:
@@ -131,7 +131,7 @@ def feature_table(settings: Settings, folder: Path) -> Table:
             epoch=1,
             first=0,
             seed=0,
-            clip_norm=config.optimizer.clip_norm,
+            settings=config.optimizer,
             meter=LossMeter(),
             after_step=lambda step: None,
         )

@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from benchmarks.timing import Ratio, seconds_in_turns
-from seqdsd.engine.loop import OptimizerSettings, make_optimizer
+from seqdsd.engine import NesterovSettings
 from seqdsd.models import DeepSpeech1, FramePacking, SharedInputBiRNN
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, Plan, resolve
 
 SPARSITY = 0.5
-SETTINGS = OptimizerSettings()
+SETTINGS = NesterovSettings()
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def make_step(
 
 
 def new_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    return make_optimizer(model.parameters(), 1e-5, SETTINGS)
+    return SETTINGS.make(model.parameters(), 1e-5)
 
 
 def prune_by_torch(model: nn.Module, plan: Plan) -> None:

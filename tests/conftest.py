@@ -82,7 +82,7 @@ def write_tone_corpus() -> Callable[..., ToneCorpus]:
 def tiny_ds1() -> Callable[..., Any]:
     """Settings of a DeepSpeech 1 small enough for tests; any of them can be changed."""
     # Imported here, since most tests need no torch.
-    from seqdsd.engine import OptimizerSettings
+    from seqdsd.engine import NesterovSettings
     from seqdsd.recipes.ds1 import Config, NetworkSettings
     from seqdsd.tasks import BatchSettings
 
@@ -95,7 +95,7 @@ def tiny_ds1() -> Callable[..., Any]:
             "sparsities": (0.5,),
             "device": "cpu",
             "network": NetworkSettings(batch_norm=True),
-            "optimizer": OptimizerSettings(momentum=0.9),
+            "optimizer": NesterovSettings(momentum=0.9),
             "batches": BatchSettings(max_batch_seconds=4.0, num_workers=0),
         }
         return Config(data=data, out=out, **{**settings, **changes})

@@ -10,15 +10,18 @@ from seqdsd.engine.checkpoint import (
 from seqdsd.engine.device import Precision, make_fabric
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
-from seqdsd.engine.loop import OptimizerSettings, TrainingDiverged
+from seqdsd.engine.loop import TrainingDiverged
+from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
 from seqdsd.engine.task import Batch, Evaluation, Task
 
 __all__ = [
+    "AdaptiveSettings",
     "Batch",
     "Checkpoint",
     "CheckpointError",
     "DSDTraining",
     "Evaluation",
+    "NesterovSettings",
     "OptimizerSettings",
     "Precision",
     "StopRequested",

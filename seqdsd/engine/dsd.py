@@ -27,7 +27,8 @@ from seqdsd.engine.checkpoint import (
     save_latest,
 )
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
-from seqdsd.engine.loop import LossMeter, OptimizerSettings, TrainingDiverged, make_optimizer, train_epoch
+from seqdsd.engine.loop import LossMeter, TrainingDiverged, train_epoch
+from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.records import RunFolder, write_json_lines
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 class TrainSettings:
     """How every phase is trained."""
 
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    optimizer: OptimizerSettings = field(default_factory=NesterovSettings)
     patience: int = 10
     """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
     checkpoint_minutes: float = 5.0
@@ -171,9 +172,7 @@ class DSDTraining:
         self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        optimizer = make_optimizer(
-            self._task.model.parameters(), phase.learning_rate, self._settings.optimizer
-        )
+        optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         is_under_way = restored is not None and bool(restored.under("optimizer"))
         if restored is not None and is_under_way:
@@ -200,7 +199,7 @@ class DSDTraining:
             epoch=self._epochs_done,
             first=self._now.step,
             seed=self._settings.seed,
-            clip_norm=self._settings.optimizer.clip_norm,
+            settings=self._settings.optimizer,
             meter=self._meter,
             after_step=lambda step: self._after_step(phase, step),
         )
@@ -302,10 +301,10 @@ class DSDTraining:
     def _steps_done(self) -> int:
         """Steps before the current epoch, as if no phase ended early."""
         finished = sum(phase.epochs for phase in self._phases[: len(self._records)])
-        return (finished + self._now.epoch) * self._task.num_batches(0)
+        return (finished + self._now.epoch) * self._task.num_batches
 
     def _open_display(self) -> Any:
-        total = sum(phase.epochs for phase in self._phases) * self._task.num_batches(0)
+        total = sum(phase.epochs for phase in self._phases) * self._task.num_batches
         return RunDisplay.open(self._console, total_steps=total, done_steps=self._steps_done + self._now.step)
 
     def _count_seconds(self) -> None:

@@ -1,14 +1,14 @@
 """One epoch of training: forward, backward, clip, step. Nothing in a step waits for the device.
 
-A step whose loss or gradient is not finite changes nothing: the fused optimizers take ``found_inf`` as a flag on the
-device. The flags, with the losses, are read every few steps in one copy; only then is anything said or stopped.
+A step whose loss or gradient is not finite changes nothing: the optimizers take ``found_inf`` as a flag on the device.
+The flags, with the losses, are read every few steps in one copy; only then is anything said or stopped.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 
+from seqdsd.engine.optimizer import OptimizerSettings
 from seqdsd.engine.task import Batch, Task
 
 log = logging.getLogger(__name__)
@@ -28,51 +29,6 @@ MAX_BAD_STEPS = 10
 
 class TrainingDiverged(RuntimeError):
     """Too many steps in a row had no finite loss."""
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Nesterov SGD and clipping."""
-
-    momentum: float = 0.99
-    """As Baidu's public DeepSpeech code of that time; the DSD paper names Nesterov SGD only (section 4.5)."""
-    weight_decay: float = 0.0
-    """L2 penalty."""
-    clip_norm: float = 100.0
-    """Upper bound of the gradient's norm (same source)."""
-    anneal: float = 1.0
-    """Within a phase the learning rate is divided by this after every epoch; 1 keeps it."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.momentum < 1:
-            raise ValueError(f"momentum must be in (0, 1), got {self.momentum}")
-        if not self.weight_decay >= 0:  # so written, NaN is refused as well
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if not self.clip_norm > 0:
-            raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}")
-        if not self.anneal >= 1:
-            raise ValueError(f"anneal must be at least 1, got {self.anneal}")
-
-
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], learning_rate: float, settings: OptimizerSettings
-) -> torch.optim.Optimizer:
-    """Fresh Nesterov SGD whose momentum starts at 0.
-
-    The buffers are made here because the fused kernel leaves them uninitialised where the very first step is skipped.
-    """
-    optimizer = torch.optim.SGD(
-        parameters,
-        lr=learning_rate,
-        momentum=settings.momentum,
-        nesterov=True,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
 
 
 @dataclass
@@ -148,7 +104,7 @@ def train_epoch(
     epoch: int,
     first: int,
     seed: int,
-    clip_norm: float,
+    settings: OptimizerSettings,
     meter: LossMeter,
     after_step: Callable[[int], None],
 ) -> None:
@@ -157,12 +113,12 @@ def train_epoch(
     Args:
         fabric: Device and precision.
         model: The task's model, as Fabric has wrapped it.
-        optimizer: Over the model's parameters, as Fabric has wrapped it; fused, so that steps can be skipped.
+        optimizer: Over the model's parameters, as Fabric has wrapped it; takes ``found_inf`` (see ``optimizer.py``).
         task: Gives batches and loss.
         epoch: Counted over the whole run.
         first: Batches already done.
         seed: Of the run.
-        clip_norm: Upper bound of the gradient norm.
+        settings: How gradients are clipped.
         meter: Takes the losses.
         after_step: Called with the number of batches done, when weights and optimizer are consistent.
 
@@ -173,7 +129,7 @@ def train_epoch(
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
         if len(batch) > 0:
             torch.manual_seed(step_seed(seed, epoch, done))  # dropout knows no generator of its own
-            _train_step(fabric, model, optimizer, task, batch.to(fabric.device), clip_norm, meter)
+            _train_step(fabric, model, optimizer, task, batch.to(fabric.device), settings, meter)
         after_step(done)
         meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
@@ -185,16 +141,15 @@ def _train_step(
     optimizer: _FabricOptimizer,
     task: Task[Any],
     batch: Batch,
-    clip_norm: float,
+    settings: OptimizerSettings,
     meter: LossMeter,
 ) -> None:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     loss = task.loss(model, batch)
     fabric.backward(loss)
-    norm = fabric.clip_gradients(model, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
-    assert norm is not None  # only sharded strategies, which are not used here, return none
+    norm = settings.clip_(fabric, model, optimizer)
     failed = ~torch.isfinite(loss.detach() + norm)
-    optimizer.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # read by fused optimizers
+    optimizer.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # see optimizer.py
     optimizer.step()
     optimizer.zero_grad()
     for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever

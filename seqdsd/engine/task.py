@@ -73,8 +73,9 @@ class Task(Protocol[BatchT]):
     def skipped(self) -> Mapping[str, str]:
         """Items left out as bad data so far: where each comes from (``train.jsonl:12``) to message."""
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch, counted over the whole run."""
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch; epochs may differ by a few."""
 
     def batches(self, epoch: int, *, first: int) -> Iterator[BatchT]:
         """The batches of an epoch but the ``first`` ones, on the CPU."""

@@ -23,7 +23,7 @@ from seqdsd.audio import LogSpectrogram
 from seqdsd.config import differences, read_config, to_toml
 from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import DSDTraining, OptimizerSettings, Precision, TrainSettings, make_fabric
+from seqdsd.engine import DSDTraining, NesterovSettings, Precision, TrainSettings, make_fabric
 from seqdsd.models import DeepSpeech1
 from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
@@ -99,7 +99,7 @@ class Config:
     """Arithmetic of the network."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    optimizer: NesterovSettings = field(default_factory=NesterovSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 

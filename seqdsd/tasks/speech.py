@@ -180,12 +180,9 @@ class SpeechTask:
             for split, manifest in self._splits.items()
         }
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch; later epochs differ from the first by a few at most."""
-        return self._num_batches
-
     @cached_property
-    def _num_batches(self) -> int:
+    def num_batches(self) -> int:
+        """Batches of an epoch; they differ by a few at most."""
         return len(self._sampler("train", epoch=1))
 
     def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
-from seqdsd.engine import DSDTraining, Evaluation, OptimizerSettings, TrainSettings
+from seqdsd.engine import DSDTraining, Evaluation, NesterovSettings, TrainSettings
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import Rule, Schedule
 
@@ -51,7 +51,8 @@ class SumTask:
         self._scores = scores
         self._score_of: dict[bytes, float] = {}
 
-    def num_batches(self, epoch):
+    @property
+    def num_batches(self):
         return BATCHES
 
     def batches(self, epoch, *, first):
@@ -104,7 +105,7 @@ def start(tmp_path, monkeypatch):
             task,
             schedule or Schedule.dsd(1, 2, (0.5,), (0.05, 0.02, 0.01)),
             rules or [Rule("*")],
-            settings=TrainSettings(OptimizerSettings(momentum=0.9, anneal=anneal), seed=5, **settings),
+            settings=TrainSettings(NesterovSettings(momentum=0.9, anneal=anneal), seed=5, **settings),
             folder=RunFolder(tmp_path / name),
             fabric=Fabric(accelerator="cpu", devices=1),
             console=Console(quiet=True),

@@ -11,14 +11,13 @@ from torch import nn
 from seqdsd.engine import (
     Checkpoint,
     CheckpointError,
+    NesterovSettings,
     StopRequested,
     TrainingDiverged,
     TrainSettings,
     load_checkpoint,
     save_checkpoint,
 )
-from seqdsd.engine import dsd as dsd_module
-from seqdsd.engine.loop import OptimizerSettings
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import Phase, Rule, Schedule
 
@@ -139,8 +138,8 @@ def test_a_loss_that_is_not_a_number_is_never_the_best(start, make_task):
 def optimizers(monkeypatch):
     """Every optimizer that a run has made."""
     made = []
-    make = dsd_module.make_optimizer
-    monkeypatch.setattr(dsd_module, "make_optimizer", lambda *args: made.append(make(*args)) or made[-1])
+    make = NesterovSettings.make
+    monkeypatch.setattr(NesterovSettings, "make", lambda *args: made.append(make(*args)) or made[-1])
     return made
 
 
@@ -382,7 +381,7 @@ def test_a_run_without_pruning_has_nothing_sparse(start, make_task, tmp_path):
 @pytest.mark.parametrize(("field", "value"), [("patience", -1), ("checkpoint_minutes", -1.0)])
 def test_settings_out_of_range(field, value):
     with pytest.raises(ValueError, match=f"{field} must not be negative, got {value}"):
-        TrainSettings(OptimizerSettings(), **{field: value})
+        TrainSettings(NesterovSettings(), **{field: value})
 
 
 def test_other_data_on_resume_is_said(start, make_task, caplog):

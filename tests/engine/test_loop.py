@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from seqdsd.engine import OptimizerSettings, TrainingDiverged
-from seqdsd.engine.loop import MAX_BAD_STEPS, LossMeter, make_optimizer, step_seed, train_epoch
+from seqdsd.engine import NesterovSettings, TrainingDiverged
+from seqdsd.engine.loop import MAX_BAD_STEPS, LossMeter, step_seed, train_epoch
 
-SETTINGS = OptimizerSettings(momentum=0.9, weight_decay=1e-3, clip_norm=1.0)
+SETTINGS = NesterovSettings(momentum=0.9, weight_decay=1e-3, clip_norm=1.0)
 
 
 @pytest.fixture
@@ -17,10 +17,17 @@ def train(fabric):
     """Run epochs of a task from its first batch; returns the meter."""
 
     def run(
-        task, *, epochs=1, first=0, optimizer=None, meter=None, after_step=lambda step: None, clip_norm=1.0
+        task,
+        *,
+        epochs=1,
+        first=0,
+        optimizer=None,
+        meter=None,
+        after_step=lambda step: None,
+        settings=SETTINGS,
     ):
         model = fabric.setup_module(copy.copy(task.model))
-        optimizer = optimizer or make_optimizer(task.model.parameters(), 0.1, SETTINGS)
+        optimizer = optimizer or SETTINGS.make(task.model.parameters(), 0.1)
         wrapped = fabric.setup_optimizers(optimizer)
         meter = meter or LossMeter()
         for epoch in range(epochs):
@@ -29,7 +36,7 @@ def train(fabric):
                 epoch=epoch,
                 first=first,
                 seed=3,
-                clip_norm=clip_norm,
+                settings=settings,
                 meter=meter,
                 after_step=after_step,
             )
@@ -96,7 +103,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_not_even_the_first(train, 
     """Neither weights nor momentum nor batch norm's running statistics, which a NaN would spoil for good."""
     task = make_task()
     task.at_step = poison(value)
-    optimizer = make_optimizer(task.model.parameters(), 0.1, SETTINGS)
+    optimizer = SETTINGS.make(task.model.parameters(), 0.1)
     before = everything(task, optimizer)
     meter = train(task, optimizer=optimizer)
     assert is_same(everything(task, optimizer), before)
@@ -122,7 +129,7 @@ def test_a_bad_step_in_between_leaves_the_others_as_they_are(train, make_task):
 def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(train, make_task):
     task = make_task()
     task.loss = lambda model, batch: (model(batch.numbers) * 0).abs().sqrt().sum()  # 0, with gradient 0 * inf
-    optimizer = make_optimizer(task.model.parameters(), 0.1, SETTINGS)
+    optimizer = SETTINGS.make(task.model.parameters(), 0.1)
     before = everything(task, optimizer)
     assert train(task, optimizer=optimizer).bad_steps == 3
     assert is_same(everything(task, optimizer), before)
@@ -130,11 +137,12 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped_too(train, make_ta
 
 def test_the_gradient_is_clipped(train, make_task):
     task = make_task()
-    optimizer = make_optimizer(task.model.parameters(), 1.0, OptimizerSettings(momentum=1e-9))
+    settings = NesterovSettings(momentum=1e-9, clip_norm=0.25)
+    optimizer = settings.make(task.model.parameters(), 1.0)
     before = [parameter.detach().clone() for parameter in task.model.parameters()]
     task.at_step = lambda epoch, index, batch: batch.numbers.mul_(1000)
     with suppress(StopIteration):
-        train(task, optimizer=optimizer, clip_norm=0.25, after_step=lambda step: next(iter(())))
+        train(task, optimizer=optimizer, settings=settings, after_step=lambda step: next(iter(())))
     moved = [parameter.detach() - old for parameter, old in zip(task.model.parameters(), before, strict=True)]
     assert float(nn.utils.get_total_norm(moved)) == pytest.approx(0.25, rel=1e-3)
 
@@ -202,4 +210,4 @@ def test_step_seeds_differ():
 )
 def test_optimizer_settings_out_of_range(field, value):
     with pytest.raises(ValueError, match=rf"{field} must .*, got {value}"):
-        OptimizerSettings(**{field: value})
+        NesterovSettings(**{field: value})

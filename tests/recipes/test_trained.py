@@ -7,7 +7,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from seqdsd.engine import OptimizerSettings
+from seqdsd.engine import NesterovSettings
 from seqdsd.recipes import ds1
 from seqdsd.recipes.trained import load_trained
 from seqdsd.records import RunFolder
@@ -38,7 +38,7 @@ def run(tmp_path_factory) -> RunFolder:
         device="cpu",
         network=ds1.NetworkSettings(batch_norm=True),
         tokenizer=ds1.TokenizerSettings(kind="subwords", vocab_size=12),
-        optimizer=OptimizerSettings(momentum=0.9),
+        optimizer=NesterovSettings(momentum=0.9),
         batches=BatchSettings(num_workers=0),
     )
     return ds1.run(config).folder
