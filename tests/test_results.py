@@ -1,12 +1,13 @@
-"""Every table in recipes/*/RESULTS.md is what the records beside it say."""
+"""Every table in recipes/*/RESULTS.md is what the records beside it say, and they what their hypotheses give."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from seqdsd.metrics import wer
-from seqdsd.records import RunFolder, slug
+from seqdsd.metrics import bleu, cider_d, rouge_l, wer
+from seqdsd.records import RunFolder, slug, write_json_lines
 from seqdsd.reports import phase_markdown
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -19,14 +20,54 @@ def test_table_is_generated_from_the_records(folder):
     assert phase_markdown(RunFolder(folder).read_phases()) in results
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
-def test_hypotheses_give_the_recorded_word_error_rate(folder):
-    run = RunFolder(folder)
+def scores(rows: list[dict]) -> dict[str, float]:
+    """The scores that hypotheses give: of speech where a row has one ref, of captions where it has refs."""
+    hyps = [row["hyp"] for row in rows]
+    if "ref" in rows[0]:
+        return {"wer": wer([row["ref"] for row in rows], hyps).rate}
+    refs_per_item = [row["refs"] for row in rows]
+    standard = bleu(refs_per_item, hyps)
+    neuraltalk = standard.without_brevity_penalty()
+    return {
+        **{f"bleu{n}": getattr(standard, f"bleu{n}") for n in (1, 2, 3, 4)},
+        **{f"neuraltalk_bleu{n}": getattr(neuraltalk, f"bleu{n}") for n in (1, 2, 3, 4)},
+        "brevity_penalty": standard.brevity_penalty,
+        "cider_d": cider_d(refs_per_item, hyps).score,
+        "rouge_l": rouge_l(refs_per_item, hyps).score,
+    }
+
+
+def check_hypotheses(run: RunFolder) -> None:
     for record in run.read_phases():
         lines = run.hypotheses(record["name"], "test").read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        again = wer([row["ref"] for row in rows], [row["hyp"] for row in rows])
-        assert again.rate == record["test"]["wer"], slug(record["name"])
+        again = scores([json.loads(line) for line in lines])
+        recorded = {name: record["test"][name] for name in again}
+        assert recorded == pytest.approx(again, rel=0, abs=1e-9), slug(record["name"])
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
+def test_hypotheses_give_the_recorded_scores(folder):
+    check_hypotheses(RunFolder(folder))
+
+
+def test_records_of_captions_are_checked_too(tmp_path):
+    run = RunFolder(tmp_path)
+    rows = [
+        {"id": "1", "refs": ["a b c d e", "a b c"], "hyp": "a b c d"},
+        {"id": "2", "refs": ["e f g h i j"], "hyp": "e f g h"},
+    ]
+    write_json_lines(run.hypotheses("Dense Iter 0", "test"), rows)
+    # All n-grams match; the references closest in length have 3 (the shorter of two) and 6 words to the 8 here.
+    rest = {name: value for name, value in scores(rows).items() if name in ("cider_d", "rouge_l")}
+    test = {f"neuraltalk_bleu{n}": 100.0 for n in (1, 2, 3, 4)} | rest
+    penalty = math.exp(1 - 9 / 8)
+    test |= {f"bleu{n}": 100 * penalty for n in (1, 2, 3, 4)} | {"brevity_penalty": penalty}
+    run.write_phases([{"name": "Dense Iter 0", "test": test}])
+    check_hypotheses(run)
+    for name in test:
+        run.write_phases([{"name": "Dense Iter 0", "test": test | {name: test[name] + 1e-3}}])
+        with pytest.raises(AssertionError, match="dense-iter-0"):
+            check_hypotheses(run)
 
 
 def test_there_are_records():

@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from seqdsd.engine.task import Evaluation
 
-TRANSCRIPTS_SHOWN = 5
+HYPOTHESES_SHOWN = 5
 
 
 class RunDisplay:
@@ -66,7 +66,7 @@ class RunDisplay:
 
 
 class TensorBoardLog:
-    """The scalars, histograms and transcripts of a run."""
+    """The scalars, histograms and hypotheses of a run."""
 
     def __init__(self, folder: Path, *, first_epoch: int) -> None:
         """Open; entries from ``first_epoch`` on that a killed run has left are purged."""
@@ -79,13 +79,13 @@ class TensorBoardLog:
             self._writer.add_scalar(name, value, epoch)
 
     def phase(self, epoch: int, name: str, model: nn.Module, evaluations: Mapping[str, Evaluation]) -> None:
-        """Weight histograms, test scalars and a few transcripts at a phase's end."""
+        """Weight histograms, test scalars and a few hypotheses at a phase's end."""
         for parameter_name, parameter in model.named_parameters():
             self._writer.add_histogram(f"weights/{parameter_name}", parameter.detach().float(), epoch)
         for split, evaluation in evaluations.items():
             for metric, value in _numbers(split, evaluation.metrics).items():
                 self._writer.add_scalar(f"phase_end/{metric}", value, epoch)
-            shown = evaluation.hypotheses[:TRANSCRIPTS_SHOWN]
+            shown = evaluation.hypotheses[:HYPOTHESES_SHOWN]
             self._writer.add_text(f"{split}/{name}", _as_markdown(shown), epoch)
         self._writer.flush()
 
@@ -99,5 +99,10 @@ def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"| {row['id']} | {row['ref']} | {row['hyp']} |" for row in rows]
-    return "\n".join(["| id | ref | hyp |", "|---|---|---|", *lines])
+    columns = list(rows[0]) if rows else []
+    lines = [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *lines])
+
+
+def _cell(value: str | Sequence[str]) -> str:
+    return value if isinstance(value, str) else "<br>".join(value)

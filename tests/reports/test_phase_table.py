@@ -1,4 +1,4 @@
-"""The paper's own Table 7 as input: its improvement rows must come out."""
+"""The paper's own Tables 5 and 7 as input: their improvement rows must come out."""
 
 import io
 import json
@@ -34,18 +34,60 @@ def scored(percent: float) -> dict:
     }
 
 
+# DSD paper, Table 5 (NeuralTalk on Flickr8k).
+TABLE_5 = [
+    ("Dense Iter 0", (57.2, 38.6, 25.4, 16.8), 0.0, 19, 1e-2),
+    ("Sparse Iter 1", (58.4, 39.7, 26.3, 17.5), 0.8, 10, 1e-3),
+    ("Dense Iter 1", (59.2, 40.7, 27.4, 18.5), 0.0, 6, 1e-4),
+]
+
+
+def captioned(neuraltalk: tuple[float, ...], *, penalty: float) -> dict:
+    return {
+        **{f"bleu{order}": penalty * score for order, score in enumerate(neuraltalk, start=1)},
+        **{f"neuraltalk_bleu{order}": score for order, score in enumerate(neuraltalk, start=1)},
+        "brevity_penalty": penalty,
+        "cider_d": 0.4512,
+        "rouge_l": 0.4321,
+        "decoding": "beam 3",
+    }
+
+
+@pytest.fixture
+def caption_records() -> list[dict]:
+    """Of a run on captions; on dev 10 points lower, with the best phase in the middle."""
+    return [
+        {
+            "index": index,
+            "name": name,
+            "epochs": epochs,
+            "best_epoch": 1,
+            "learning_rate": learning_rate,
+            "sparsity": sparsity,
+            "measured_sparsity": sparsity,
+            "dev_score": [-17.0 if index == 1 else -16.0],
+            "dev": captioned(tuple(score - 10 for score in bleu), penalty=1.0),
+            "test": captioned(bleu, penalty=0.9),
+            "train_seconds": 3725.4,
+        }
+        for index, (name, bleu, sparsity, epochs, learning_rate) in enumerate(TABLE_5)
+    ]
+
+
 @pytest.fixture
 def records() -> list[dict]:
+    """Of a run on speech; the best epoch of each phase is its second."""
     return [
         {
             "index": index,
             "name": name,
             "kind": "sparse" if sparsity else "dense",
             "epochs": epochs,
+            "best_epoch": 2,
             "learning_rate": learning_rate,
             "sparsity": sparsity,
             "measured_sparsity": sparsity,
-            "train_loss": [1.0] * epochs,
+            "dev_score": [0.9, dev / 100, 0.1],
             "dev": scored(dev),
             "test": {**scored(wsj92), "wer": wsj92 / 100},
             "test_wsj93": {**scored(wsj93), "wer": wsj93 / 100},
@@ -57,6 +99,12 @@ def records() -> list[dict]:
 
 def cells(markdown: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in markdown.splitlines() if line.startswith("|")]
+
+
+def printed(records: list[dict], width: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(phase_table(records))
+    return out.getvalue()
 
 
 def test_table_7(records):
@@ -88,18 +136,23 @@ def test_best_is_chosen_on_dev_and_named(records):
 
 def test_the_earlier_of_equals_is_best(records):
     for record in records:
-        record["dev"] = scored(20.0)
+        record["dev_score"] = [0.9, 0.2]
     assert best_phase(records) is records[0]
 
 
+@pytest.mark.parametrize("diverged", [None, float("nan")])
+def test_a_phase_whose_score_is_not_a_number_is_never_best(records, diverged):
+    records[0]["dev_score"][1] = records[3]["dev_score"][1] = diverged
+    assert best_phase(records) is records[4]
+
+
 def test_the_terminal_shows_the_same_cells(records):
-    out = io.StringIO()
-    Console(file=out, width=200).print(phase_table(records))
-    shown = [re.split(r"  +", line.strip()) for line in out.getvalue().splitlines()]
+    out = printed(records, 200)
+    shown = [re.split(r"  +", line.strip()) for line in out.splitlines()]
     header, _, *rows = cells(phase_markdown(records))
     assert [row for row in shown if len(row) == len(header) and row != header] == rows
-    assert all(title in out.getvalue() for title in header)
-    assert "the best phase on dev, Sparse Iter 2" in " ".join(out.getvalue().split())
+    assert all(title in out for title in header)
+    assert "the best phase on dev, Sparse Iter 2" in " ".join(out.split())
 
 
 def test_one_phase_has_no_improvement(records):
@@ -131,8 +184,91 @@ def test_no_records():
 
 def test_a_phase_without_dev_is_named(records):
     del records[2]["dev"]["wer"]
-    with pytest.raises(ValueError, match="'Dense Iter 1' has no dev WER"):
+    with pytest.raises(ValueError, match="'Dense Iter 1' has no dev score 'wer'"):
         phase_markdown(records)
+    records[1]["dev_score"] = []
+    with pytest.raises(ValueError, match="'Sparse Iter 1' has no dev score; the best phase is chosen by it"):
+        best_phase(records)
+
+
+def test_table_5(caption_records):
+    header, _, *rows = cells(phase_markdown(caption_records))
+    titles = "Phase|dev BLEU-4|test BLEU-1/2/3/4|test NeuralTalk BLEU-1/2/3/4|Pruned|Zeros|Epochs|LR|Time"
+    assert header == titles.split("|")
+    # The standard scores are 0.9 of the paper's, so their relative improvement is the same.
+    rest = ["-"] * 5
+    assert rows == [
+        [
+            "Dense Iter 0",
+            "6.8",
+            "51.5/34.7/22.9/15.1",
+            "57.2/38.6/25.4/16.8",
+            *"0.00 0.00 19 0.01 1:02:05".split(),
+        ],
+        [
+            "Sparse Iter 1 *",
+            "7.5",
+            "52.6/35.7/23.7/15.8",
+            "58.4/39.7/26.3/17.5",
+            *"80.00 80.00 10 0.001 1:02:05".split(),
+        ],
+        [
+            "Dense Iter 1",
+            "8.5",
+            "53.3/36.6/24.7/16.7",
+            "59.2/40.7/27.4/18.5",
+            *"0.00 0.00 6 0.0001 1:02:05".split(),
+        ],
+        # Printed in the paper: 2.0, 2.1, 2.0 and 1.7 points; 3.5, 5.4, 7.9 and 10.1 %.
+        ["Improve (abs)", "1.7", "1.8/1.9/1.8/1.5", "2.0/2.1/2.0/1.7", *rest],
+        ["Improve (rel)", "25.0", "3.5/5.4/7.9/10.1", "3.5/5.4/7.9/10.1", *rest],
+    ]
+
+
+def test_captions_are_told_how_they_were_scored(caption_records):
+    caption = phase_markdown(caption_records).splitlines()[-1]
+    assert caption.startswith("Decoding: beam 3. BLEU is standard")
+    assert "NeuralTalk BLEU is without the brevity penalty" in caption
+    assert (
+        "the best phase on dev, Sparse Iter 1: dev CIDEr-D 0.451, ROUGE-L 0.432, brevity penalty 1.000;"
+        in caption
+    )
+    assert "; test CIDEr-D 0.451, ROUGE-L 0.432, brevity penalty 0.900." in caption
+
+
+def test_a_loss_is_a_negative_improvement(caption_records):
+    *_, absolute, relative = cells(phase_markdown(caption_records[::-1]))
+    assert absolute[3] == "-2.0/-2.1/-2.0/-1.7"
+    assert relative[3] == "-3.4/-5.2/-7.3/-9.2"
+    caption_records[2]["dev"]["bleu4"] = caption_records[0]["dev"]["bleu4"] - 0.01
+    *_, absolute, relative = cells(phase_markdown(caption_records))
+    assert absolute[1] == "0.0"  # not -0.0
+
+
+def test_every_test_set_has_its_columns(caption_records):
+    caption_records[2]["test_coco"] = captioned((70.0, 50.0, 35.0, 25.0), penalty=1.0)
+    header, _, *rows = cells(phase_markdown(caption_records))
+    assert header[4:6] == ["test_coco BLEU-1/2/3/4", "test_coco NeuralTalk BLEU-1/2/3/4"]
+    assert [row[4] for row in rows] == ["-", "-", "70.0/50.0/35.0/25.0", "-", "-"]
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_captions_fit_a_terminal_of_100_columns(caption_records, width):
+    caption_records[1]["epochs_planned"] = 12
+    out = printed(caption_records, width)
+    assert "…" not in out and max(map(len, out.splitlines())) <= width
+    for row in cells(phase_markdown(caption_records))[2:]:
+        assert any(line.split() == " ".join(row).split() for line in out.splitlines()), row
+
+
+def test_a_narrower_terminal_gets_two_tables(caption_records):
+    out = printed(caption_records, 80)
+    assert "…" not in out and max(map(len, out.splitlines())) <= 80
+    lines = [line.split() for line in out.splitlines()]
+    assert "Dense Iter 0 6.8 51.5/34.7/22.9/15.1 57.2/38.6/25.4/16.8".split() in lines
+    assert "Dense Iter 0 0.00 0.00 19 0.01 1:02:05".split() in lines
+    assert "Improve (abs) 1.7 1.8/1.9/1.8/1.5 2.0/2.1/2.0/1.7".split() in lines
+    assert out.count("Improve (abs)") == out.count("Decoding: beam 3") == 1
 
 
 def test_the_command_prints_markdown_or_one_clear_message(tmp_path, records, capsys):
