@@ -4,7 +4,8 @@
 
     config.toml            the resolved settings, and a [provenance] table: command, seed, versions, git commit, time
     phases.jsonl           one record a phase
-    hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp
+    hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp; or captioned: id, refs, hyp
+    images.jsonl           where the images are that were captioned: id, path
     checkpoints/           written by seqdsd.engine.checkpoint
     tb/                    TensorBoard
 """
@@ -64,6 +65,11 @@ class RunFolder:
     def hypotheses(self, phase_name: str, split: str) -> Path:
         """Where the hypotheses of a phase on a split are."""
         return self.path / "hyps" / f"{slug(phase_name)}.{split}.jsonl"
+
+    @property
+    def images(self) -> Path:
+        """Where the images of the judged splits are."""
+        return self.path / "images.jsonl"
 
     def weights(self, phase_name: str) -> Path:
         """Where the weights that a phase hands on are."""

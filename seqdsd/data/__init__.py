@@ -1,6 +1,22 @@
 """From manifests to batches: what is read, in which order, and what is refused."""
 
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
+from seqdsd.data.caption_batches import (
+    IGNORE,
+    CaptionBatch,
+    CaptionBatchSampler,
+    EncodedCaptions,
+    encode_captions,
+    make_batch,
+)
+from seqdsd.data.captions import (
+    CaptionCorpus,
+    CaptionDataError,
+    CaptionedImage,
+    check_images_exist,
+    check_known_words,
+    read_captions,
+)
 from seqdsd.data.manifest import Manifest, ManifestError, Utterance, read_manifest, write_manifest
 from seqdsd.data.sampler import BucketBatchSampler, padding_share
 from seqdsd.data.speech import (
@@ -14,10 +30,17 @@ from seqdsd.data.speech import (
 )
 
 __all__ = [
+    "IGNORE",
     "BadDataError",
     "BadExample",
     "BucketBatchSampler",
+    "CaptionBatch",
+    "CaptionBatchSampler",
+    "CaptionCorpus",
+    "CaptionDataError",
+    "CaptionedImage",
     "Corpus",
+    "EncodedCaptions",
     "Manifest",
     "ManifestError",
     "OnBadData",
@@ -25,10 +48,15 @@ __all__ = [
     "SpeechDataset",
     "SpeechExample",
     "Utterance",
+    "check_images_exist",
+    "check_known_words",
     "check_transcripts",
     "collate",
+    "encode_captions",
     "load_batches",
+    "make_batch",
     "padding_share",
+    "read_captions",
     "read_corpus",
     "read_manifest",
     "write_manifest",

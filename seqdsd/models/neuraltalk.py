@@ -49,6 +49,11 @@ class NeuralTalk(nn.Module):
         for linear in (self.image, self.output):
             nn.init.zeros_(linear.bias)
 
+    @property
+    def vocab_size(self) -> int:
+        """Words, with START and END."""
+        return self.words.num_embeddings
+
     @torch.no_grad()
     def set_output_bias(self, log_frequencies: Sequence[float]) -> None:
         """Start the output from how often each word occurs, so that training need not find out.
@@ -56,7 +61,7 @@ class NeuralTalk(nn.Module):
         Raises:
             RuntimeError: If there are not ``vocab_size`` numbers.
         """
-        self.output.bias.copy_(torch.tensor(log_frequencies))
+        self.output.bias.copy_(torch.tensor(log_frequencies).view(self.vocab_size))  # one would be broadcast
 
     def forward(
         self, image_features: Float[Tensor, "batch feature_size"], tokens: Int[Tensor, "batch words"]

@@ -1,4 +1,4 @@
-"""Transcripts as text and as token ids: normalisation, characters with the CTC blank, sub-words.
+"""Text as token ids: normalisation, characters with the CTC blank, sub-words, whole words for captions.
 
 Nothing here knows of audio, models or torch.
 """
@@ -8,6 +8,7 @@ from seqdsd.text.normalise import Normalised, normalise_transcript
 from seqdsd.text.registry import load_tokenizer
 from seqdsd.text.subwords import SubwordTokenizer
 from seqdsd.text.tokenizer import OutOfAlphabet, Tokenizer
+from seqdsd.text.vocabulary import WordVocabulary
 
 __all__ = [
     "ENGLISH_ALPHABET",
@@ -16,6 +17,7 @@ __all__ = [
     "OutOfAlphabet",
     "SubwordTokenizer",
     "Tokenizer",
+    "WordVocabulary",
     "load_tokenizer",
     "normalise_transcript",
 ]

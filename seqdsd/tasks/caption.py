@@ -1,0 +1,250 @@
+"""Captions for images: a caption generator with its images' features, loss, search and BLEU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from seqdsd.data import (
+    IGNORE,
+    CaptionBatch,
+    CaptionBatchSampler,
+    CaptionCorpus,
+    CaptionedImage,
+    EncodedCaptions,
+    encode_captions,
+    make_batch,
+)
+from seqdsd.decode import NextWordModel, beam_captions, greedy_captions
+from seqdsd.engine import Evaluation
+from seqdsd.metrics import bleu, cider_d, rouge_l
+from seqdsd.text import WordVocabulary
+from seqdsd.vision import ImageFeatures
+
+SAME_CAPTION_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How captions are found."""
+
+    beam: int = 1
+    """Captions kept at each word; 1 is greedy search, the original's default."""
+    max_words: int = 20
+    """Longest caption, as the original's."""
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ValueError(f"beam must be at least 1, got {self.beam}")
+        if self.max_words < 1:
+            raise ValueError(f"max_words must be at least 1, got {self.max_words}")
+
+    def __str__(self) -> str:
+        """For records: two scores that differ in this cannot be compared."""
+        name = "greedy" if self.beam == 1 else f"beam {self.beam}"
+        return f"{name}, at most {self.max_words} words"
+
+
+class Captioner:
+    """The search and the words after a caption generator."""
+
+    def __init__(self, vocabulary: WordVocabulary, search: SearchSettings) -> None:
+        self.vocabulary = vocabulary
+        self.search = search
+
+    def captions(
+        self, model: NextWordModel, image_features: Float[Tensor, "batch feature_size"]
+    ) -> list[str]:
+        """A caption for each image; ``model`` is bare, in evaluation mode, on the features' device."""
+        ends = {
+            "start_id": self.vocabulary.start_id,
+            "end_id": self.vocabulary.end_id,
+            "max_words": self.search.max_words,
+        }
+        if self.search.beam == 1:
+            found = greedy_captions(model, image_features, **ends)
+        else:
+            found = beam_captions(model, image_features, beam_width=self.search.beam, **ends)
+        return [self.vocabulary.decode(caption.tokens) for caption in found]
+
+
+@dataclass
+class CaptionTask:
+    """The engine's task for a caption generator over fixed image features (see ``seqdsd.engine.Task``)."""
+
+    model: nn.Module
+    vocabulary: WordVocabulary
+    corpus: CaptionCorpus
+    """Its training captions must all hold a known word: ``seqdsd.data.check_known_words``."""
+    features: ImageFeatures
+    """Of all the corpus' images; those that it has skipped are left out here too."""
+    batch_size: int = 100
+    search: SearchSettings = field(default_factory=SearchSettings)
+    seed: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self.captioner = Captioner(self.vocabulary, self.search)
+        self.skipped: dict[str, str] = {**self.corpus.skipped, **self.features.skipped}
+        self._images = {
+            split: [one for one in self.corpus.split(split) if one.id in self.features.rows]
+            for split in ("train", "dev", "test")
+        }
+        for split, images in self._images.items():
+            if not images:
+                raise ValueError(
+                    f"{self.corpus.path}: no image of {split} has features; see what was skipped"
+                )
+
+    @property
+    def test_splits(self) -> list[str]:
+        """One test set."""
+        return ["test"]
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Images of each split."""
+        return {split: len(images) for split, images in self._images.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the training captions and of what the features come from."""
+        digest = hashlib.blake2b(self.features.fingerprint.encode(), digest_size=16)
+        for image in self._images["train"]:
+            digest.update(f"{image.id}\t{image.captions}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def num_batches(self) -> int:
+        """Batches of an epoch, the same in each."""
+        return -(-len(self._encoded("train")) // self.batch_size)
+
+    def batches(self, epoch: int, *, first: int) -> Iterator[CaptionBatch]:
+        """Training batches of an epoch but the ``first`` ones, bucketed by caption length."""
+        num_words = self._encoded("train").num_words
+        sampler = CaptionBatchSampler(
+            num_words, batch_size=self.batch_size, seed=self.seed, epoch=epoch, first=first
+        )
+        for batch in self._load("train", sampler):
+            yield batch.pin_memory() if self.pin_memory else batch
+
+    def loss(self, model: nn.Module, batch: CaptionBatch) -> Float[Tensor, ""]:
+        """Negative log-probability of a caption's words and END, summed over them and averaged over captions."""
+        return _summed_loss(model, batch) / len(batch)
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        model: nn.Module,
+        split: str,
+        device: torch.device,
+        *,
+        after_images: Callable[[int], None] = lambda images: None,
+    ) -> Evaluation:
+        """Caption a split: BLEU in both variants, CIDEr-D, ROUGE-L, the mean loss and the perplexity.
+
+        Args:
+            model: The task's own, as the engine has wrapped it; the search runs on the bare one.
+            split: ``dev`` or ``test``.
+            device: Where the model lies.
+            after_images: Told how many more images are captioned, to show progress.
+        """
+        model.eval()
+        images = self._images[split]
+        hyps: list[str] = []
+        for start in range(0, len(images), 100):
+            part = images[start : start + 100]
+            features = self.features.take([image.id for image in part]).to(device)
+            hyps += self.captioner.captions(self.model, features)  # type: ignore[arg-type]
+            after_images(len(part))
+        captions = self._encoded(split)
+        sampler = CaptionBatchSampler(captions.num_words, batch_size=self.batch_size, by_length=True)
+        losses = [_summed_loss(model, batch.to(device)) for batch in self._load(split, sampler)]
+        loss = float(torch.stack(losses).sum())
+        return _judged(
+            images,
+            hyps,
+            mean_loss=loss / len(captions),
+            perplexity=float(torch.tensor(loss / (len(captions) + len(captions.words))).exp()),
+            search=self.search,
+        )
+
+    def _encoded(self, split: str) -> EncodedCaptions:
+        if split not in self._encoded_splits:
+            images = self._images[split]
+            rows = [self.features.rows[image.id] for image in images]
+            self._encoded_splits[split] = encode_captions(images, self.vocabulary, rows=rows)
+        return self._encoded_splits[split]
+
+    @cached_property
+    def _encoded_splits(self) -> dict[str, EncodedCaptions]:
+        return {}
+
+    def _load(self, split: str, sampler: CaptionBatchSampler) -> Iterator[CaptionBatch]:
+        for indices in sampler:
+            yield make_batch(self._encoded(split), indices, self.features.array)
+
+
+def _summed_loss(model: nn.Module, batch: CaptionBatch) -> Float[Tensor, ""]:
+    logits = model(batch.image_features, batch.tokens).float()
+    # By time, then batch, as they lie in memory: the other way round copies them, forward and backward.
+    by_time = logits.transpose(0, 1).flatten(0, 1)
+    return nn.functional.cross_entropy(
+        by_time, batch.targets.t().flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+def _judged(
+    images: Sequence[CaptionedImage],
+    hyps: Sequence[str],
+    *,
+    mean_loss: float,
+    perplexity: float,
+    search: SearchSettings,
+) -> Evaluation:
+    refs = [[" ".join(caption) for caption in image.captions] for image in images]
+    standard = bleu(refs, hyps)
+    rows = [
+        {"id": image.id, "refs": one, "hyp": hyp} for image, one, hyp in zip(images, refs, hyps, strict=True)
+    ]
+    return Evaluation(
+        loss=mean_loss,
+        score=-standard.bleu4,
+        headline=f"BLEU-4 {standard.bleu4:.2f}",
+        metrics={
+            **_bleus(standard),
+            **_bleus(standard.without_brevity_penalty(), "neuraltalk_"),
+            "brevity_penalty": standard.brevity_penalty,
+            "cider_d": cider_d(refs, hyps).score,
+            "rouge_l": rouge_l(refs, hyps).score,
+            "loss": mean_loss,
+            "perplexity": perplexity,
+            "images": len(images),
+            "decoding": str(search),
+            "signature": standard.signature,
+        },
+        hypotheses=rows,
+        notes=_notes(hyps),
+    )
+
+
+def _bleus(score: Any, prefix: str = "") -> Mapping[str, float]:
+    return {f"{prefix}{name}": getattr(score, name) for name in ("bleu1", "bleu2", "bleu3", "bleu4")}
+
+
+def _notes(hyps: Sequence[str]) -> list[str]:
+    caption, count = Counter(hyps).most_common(1)[0]
+    if count < SAME_CAPTION_SHARE * len(hyps) or len(hyps) == 1:
+        return []
+    return [
+        f"{count / len(hyps):.0%} of the images get the same caption ({caption!r}). Usual in the first epochs; if it "
+        "stays, check that feature rows belong to their images, or train longer"
+    ]

@@ -1,0 +1,179 @@
+"""Image files to 8-bit RGB as a viewer shows them, whatever their format and mode; every fault names its file.
+
+Reads JPEG, PNG, WebP, GIF (first frame), BMP and TIFF (first page). Leaves out colour profiles, and formats whose
+decoders are rarely used on untrusted files: EPS, for one, would start Ghostscript.
+"""
+
+import codecs
+import io
+import threading
+import warnings
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused by their header, before anything is decoded: 300 MB as RGB."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF's orientation to what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message reads ``PATH: what is wrong. What to do``."""
+
+    def __init__(self, path: Path | str, what: str, remedy: str) -> None:
+        super().__init__(f"{path}: {what}. {remedy}")
+
+
+def read_image(path: Path | str) -> Image.Image:
+    """Read an image file as RGB, upright by its EXIF orientation, transparent parts on white.
+
+    16-bit greyscale keeps its upper 8 bits.
+
+    Raises:
+        ImageError: If the file is missing, empty, not an image, truncated, damaged, has more than ``MAX_PIXELS``, or
+            holds pixels without a fixed range (32-bit).
+    """
+    return decode_image(read_image_bytes(path), path)
+
+
+def read_image_bytes(path: Path | str) -> bytes:
+    """Return a file's content, undecoded.
+
+    Raises:
+        ImageError: If the file is missing, empty or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(path, "there is no such file", "Correct the path, or copy the image there")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror})", "Check its permissions") from error
+    if not data:
+        raise ImageError(path, "the file is empty (0 bytes)", "Copy or download it again")
+    return data
+
+
+def decode_image(data: bytes, path: Path | str) -> Image.Image:
+    """Decode a file's content; ``path`` is for messages. See ``read_image``."""
+    try:
+        with _pillow_silenced:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_size(image, path)
+            image.load()
+            return _upright(_to_rgb(image, path), _orientation(image))
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise _not_an_image(path, data) from error
+    except Exception as error:  # decoders raise whatever the damage leads them into: KeyError, struct.error …
+        raise ImageError(path, f"truncated or damaged ({error})", "Copy or download it again") from error
+
+
+class _Silenced:
+    """Drops Pillow's warnings (broken EXIF data and the like, which are no reason to refuse an image).
+
+    Pillow warns, this module decides: anything that matters becomes an ImageError. ``warnings.catch_warnings`` alone
+    is not for threads: overlapping blocks restore each other's filters. Here the first to enter sets the filter
+    and the last to leave removes it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(kind, error, trace)
+
+
+_pillow_silenced = _Silenced()
+
+
+def _check_size(image: Image.Image, path: Path | str) -> None:
+    if 0 in image.size:
+        raise ImageError(path, f"an image of {image.width} x {image.height} pixels", "Make it again")
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width} x {image.height} pixels")
+
+
+def _too_large(path: Path | str, size: str) -> ImageError:
+    what = f"its header states more than {MAX_PIXELS:,} pixels ({size}): a decompression bomb?"
+    return ImageError(path, what, "If it is genuine, scale it down")
+
+
+def _not_an_image(path: Path | str, data: bytes) -> ImageError:
+    if _is_text(data[:512]):
+        remedy = "Was a web page saved in its place? Download it again"
+        return ImageError(path, "holds text, not an image", remedy)
+    formats = ", ".join(_FORMATS)
+    return ImageError(path, f"not an image (of {formats}), or damaged", "Convert it, or copy it again")
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # its last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character.isspace() for character in text)
+
+
+def _to_rgb(image: Image.Image, path: Path | str) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _upper_eight_bits(image, path)
+    if image.mode == "F":
+        raise ImageError(path, "floating-point pixels, whose range is not known", "Convert it to 8 bits")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _upper_eight_bits(image: Image.Image, path: Path | str) -> Image.Image:
+    """16-bit greyscale to 8 bits; Pillow opens it as mode I;16 or, from some formats, as 32-bit mode I."""
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() >= 2**16):
+        raise ImageError(path, "32-bit pixels, whose range is not known", "Convert it to 8 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none or it is unreadable; TIFF's is undone by Pillow, which says 1."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken EXIF data end in SyntaxError, struct.error …; the picture itself is sound
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
