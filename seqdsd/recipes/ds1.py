@@ -9,31 +9,28 @@ from the paper's.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from seqdsd.audio import LogSpectrogram
-from seqdsd.config import differences, read_config, to_toml
-from seqdsd.data import Corpus, OnBadData, read_corpus
+from seqdsd.config import read_config
+from seqdsd.data import Corpus, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import DSDTraining, NesterovSettings, Precision, TrainSettings, make_fabric
+from seqdsd.engine import NesterovSettings
 from seqdsd.models import DeepSpeech1
 from seqdsd.recipes.command import parse_command, run_command
-from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
+from seqdsd.recipes.training import RunConfig, RunResult, describe_training, finished_phases, holds_run, train
+from seqdsd.records import RunFolder
 from seqdsd.reports.phase_table import phase_table
-from seqdsd.sparsity import SPEECH_RULES, Schedule, resolve
+from seqdsd.sparsity import SPEECH_RULES
 from seqdsd.sparsity.schedule import DS1_LEARNING_RATES, DS1_SPARSITIES
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
-
-log = logging.getLogger(__name__)
 
 RECIPE = "ds1"
 MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
@@ -64,8 +61,8 @@ class TokenizerSettings:
     """Number of sub-words, the blank included; characters are always 29."""
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
     """Settings of a DeepSpeech 1 run; the defaults are the paper's where it prints them."""
 
     data: Path | None = None
@@ -79,57 +76,15 @@ class Config:
     """Epochs of each phase: one number for all or one a phase (Table 7: 50)."""
     hidden_size: int = 1024
     """Units of every hidden layer (Table 6's counts)."""
-    seed: int = 0
-    """Decides initial weights, order of the data and all randomness."""
     learning_rates: tuple[float, ...] = DS1_LEARNING_RATES
     """One a phase (Table 7); further phases keep the last ratio."""
     sparsities: tuple[float, ...] = DS1_SPARSITIES
     """One a round (Table 7); further rounds halve the last."""
-    method: Literal["dsd", "llr", "baseline"] = "dsd"
-    """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all."""
-    patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is written at least this often, and at every phase's end."""
-    on_bad_data: OnBadData = "error"
-    """Stop at an utterance that cannot be used, or skip it and list it in skipped.jsonl."""
-    device: str = "auto"
-    """auto picks a GPU if there is one; or cpu, cuda, mps."""
-    precision: Precision = "32-true"
-    """Arithmetic of the network."""
     network: NetworkSettings = field(default_factory=NetworkSettings)
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     optimizer: NesterovSettings = field(default_factory=NesterovSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-
-    def __post_init__(self) -> None:
-        if self.hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        _ = self.schedule  # raises for iters, epochs, rates and sparsities out of range
-
-    @property
-    def schedule(self) -> Schedule:
-        """The phases."""
-        schedule = Schedule.dsd(self.iters, self.epochs, self.sparsities, self.learning_rates)
-        if self.method == "llr":
-            return schedule.lower_learning_rate_only()
-        return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
-
-    @property
-    def stops_after(self) -> int:
-        """``patience``, which the baseline does not have: it is there to train as many epochs."""
-        return 0 if self.method == "baseline" else self.patience
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves: its folder and its phase records."""
-
-    folder: RunFolder
-    phases: list[dict[str, Any]]
 
 
 def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
@@ -140,13 +95,21 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     """
     console = console or Console()
     folder = RunFolder(config.out)
-    has_run = _check_folder(folder, config, resume=resume)
-    if has_run and folder.phases.is_file() and len(folder.read_phases()) == len(config.schedule):
-        phases = folder.read_phases()
-    else:
+    has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
+    phases = finished_phases(folder, config) if has_run else None
+    if phases is None:
         # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
-        tokenizer = load_tokenizer(folder.path / "tokenizer") if has_run else None
-        phases = _train(config, make_task(config, tokenizer), folder, console)
+        task = make_task(config, load_tokenizer(folder.path / "tokenizer") if has_run else None)
+        phases = train(
+            RECIPE,
+            config,
+            task,
+            SPEECH_RULES,
+            config.optimizer,
+            folder=folder,
+            console=console,
+            save_parts=lambda path: task.tokenizer.save(path / "tokenizer"),
+        )
     console.print(phase_table(phases))
     return RunResult(folder, phases)
 
@@ -154,27 +117,6 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
 def dry_run(config: Config, console: Console | None = None) -> None:
     """Print corpus, network, pruning plan and schedule; train nothing."""
     describe(config, make_task(config), console or Console())
-
-
-def _train(config: Config, task: SpeechTask, folder: RunFolder, console: Console) -> list[dict[str, Any]]:
-    fabric = make_fabric(config.device, config.precision)
-    with folder.locked():
-        if not folder.config.is_file():
-            task.tokenizer.save(folder.path / "tokenizer")
-            origin = {"recipe": RECIPE, "threads": torch.get_num_threads(), **provenance(config.seed)}
-            write_atomically(folder.config, to_toml(config, origin))
-        training = DSDTraining(
-            task,
-            config.schedule,
-            SPEECH_RULES,
-            settings=TrainSettings(
-                config.optimizer, config.stops_after, config.checkpoint_minutes, config.seed
-            ),
-            folder=folder,
-            fabric=fabric,
-            console=console,
-        )
-        return training.run()
 
 
 def make_task(config: Config, tokenizer: Tokenizer | None = None) -> SpeechTask:
@@ -194,7 +136,7 @@ def make_task(config: Config, tokenizer: Tokenizer | None = None) -> SpeechTask:
         augment=config.augment,
         on_bad_data=config.on_bad_data,
         seed=config.seed,
-        pin_memory=torch.cuda.is_available() and config.device != "cpu",
+        pin_memory=config.pins_memory,
     )
 
 
@@ -220,42 +162,7 @@ def describe(config: Config, task: SpeechTask, console: Console) -> None:
     """Print corpus, network, pruning plan and schedule."""
     seconds = ", ".join(f"{split} {total / 60:.1f} min" for split, total in task.seconds.items())
     console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (synthesised)'}: {seconds}")
-    layers = Table("layer", "parameters", title="Network")
-    for name, module in task.model.named_children():
-        layers.add_row(name, f"{sum(parameter.numel() for parameter in module.parameters()):,}")
-    layers.add_row("total", f"{sum(parameter.numel() for parameter in task.model.parameters()):,}")
-    console.print(layers)
-    phases = Table("phase", "epochs", "learning rate", "sparsity", title=f"Schedule ({config.method})")
-    for phase in config.schedule:
-        phases.add_row(phase.name, str(phase.epochs), f"{phase.learning_rate:g}", f"{phase.sparsity:.0%}")
-    console.print(phases)
-    for phase in config.schedule:
-        if phase.sparsity:
-            console.print(f"[bold]{phase.name} prunes[/bold]")
-            console.print(
-                str(resolve(task.model, SPEECH_RULES, phase.sparsity)), highlight=False, soft_wrap=True
-            )
-
-
-def _check_folder(folder: RunFolder, config: Config, *, resume: bool) -> bool:
-    """Whether the folder holds a run; if it does, it must be the one asked for."""
-    if not folder.config.is_file():
-        return False
-    if not resume:
-        raise RunFolderError(
-            f"{folder.path}: there is a run already; go on with --resume or take another --out"
-        )
-    changed = [
-        line
-        for line in differences(read_config(folder.config, Config()), config)
-        if line.split(":")[0] not in MAY_CHANGE_ON_RESUME
-    ]
-    if changed:
-        raise RunFolderError(
-            f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
-            f"(--config {folder.config}) or take another --out"
-        )
-    return True
+    describe_training(config, task.model, SPEECH_RULES, console)
 
 
 def embedded_settings() -> Config:

@@ -1,0 +1,36 @@
+"""Captions from phase to phase in TensorBoard: a few images, each beside what every phase said of it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from seqdsd.reports.captions import CaptionRun, ImageCaptions, both_ends
+from seqdsd.vision import ImageError, read_image
+
+
+def log_captions(captions: CaptionRun, folder: Path, *, count: int = 8) -> None:
+    """Write the images with the largest gains and losses into a TensorBoard folder; one that is gone has text only."""
+    with closing(SummaryWriter(str(folder))) as writer:
+        for image in both_ends(captions.images, count):
+            tag = f"captions/{image.id}"
+            writer.add_text(tag, _as_markdown(image))
+            pixels = _pixels(image.image)
+            if pixels is not None:
+                writer.add_image(tag, pixels, dataformats="HWC")
+
+
+def _pixels(path: Path | None) -> np.ndarray | None:
+    try:
+        return None if path is None else np.asarray(read_image(path))
+    except ImageError:  # it was readable when its features were computed, or they came from a file
+        return None
+
+
+def _as_markdown(image: ImageCaptions) -> str:
+    captions = [f"| {one.phase} | {one.bleu:.1f} | {one.text} |" for one in image.captions]
+    references = [f"- {reference}" for reference in image.refs]
+    return "\n".join(["| phase | BLEU | caption |", "|---|--:|---|", *captions, "", "References:", "", *references])

@@ -1,0 +1,287 @@
+"""NeuralTalk with Dense-Sparse-Dense training (Han et al. 2017, section 4.4).
+
+    python -m seqdsd.recipes.neuraltalk                                          # embedded corpus, no download
+    python -m seqdsd.recipes.neuraltalk --config recipes/flickr8k/neuraltalk.toml  # Flickr8k
+
+Where no data is named a small corpus is drawn, and the settings begin from ``neuraltalk_embedded.toml``; otherwise from
+the paper's. The CNN is fixed: its features are computed once, or given as a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from seqdsd.config import read_config
+from seqdsd.data import CaptionCorpus, check_images_exist, check_known_words, read_captions
+from seqdsd.data.synthetic import default_cache_dir
+from seqdsd.engine import AdaptiveSettings, make_fabric
+from seqdsd.models import NeuralTalk
+from seqdsd.recipes.caption_board import log_captions
+from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.training import (
+    RunConfig,
+    RunResult,
+    describe_training,
+    finished_phases,
+    holds_run,
+    train,
+)
+from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.reports.caption_terminal import compare_in_terminal
+from seqdsd.reports.captions import read_captions as captions_of_run
+from seqdsd.reports.phase_table import phase_table
+from seqdsd.sparsity import CAPTION_RULES
+from seqdsd.sparsity.schedule import NEURALTALK_EPOCHS, NEURALTALK_LEARNING_RATES, NEURALTALK_SPARSITIES
+from seqdsd.tasks import CaptionTask, SearchSettings
+from seqdsd.text import WordVocabulary
+from seqdsd.vision import ImageEncoder, ImageFeatures, encode_images, make_encoder, read_feature_file
+
+RECIPE = "neuraltalk"
+MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "on_bad_data", "encoder.batch_size")
+IMAGES_SHOWN = 4
+EMBEDDED_SETTINGS = Path(__file__).with_name("neuraltalk_embedded.toml")
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The frozen CNN that images are seen through."""
+
+    name: str = "efficientnet_lite0"
+    """efficientnet_lite0 comes with its weights; vgg16 is the original's (4096 features); --help of `seqdsd caption` and
+    docs/captioning.md name the others."""
+    weights: Path | None = None
+    """File with the CNN's weights, where they are not to be downloaded."""
+    batch_size: int = 16
+    """Images at once; more were slower on a CPU."""
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The original's quirks, and what later versions changed."""
+
+    tanh_output: bool = False
+    """tanh on the cell's way out, as NeuralTalk2 and torch's LSTM have it; the original leaves it out."""
+    dropout: float = 0.5
+    """On the LSTM's inputs and again on its outputs."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class VocabularySettings:
+    """Which words are learnt."""
+
+    min_count: int = 5
+    """Words seen fewer times in the training captions are rare."""
+    rare: Literal["drop", "unknown"] = "drop"
+    """Rare words are dropped from the sentence, as in the original, or read as one unknown word."""
+    share_start_end: bool = True
+    """START and END are one entry of the vocabulary, as in the original."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """Settings of a NeuralTalk run; the defaults are the paper's and the original's."""
+
+    data: Path | None = None
+    """A dataset_NAME.json in the Karpathy split format, or the folder that holds it; scripts in data_prep/ write one.
+    Without it a small corpus is drawn."""
+    images: Path | None = None
+    """Folder of the images; by default the one that the data names, or images/ beside it."""
+    features: Path | None = None
+    """Features that were computed elsewhere: .npy with a row an image, or vgg_feats.mat. Without it they are computed
+    from the images, once."""
+    out: Path = Path("runs/neuraltalk")
+    """The run folder."""
+    iters: int = 1
+    """Rounds of sparse and redense phases after the first dense phase (Table 5: 1)."""
+    epochs: tuple[int, ...] = NEURALTALK_EPOCHS
+    """Epochs of each phase: one number for all or one a phase (Table 5: 19, 10, 6)."""
+    hidden_size: int = 256
+    """Units of the LSTM, and size of the image's and the words' encoding."""
+    learning_rates: tuple[float, ...] = NEURALTALK_LEARNING_RATES
+    """One a phase (Table 5: 1e-2, 1e-3, 1e-4); further phases keep the last ratio."""
+    sparsities: tuple[float, ...] = NEURALTALK_SPARSITIES
+    """One a round (Table 5: 0.8); further rounds halve the last."""
+    batch_size: int = 100
+    """Captions in a batch."""
+    beam: int = 1
+    """Captions kept at each word when dev and test are captioned; 1 is greedy search."""
+    max_words: int = 20
+    """Longest caption."""
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
+    optimizer: AdaptiveSettings = field(default_factory=AdaptiveSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        _ = self.search  # raises for a beam or a length out of range
+
+    @property
+    def search(self) -> SearchSettings:
+        """How dev and test are captioned."""
+        return SearchSettings(beam=self.beam, max_words=self.max_words)
+
+
+def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+    """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
+
+    Raises:
+        ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
+    """
+    console = console or Console()
+    folder = RunFolder(config.out)
+    has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
+    phases = finished_phases(folder, config) if has_run else None
+    if phases is None:
+        # Not counted again: from captions mended since then, other words would get the ids.
+        task = make_task(config, WordVocabulary.load(folder.path) if has_run else None)
+        phases = train(
+            RECIPE,
+            config,
+            task,
+            CAPTION_RULES,
+            config.optimizer,
+            folder=folder,
+            console=console,
+            save_parts=lambda path: _save_parts(task, path),
+        )
+        log_captions(captions_of_run(folder), folder.tensorboard)
+    console.print(phase_table(phases))
+    console.print(compare_in_terminal(captions_of_run(folder), IMAGES_SHOWN))
+    console.print(f"All of them, side by side: seqdsd compare-captions {folder.path}", highlight=False)
+    return RunResult(folder, phases)
+
+
+def dry_run(config: Config, console: Console | None = None) -> None:
+    """Print corpus, vocabulary, network, pruning plan and schedule; train nothing."""
+    console = console or Console()
+    task = make_task(config)
+    images = ", ".join(f"{split} {count}" for split, count in task.num_images.items())
+    console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (drawn)'}: images {images}")
+    console.print(f"[bold]Vocabulary[/bold] {task.vocabulary}")
+    describe_training(config, task.model, CAPTION_RULES, console)
+
+
+def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> CaptionTask:
+    """The network with fresh weights and its data; without a vocabulary the training captions' words are counted.
+
+    Raises:
+        ValueError: For data that cannot be used.
+    """
+    if config.data is None:
+        raise ValueError("name a corpus with --data")
+    corpus = read_captions(
+        config.data,
+        images=config.images,
+        on_bad_data=config.on_bad_data,
+    )
+    vocabulary = vocabulary or make_vocabulary(config.vocabulary, corpus)
+    corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
+    corpus, features = make_features(config, corpus)
+    torch.manual_seed(config.seed)
+    model = make_model(config, vocabulary, feature_size=features.feature_size)
+    model.set_output_bias(vocabulary.output_bias())
+    return CaptionTask(
+        model=model,
+        vocabulary=vocabulary,
+        corpus=corpus,
+        features=features,
+        batch_size=config.batch_size,
+        search=config.search,
+        seed=config.seed,
+        pin_memory=config.pins_memory,
+    )
+
+
+def make_vocabulary(settings: VocabularySettings, corpus: CaptionCorpus) -> WordVocabulary:
+    """The words of the training captions."""
+    captions = [caption for image in corpus.train for caption in image.captions]
+    return WordVocabulary.build(
+        captions,
+        min_count=settings.min_count,
+        share_start_end=settings.share_start_end,
+        rare=settings.rare,
+    )
+
+
+def make_features(config: Config, corpus: CaptionCorpus) -> tuple[CaptionCorpus, ImageFeatures]:
+    """The corpus without images that cannot be used, and the features of the others."""
+    if config.features is not None:
+        names = corpus.all_filenames
+        return corpus, read_feature_file(config.features, names, on_bad_data=config.on_bad_data)
+    corpus = check_images_exist(corpus, on_bad_data=config.on_bad_data)
+    features = encode_images(
+        read_encoder(config),
+        {image.id: Path(image.path) for image in corpus.images},
+        device=make_fabric(config.device, "32-true").device,
+        cache_dir=default_cache_dir(),
+        batch_size=config.encoder.batch_size,
+        on_bad_data=config.on_bad_data,
+    )
+    return corpus, features
+
+
+def read_encoder(config: Config) -> ImageEncoder:
+    """The frozen CNN that the settings name."""
+    return make_encoder(config.encoder.name, config.encoder.weights)
+
+
+def make_model(config: Config, vocabulary: WordVocabulary, *, feature_size: int) -> NeuralTalk:
+    """The network, with fresh weights from torch's generator."""
+    return NeuralTalk(
+        vocab_size=vocabulary.vocab_size,
+        feature_size=feature_size,
+        hidden_size=config.hidden_size,
+        tanh_output=config.network.tanh_output,
+        dropout=config.network.dropout,
+    )
+
+
+def embedded_settings() -> Config:
+    """Settings for the embedded corpus: small enough for a few minutes on two CPU cores."""
+    return read_config(EMBEDDED_SETTINGS, Config())
+
+
+def _save_parts(task: CaptionTask, path: Path) -> None:
+    task.vocabulary.save(path)
+    judged = [*task.corpus.dev, *task.corpus.test]
+    write_json_lines(RunFolder(path).images, [{"id": one.id, "path": one.path} for one in judged])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``python -m seqdsd.recipes.neuraltalk``."""
+
+    def parse_and_run() -> None:
+        command = parse_command(
+            Config,
+            prog="python -m seqdsd.recipes.neuraltalk",
+            description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, it "
+            "takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
+            "paper's.",
+            without_data=Config,
+            argv=argv,
+        )
+        if command.invocation.dry_run:
+            dry_run(command.settings)
+        else:
+            run(command.settings, resume=command.invocation.resume)
+
+    run_command(parse_and_run)
+
+
+__all__ = ["Config", "RunResult", "dry_run", "main", "make_model", "make_task", "make_vocabulary", "run"]
+
+if __name__ == "__main__":
+    main()

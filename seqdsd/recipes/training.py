@@ -1,0 +1,188 @@
+"""What every recipe's run has in common: its folder, its schedule, its training, and the description of both.
+
+What differs, the settings and the task made from them, is each recipe's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from seqdsd.config import differences, read_config, to_toml
+from seqdsd.data import OnBadData
+from seqdsd.engine import DSDTraining, OptimizerSettings, Precision, Task, TrainSettings, make_fabric
+from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
+from seqdsd.sparsity import Rule, Schedule, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The settings that every recipe has; those without a default get the recipe's own."""
+
+    data: Path | None = None
+    """Where the corpus is; without it a small one is made on the spot."""
+    out: Path
+    """The run folder."""
+    iters: int
+    """Rounds of sparse and redense phases after the first dense phase."""
+    epochs: tuple[int, ...]
+    """Epochs of each phase: one number for all or one a phase."""
+    hidden_size: int
+    """Units of every hidden layer."""
+    seed: int = 0
+    """Decides initial weights, order of the data and all randomness."""
+    learning_rates: tuple[float, ...]
+    """One a phase; further phases keep the last ratio."""
+    sparsities: tuple[float, ...]
+    """One a round; further rounds halve the last."""
+    method: Literal["dsd", "llr", "baseline"] = "dsd"
+    """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all."""
+    patience: int = 10
+    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at least this often, and at every phase's end."""
+    on_bad_data: OnBadData = "error"
+    """Stop at an item that cannot be used, or skip it and list it in skipped.jsonl."""
+    device: str = "auto"
+    """auto picks a GPU if there is one; or cpu, cuda, mps."""
+    precision: Precision = "32-true"
+    """Arithmetic of the network."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        _ = self.schedule  # raises for iters, epochs, rates and sparsities out of range
+
+    @property
+    def schedule(self) -> Schedule:
+        """The phases."""
+        schedule = Schedule.dsd(self.iters, self.epochs, self.sparsities, self.learning_rates)
+        if self.method == "llr":
+            return schedule.lower_learning_rate_only()
+        return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
+
+    @property
+    def pins_memory(self) -> bool:
+        """Whether batches are made ready to be copied to a GPU while it computes."""
+        return torch.cuda.is_available() and self.device != "cpu"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: its folder and its phase records."""
+
+    folder: RunFolder
+    phases: list[dict[str, Any]]
+
+
+def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change: Sequence[str]) -> bool:
+    """Whether the folder holds a run; if it does, it must be the one asked for.
+
+    Args:
+        folder: Of the run.
+        config: What is asked for.
+        resume: Whether a run may be there.
+        may_change: Settings that do not change what is trained.
+
+    Raises:
+        RunFolderError: If there is a run that may not be, or that has other settings.
+    """
+    if not folder.config.is_file():
+        return False
+    if not resume:
+        raise RunFolderError(
+            f"{folder.path}: there is a run already; go on with --resume or take another --out"
+        )
+    changed = [
+        line
+        for line in differences(read_config(folder.config, type(config)()), config)
+        if line.split(":")[0] not in may_change
+    ]
+    if changed:
+        raise RunFolderError(
+            f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
+            f"(--config {folder.config}) or take another --out"
+        )
+    return True
+
+
+def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]] | None:
+    """The records of a run that is complete; None of one that is not."""
+    if not folder.phases.is_file():
+        return None
+    records = folder.read_phases()
+    return records if len(records) == len(config.schedule) else None
+
+
+def train(
+    recipe: str,
+    config: RunConfig,
+    task: Task[Any],
+    rules: Sequence[Rule],
+    optimizer: OptimizerSettings,
+    *,
+    folder: RunFolder,
+    console: Console,
+    save_parts: Callable[[Path], None],
+) -> list[dict[str, Any]]:
+    """Train, or go on where the run in the folder stopped.
+
+    Args:
+        recipe: Its name, by which the run's weights are loaded later.
+        config: Its settings.
+        task: What is trained.
+        rules: What is pruned.
+        optimizer: How each phase is optimised.
+        folder: Of the run.
+        console: Where progress is shown.
+        save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them.
+
+    Raises:
+        ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
+    """
+    fabric = make_fabric(config.device, config.precision)
+    # The baseline is there to train as many epochs: it has no patience.
+    patience = 0 if config.method == "baseline" else config.patience
+    with folder.locked():
+        if not folder.config.is_file():
+            save_parts(folder.path)
+            origin = {"recipe": recipe, "threads": torch.get_num_threads(), **provenance(config.seed)}
+            write_atomically(folder.config, to_toml(config, origin))
+        training = DSDTraining(
+            task,
+            config.schedule,
+            rules,
+            settings=TrainSettings(optimizer, patience, config.checkpoint_minutes, config.seed),
+            folder=folder,
+            fabric=fabric,
+            console=console,
+        )
+        return training.run()
+
+
+def describe_training(config: RunConfig, model: nn.Module, rules: Sequence[Rule], console: Console) -> None:
+    """Print network, schedule, and what each sparse phase prunes by which rule."""
+    layers = Table("layer", "parameters", title="Network")
+    for name, module in model.named_children():
+        if count := sum(parameter.numel() for parameter in module.parameters()):
+            layers.add_row(name, f"{count:,}")
+    layers.add_row("total", f"{sum(parameter.numel() for parameter in model.parameters()):,}")
+    console.print(layers)
+    schedule = config.schedule
+    phases = Table("phase", "epochs", "learning rate", "sparsity", title=f"Schedule ({config.method})")
+    for phase in schedule:
+        phases.add_row(phase.name, str(phase.epochs), f"{phase.learning_rate:g}", f"{phase.sparsity:.0%}")
+    console.print(phases)
+    for phase in schedule:
+        if phase.sparsity:
+            console.print(f"[bold]{phase.name} prunes[/bold]")
+            console.print(str(resolve(model, rules, phase.sparsity)), highlight=False, soft_wrap=True)
