@@ -20,11 +20,15 @@ commands (seqdsd COMMAND --help says more):
 examples:
   seqdsd evaluate runs/an4-ds1 --data data/an4
   seqdsd transcribe runs/an4-ds1 recording.flac
+  seqdsd caption runs/flickr8k photo.jpg
+  seqdsd compare-captions runs/flickr8k
   seqdsd table runs/an4-ds1
 
 training comes first:
-  python -m seqdsd.recipes.ds1                                  a small corpus, made on the spot
+  python -m seqdsd.recipes.ds1                                  a recogniser, of a small corpus made on the spot
   python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml    AN4
+  python -m seqdsd.recipes.neuraltalk                           a captioner, of a small corpus drawn on the spot
+  python -m seqdsd.recipes.neuraltalk --config recipes/flickr8k/neuraltalk.toml    Flickr8k
 """
 
 
@@ -36,8 +40,12 @@ class _Entry:
 
 
 COMMANDS = {
-    "evaluate": _Entry("seqdsd.recipes.evaluate", "score a trained recogniser: WER, CER and counts"),
-    "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Table 7 does"),
+    "caption": _Entry("seqdsd.recipes.caption", "say what images show, with a trained captioner"),
+    "compare-captions": _Entry("seqdsd.reports.caption_page", "write a page of every phase's captions"),
+    "evaluate": _Entry(
+        "seqdsd.recipes.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
+    ),
+    "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
     "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
 }
 
@@ -58,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seqdsd",
         usage="seqdsd COMMAND [ARGUMENTS]",
-        description="Use recognisers that were trained with Dense-Sparse-Dense training.",
-        epilog=_EPILOG.format(commands="\n".join(f"  {name:<12}{one.summary}" for name, one in table)),
+        description="Use recognisers and captioners that were trained with Dense-Sparse-Dense training.",
+        epilog=_EPILOG.format(commands="\n".join(f"  {name:<18}{one.summary}" for name, one in table)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,6 +1,7 @@
-"""The corpus that most tests run on: words spelt in tones, one pitch a letter, made in code."""
+"""The corpora that most tests run on, made in code: words spelt in tones, one pitch a letter; captioned shapes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image, ImageDraw
 
 SAMPLE_RATE_HZ = 16_000
 LETTER_SECONDS = 0.06
@@ -107,3 +109,155 @@ def tiny_ds1() -> Callable[..., Any]:
 def tone_corpus(tmp_path, write_tone_corpus) -> ToneCorpus:
     """A corpus of a test's own."""
     return write_tone_corpus(tmp_path / "tones")
+
+
+@pytest.fixture
+def run_copy(run, tmp_path) -> Any:
+    """A copy, to be damaged, of the run that the test's module calls ``run``."""
+    from seqdsd.records import RunFolder
+
+    shutil.copytree(run.path, tmp_path / "copy")
+    return RunFolder(tmp_path / "copy")
+
+
+COLOURS = ("red", "green", "blue", "yellow")
+SHAPES = ("square", "circle")
+ADJECTIVES = ("flat", "plain", "nice", "simple")
+
+
+def draw_shape(colour: str, shape: str, generator: np.random.Generator) -> Image.Image:
+    """A shape somewhere on white, 80 x 64 pixels."""
+    picture = Image.new("RGB", (80, 64), "white")
+    left, top, size = generator.integers(4, 32), generator.integers(4, 20), generator.integers(24, 40)
+    pen = ImageDraw.Draw(picture)
+    draw = pen.rectangle if shape == "square" else pen.ellipse
+    draw((int(left), int(top), int(left + size), int(top + size)), fill=colour)
+    return picture
+
+
+def write_shapes(folder: Path) -> Path:
+    """Captioned shapes in the Karpathy format, 40 to train on and 8 each for dev and test; returns the folder."""
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for split, rounds in {"train": 5, "val": 1, "test": 1}.items():
+        for index, (colour, shape) in enumerate([(c, s) for c in COLOURS for s in SHAPES] * rounds):
+            name = f"{split}{index:02d}.png"
+            draw_shape(colour, shape, generator).save(folder / "images" / name)
+            # Greedy search falls for "a", as most captions begin with it; more probable as a whole is the last wording.
+            adjectives = generator.choice(ADJECTIVES, 2, replace=False)
+            texts = [f"a {adjective} {colour} {shape}" for adjective in adjectives]
+            texts.append(f"{colour} {shape} on paper")
+            sentences = [{"tokens": text.split(), "raw": text} for text in texts]
+            entries.append({"filename": name, "split": split, "sentences": sentences})
+    (folder / "dataset_shapes.json").write_text(json.dumps({"images": entries, "dataset": "shapes"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def feature_cache(tmp_path_factory) -> Path:
+    """Where the features of the shapes are kept: for ``SEQDSD_CACHE``."""
+    return tmp_path_factory.mktemp("feature-cache")
+
+
+@pytest.fixture(scope="session")
+def caption_run(tmp_path_factory, feature_cache) -> Any:
+    """The folder of a NeuralTalk run of three phases, trained for a few seconds on shapes that a real CNN sees."""
+    from rich.console import Console
+
+    from seqdsd.engine import AdaptiveSettings
+    from seqdsd.recipes import neuraltalk
+
+    config = neuraltalk.Config(
+        data=write_shapes(tmp_path_factory.mktemp("shapes")),
+        out=tmp_path_factory.mktemp("caption-runs") / "shapes",
+        epochs=(12, 2, 2),
+        learning_rates=(5e-3, 3e-3, 1e-3),
+        sparsities=(0.5,),
+        hidden_size=64,
+        batch_size=8,
+        device="cpu",
+        network=neuraltalk.NetworkSettings(dropout=0.0),
+        vocabulary=neuraltalk.VocabularySettings(min_count=1),
+        optimizer=AdaptiveSettings(kind="adam"),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQDSD_CACHE", str(feature_cache))
+        return neuraltalk.run(config, console=Console(quiet=True)).folder
+
+
+@dataclass(frozen=True)
+class ShapeCorpus:
+    """The captioned shapes, each described in two ways, and a feature file of what a perfect CNN would see in them."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "dataset_shapes.json"
+
+    @property
+    def images(self) -> Path:
+        return self.folder / "images"
+
+    @property
+    def features(self) -> Path:
+        """A row an image: one number for each colour and each shape."""
+        return self.folder / "features.npy"
+
+    def read(self) -> list[dict]:
+        return json.loads(self.data.read_text())["images"]
+
+    def write(self, entries: list[dict]) -> None:
+        self.data.write_text(json.dumps({"images": entries, "dataset": "shapes"}))
+
+    def say(self, entry: dict, *texts: str) -> None:
+        """Give an entry other captions."""
+        entry["sentences"] = [{"tokens": text.split(), "raw": text} for text in texts]
+
+
+@pytest.fixture(scope="session")
+def write_shape_corpus() -> Callable[[Path], ShapeCorpus]:
+    """Writes the captioned shapes into a folder: 40 to train on, and 8 each for dev and test, two captions each."""
+
+    def write(folder: Path) -> ShapeCorpus:
+        corpus = ShapeCorpus(write_shapes(folder))
+        entries, rows = corpus.read(), []
+        for entry in entries:
+            words = entry["sentences"][0]["tokens"]
+            colour, shape = (next(one for one in names if one in words) for names in (COLOURS, SHAPES))
+            corpus.say(entry, f"a {colour} {shape} on white", f"there is a {shape} that is {colour}")
+            rows.append([float(name in (colour, shape)) for name in (*COLOURS, *SHAPES)])
+        corpus.write(entries)
+        np.save(corpus.features, np.array(rows, np.float32))
+        return corpus
+
+    return write
+
+
+@pytest.fixture
+def shape_corpus(tmp_path, write_shape_corpus) -> ShapeCorpus:
+    """A corpus of a test's own."""
+    return write_shape_corpus(tmp_path / "captioned")
+
+
+@pytest.fixture(scope="session")
+def tiny_neuraltalk() -> Callable[..., Any]:
+    """Settings of a NeuralTalk small enough for tests, on the corpus's feature file; any of them can be changed."""
+    from seqdsd.recipes.neuraltalk import Config, NetworkSettings, VocabularySettings
+
+    def make(corpus: ShapeCorpus, out: Path, **changes: Any) -> Config:
+        settings: dict[str, Any] = {
+            "features": corpus.features,
+            "epochs": (2, 1, 1),
+            "learning_rates": (5e-3, 2e-3, 1e-3),
+            "sparsities": (0.5,),
+            "hidden_size": 24,
+            "batch_size": 16,
+            "device": "cpu",
+            "network": NetworkSettings(dropout=0.1),
+            "vocabulary": VocabularySettings(min_count=1),
+        }
+        return Config(data=corpus.data, out=out, **{**settings, **changes})
+
+    return make

@@ -16,7 +16,7 @@ from seqdsd import __version__
 from seqdsd.audio import read_audio
 from seqdsd.cli import COMMANDS, main
 from seqdsd.recipes import ds1
-from seqdsd.recipes.trained import load_trained
+from seqdsd.recipes.trained import load_recogniser
 from seqdsd.recipes.transcribe import transcribe
 from seqdsd.records import RunFolder, read_json_lines
 
@@ -71,13 +71,6 @@ def run(corpus, tmp_path_factory) -> RunFolder:
     return ds1.run(config).folder
 
 
-@pytest.fixture
-def run_copy(run, tmp_path) -> RunFolder:
-    """To be damaged."""
-    shutil.copytree(run.path, tmp_path / "copy")
-    return RunFolder(tmp_path / "copy")
-
-
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
     """Run the command in this process: exit status, stdout, stderr."""
     status = 0
@@ -91,7 +84,7 @@ def call(capsys, *arguments: object) -> tuple[int, str, str]:
 
 def whole_text(run: RunFolder, path: Path) -> str:
     """What the recogniser hears in a file taken whole, alone: no streaming, no batching."""
-    trained = load_trained(run, device="cpu")
+    trained = load_recogniser(run, device="cpu")
     samples = read_audio(path).samples
     with torch.inference_mode():
         outputs = trained.recogniser.log_probs(trained.model, samples[None], torch.tensor([len(samples)]))
@@ -104,7 +97,7 @@ def whole_text(run: RunFolder, path: Path) -> str:
 def test_help_names_every_command_and_how_to_train(capsys):
     status, out, _ = call(capsys, "--help")
     assert status == 0
-    assert "python -m seqdsd.recipes.ds1" in out
+    assert "python -m seqdsd.recipes.ds1" in out and "python -m seqdsd.recipes.neuraltalk" in out
     for name, entry in COMMANDS.items():
         assert f"{name} " in out and entry.summary in out
 
@@ -120,7 +113,9 @@ def test_each_command_has_help_with_an_example(capsys, name):
     assert f"  seqdsd {name} runs/" in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["evaluate"], ["transcribe", "run"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["evaluate"], ["transcribe", "run"], ["caption", "run"]]
+)
 def test_a_wrong_command_line_ends_with_status_2(capsys, arguments):
     status, out, err = call(capsys, *arguments)
     assert status == 2
@@ -188,6 +183,12 @@ def test_evaluate_another_split_and_batch_size(run, capsys):
     best = min(run.read_phases(), key=lambda record: record["dev"]["wer"])
     assert status == 0
     assert json.loads(out)["dev"]["wer"] == best["dev"]["wer"]
+
+
+def test_evaluate_helps_with_the_runs_own_kind(run, capsys):
+    status, out, _ = call(capsys, "evaluate", run.path, "--help")
+    assert status == 0
+    assert "--max-batch-seconds" in out and "--beam" not in out
 
 
 def test_evaluate_can_skip_what_cannot_be_read(run, corpus, tmp_path, capsys):
@@ -307,7 +308,7 @@ def test_transcribe_holds_no_more_than_a_batch(run, corpus):
 
     seconds = soundfile.info(corpus / "test_a0.wav").duration
     transcripts = transcribe(
-        load_trained(run, device="cpu"),
+        load_recogniser(run, device="cpu"),
         paths(),
         max_piece_seconds=2.0,
         max_batch_seconds=6.0,
@@ -345,7 +346,10 @@ def test_the_command_as_users_start_it(run, corpus, tmp_path):
 # errors -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["transcribe", "some.wav"]])
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate"], ["evaluate", "--beam", "3"], ["transcribe", "some.wav"], ["caption", "some.jpg"]],
+)
 def test_a_folder_that_is_no_run(tmp_path, capsys, command):
     status, out, err = call(capsys, command[0], tmp_path, *command[1:])
     assert (status, out) == (1, "")
@@ -362,6 +366,12 @@ def test_a_folder_without_recordings(run, tmp_path, capsys):
     status, _, err = call(capsys, "transcribe", run.path, tmp_path)
     assert status == 1
     assert "no recording" in err and ".flac" in err
+
+
+def test_a_recogniser_does_not_caption(run, capsys):
+    status, out, err = call(capsys, "caption", run.path, "photo.jpg")
+    assert (status, out) == (1, "")
+    assert "ds1" in err and "seqdsd transcribe" in err
 
 
 def test_damaged_weights(run_copy, corpus, capsys):

@@ -153,7 +153,8 @@ def test_flags_that_every_recipe_has():
         *("--resume", "--device", "cpu", "--precision", "bf16-mixed", "--dry-run"),
     )
     expected = ds1.Config(
-        *(Path("d"), Path("o")),
+        data=Path("d"),
+        out=Path("o"),
         iters=3,
         epochs=(4,),
         hidden_size=32,

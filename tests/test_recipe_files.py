@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 from seqdsd.config import PROVENANCE, read_config, to_toml
-from seqdsd.recipes import ds1
+from seqdsd.recipes import ds1, neuraltalk
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPES = {"ds1": ds1.Config}
+RECIPES = {"ds1": ds1.Config, "neuraltalk": neuraltalk.Config}
 FILES = sorted(
     path for folder in ("recipes", "seqdsd/recipes") for path in (REPOSITORY / folder).rglob("*.toml")
 )
 
 
 def test_there_are_settings_files():
-    assert REPOSITORY / "seqdsd" / "recipes" / "ds1_embedded.toml" in FILES
+    for recipe in RECIPES:  # the settings for the embedded corpus are part of the package
+        assert REPOSITORY / "seqdsd" / "recipes" / f"{recipe}_embedded.toml" in FILES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))

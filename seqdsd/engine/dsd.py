@@ -16,6 +16,7 @@ from typing import Any, cast
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from seqdsd.engine.checkpoint import Checkpoint, load_latest, restore_optimizer, save_checkpoint, save_latest
@@ -157,7 +158,7 @@ class DSDTraining:
             f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
         )
         for note in dev.notes:
-            self._display.say(f"[yellow]{note}[/yellow]")
+            self._display.say(f"[yellow]{escape(note)}[/yellow]")
 
     def _train_epoch(self, phase: Phase) -> None:
         self._counted_until = time.monotonic()

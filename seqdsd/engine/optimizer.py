@@ -92,7 +92,7 @@ class AdaptiveSettings:
     epsilon: float = 1e-8
     """Keeps the division finite."""
     weight_decay: float = 1e-8
-    """L2 penalty on matrices; biases have none."""
+    """L2 penalty on matrices; biases have none. (NeuralTalk divides its 1e-8 by the batch size, too.)"""
     clip_value: float = 5.0
     """Each element of the gradient is kept within plus and minus this."""
     anneal: float = 1.0

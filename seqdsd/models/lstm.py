@@ -57,14 +57,25 @@ class LSTM(nn.Module):
         return o.sigmoid() * (cell.tanh() if self.tanh_output else cell), cell
 
     def _by_torch(self, inputs: Float[Tensor, "time batch input"]) -> Float[Tensor, "time batch hidden"]:
+        weights = self._in_torchs_order()
+        inputs = inputs.to(self.weight.dtype)
+        zeros = inputs.new_zeros(1, inputs.shape[1], self.hidden_size)
+        # cuDNN must be told of training wherever gradients are wanted, and autocast would run it in float16.
+        with torch.autocast(inputs.device.type, enabled=False):
+            outputs, _, _ = torch.lstm(
+                inputs, (zeros, zeros), weights, True, 1, 0.0, torch.is_grad_enabled(), False, False
+            )
+        return outputs
+
+    def _in_torchs_order(self) -> list[Tensor]:
+        """Input and recurrent weights and two biases: gates as i, f, g, o, and all in one piece, for cuDNN."""
         i, f, o, g = self.weight.chunk(4)
-        weight = torch.cat((i, f, g, o))  # torch's order
+        weight = torch.cat((i, f, g, o))
         i, f, o, g = self.bias.chunk(4)
         bias = torch.cat((i, f, g, o))
-        weights = [weight[:, : self.input_size], weight[:, self.input_size :], bias, torch.zeros_like(bias)]
-        zeros = inputs.new_zeros(1, inputs.shape[1], self.hidden_size)
-        outputs, _, _ = torch.lstm(inputs, (zeros, zeros), weights, True, 1, 0.0, self.training, False, False)
-        return outputs
+        parts = [weight[:, : self.input_size], weight[:, self.input_size :], bias, torch.zeros_like(bias)]
+        pieces = torch.cat([part.flatten() for part in parts]).split([part.numel() for part in parts])
+        return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 class _Scan(torch.autograd.Function):

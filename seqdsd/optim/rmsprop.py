@@ -18,7 +18,8 @@ class NeuralTalkRMSprop(torch.optim.Optimizer):
     Like torch's fused optimizers it takes a ``found_inf`` attribute: a 0-d tensor on the weights' device, 1 where the
     step is to change nothing. None, the default, always steps.
 
-    Reference: karpathy/neuraltalk, imagernn/solver.py, ``rmsprop``. No departure; ``weight_decay`` is its ``regc``.
+    Reference: karpathy/neuraltalk, imagernn/solver.py, ``rmsprop``. ``weight_decay`` is added to the gradient as it
+    comes; there, the cost function adds its 1e-8 before it divides by the batch size and clips.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class NeuralTalkRMSprop(torch.optim.Optimizer):
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change every parameter that has a gradient."""
         loss = None
         if closure is not None:
@@ -58,7 +59,7 @@ class NeuralTalkRMSprop(torch.optim.Optimizer):
         parameters = [one for one in group["params"] if one.grad is not None]
         if not parameters:
             return
-        grads = [one.grad for one in parameters]
+        grads: list[Tensor] | tuple[Tensor, ...] = [one.grad for one in parameters if one.grad is not None]
         caches = [self._cache(one) for one in parameters]
         keep: float | Tensor = group["decay"]
         if group["weight_decay"]:

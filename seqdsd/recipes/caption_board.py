@@ -11,6 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 from seqdsd.reports.captions import CaptionRun, ImageCaptions, both_ends
 from seqdsd.vision import ImageError, read_image
 
+LONGEST_SIDE = 320
+"""Of the images shown, in pixels."""
+
 
 def log_captions(captions: CaptionRun, folder: Path, *, count: int = 8) -> None:
     """Write the images with the largest gains and losses into a TensorBoard folder; one that is gone has text only."""
@@ -24,13 +27,19 @@ def log_captions(captions: CaptionRun, folder: Path, *, count: int = 8) -> None:
 
 
 def _pixels(path: Path | None) -> np.ndarray | None:
+    if path is None:
+        return None
     try:
-        return None if path is None else np.asarray(read_image(path))
+        image = read_image(path)
     except ImageError:  # it was readable when its features were computed, or they came from a file
         return None
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.asarray(image)
 
 
 def _as_markdown(image: ImageCaptions) -> str:
     captions = [f"| {one.phase} | {one.bleu:.1f} | {one.text} |" for one in image.captions]
     references = [f"- {reference}" for reference in image.refs]
-    return "\n".join(["| phase | BLEU | caption |", "|---|--:|---|", *captions, "", "References:", "", *references])
+    return "\n".join(
+        ["| phase | BLEU | caption |", "|---|--:|---|", *captions, "", "References:", "", *references]
+    )

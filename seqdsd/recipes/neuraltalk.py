@@ -9,17 +9,18 @@ the paper's. The CNN is fixed: its features are computed once, or given as a fil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 
 from seqdsd.config import read_config
 from seqdsd.data import CaptionCorpus, check_images_exist, check_known_words, read_captions
-from seqdsd.data.synthetic import default_cache_dir
+from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
 from seqdsd.engine import AdaptiveSettings, make_fabric
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
@@ -40,7 +41,14 @@ from seqdsd.sparsity import CAPTION_RULES
 from seqdsd.sparsity.schedule import NEURALTALK_EPOCHS, NEURALTALK_LEARNING_RATES, NEURALTALK_SPARSITIES
 from seqdsd.tasks import CaptionTask, SearchSettings
 from seqdsd.text import WordVocabulary
-from seqdsd.vision import ImageEncoder, ImageFeatures, encode_images, make_encoder, read_feature_file
+from seqdsd.vision import (
+    ENCODERS,
+    ImageEncoder,
+    ImageFeatures,
+    encode_images,
+    make_encoder,
+    read_feature_file,
+)
 
 RECIPE = "neuraltalk"
 MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "on_bad_data", "encoder.batch_size")
@@ -53,12 +61,18 @@ class EncoderSettings:
     """The frozen CNN that images are seen through."""
 
     name: str = "efficientnet_lite0"
-    """efficientnet_lite0 comes with its weights; vgg16 is the original's (4096 features); --help of `seqdsd caption` and
-    docs/captioning.md name the others."""
+    """efficientnet_lite0 comes with its weights; vgg16 is the original's (4096 features); docs/captioning.md names the
+    others."""
     weights: Path | None = None
     """File with the CNN's weights, where they are not to be downloaded."""
     batch_size: int = 16
     """Images at once; more were slower on a CPU."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ENCODERS:
+            raise ValueError(f"there is no encoder {self.name!r}; choose one of {', '.join(ENCODERS)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,8 @@ class Config(RunConfig):
     hidden_size: int = 256
     """Units of the LSTM, and size of the image's and the words' encoding."""
     learning_rates: tuple[float, ...] = NEURALTALK_LEARNING_RATES
-    """One a phase (Table 5: 1e-2, 1e-3, 1e-4); further phases keep the last ratio."""
+    """One a phase: the original's, lowered by Table 5's ratios (its own 1e-2 diverged); further phases keep the last
+    ratio."""
     sparsities: tuple[float, ...] = NEURALTALK_SPARSITIES
     """One a round (Table 5: 0.8); further rounds halve the last."""
     batch_size: int = 100
@@ -157,21 +172,36 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
             console=console,
             save_parts=lambda path: _save_parts(task, path),
         )
-        log_captions(captions_of_run(folder), folder.tensorboard)
-    console.print(phase_table(phases))
-    console.print(compare_in_terminal(captions_of_run(folder), IMAGES_SHOWN))
-    console.print(f"All of them, side by side: seqdsd compare-captions {folder.path}", highlight=False)
+    show(folder, phases, console)
     return RunResult(folder, phases)
 
 
+def show(folder: RunFolder, phases: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print the phases' scores and a few images' captions; the latter go to TensorBoard too, unless they are there."""
+    captions = captions_of_run(folder)
+    board = folder.tensorboard / "captions"
+    if not board.exists():
+        log_captions(captions, board)
+    console.print(phase_table(phases))
+    console.print(compare_in_terminal(captions, IMAGES_SHOWN))
+    command = shlex.join(["seqdsd", "compare-captions", str(folder.path)])
+    console.print(f"\nAll of them, side by side: {command}", highlight=False, markup=False, soft_wrap=True)
+
+
 def dry_run(config: Config, console: Console | None = None) -> None:
-    """Print corpus, vocabulary, network, pruning plan and schedule; train nothing."""
+    """Print corpus, vocabulary, network, pruning plan and schedule; train nothing, and open no image."""
     console = console or Console()
-    task = make_task(config)
-    images = ", ".join(f"{split} {count}" for split, count in task.num_images.items())
+    corpus = read_corpus(config)
+    vocabulary = make_vocabulary(config.vocabulary, corpus)
+    images = ", ".join(f"{split} {len(corpus.split(split))}" for split in ("train", "dev", "test"))
     console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (drawn)'}: images {images}")
-    console.print(f"[bold]Vocabulary[/bold] {task.vocabulary}")
-    describe_training(config, task.model, CAPTION_RULES, console)
+    console.print(f"[bold]Vocabulary[/bold] {vocabulary}")
+    if config.features is None:
+        feature_size = ENCODERS[config.encoder.name].feature_size
+    else:
+        feature_size = make_features(config, corpus)[1].feature_size
+    model = make_model(config, vocabulary, feature_size=feature_size)
+    describe_training(config, model, CAPTION_RULES, console)
 
 
 def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> CaptionTask:
@@ -180,13 +210,7 @@ def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> Capti
     Raises:
         ValueError: For data that cannot be used.
     """
-    if config.data is None:
-        raise ValueError("name a corpus with --data")
-    corpus = read_captions(
-        config.data,
-        images=config.images,
-        on_bad_data=config.on_bad_data,
-    )
+    corpus = read_corpus(config)
     vocabulary = vocabulary or make_vocabulary(config.vocabulary, corpus)
     corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
     corpus, features = make_features(config, corpus)
@@ -203,6 +227,12 @@ def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> Capti
         seed=config.seed,
         pin_memory=config.pins_memory,
     )
+
+
+def read_corpus(config: Config) -> CaptionCorpus:
+    """The captions named, or those of the embedded corpus."""
+    data = config.data or synthetic_scenes(SyntheticScenes())
+    return read_captions(data, images=config.images, on_bad_data=config.on_bad_data)
 
 
 def make_vocabulary(settings: VocabularySettings, corpus: CaptionCorpus) -> WordVocabulary:
@@ -267,10 +297,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = parse_command(
             Config,
             prog="python -m seqdsd.recipes.neuraltalk",
-            description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, it "
-            "takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
+            description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, "
+            "it takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
             "paper's.",
-            without_data=Config,
+            without_data=embedded_settings,
             argv=argv,
         )
         if command.invocation.dry_run:

@@ -1,54 +1,57 @@
-"""A finished phase of a run, loaded for use: the network with its weights, its tokenizer and its record.
+"""A finished phase of a run, loaded for use: the network with its weights, what goes with it, and its record.
 
 Leaves out going on with training, which is the recipe's ``--resume``.
 """
 
 from __future__ import annotations
 
+import logging
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric.wrappers import _FabricModule
-from torch import nn
+from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram
 from seqdsd.config import PROVENANCE, ConfigError, read_config
 from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
-from seqdsd.recipes import ds1
+from seqdsd.recipes import ds1, neuraltalk
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
-from seqdsd.tasks import Recogniser
-from seqdsd.text import Tokenizer, load_tokenizer
+from seqdsd.tasks import Captioner, Recogniser
+from seqdsd.text import Tokenizer, WordVocabulary, load_tokenizer
+from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
+
+log = logging.getLogger(__name__)
+
+ConfigT = TypeVar("ConfigT")
+
+_USES = {
+    ds1.RECIPE: "a recogniser; use seqdsd transcribe or seqdsd evaluate",
+    neuraltalk.RECIPE: "a captioner; use seqdsd caption or seqdsd evaluate",
+}
 
 
 @dataclass(frozen=True)
-class _Recipe:
-    config_class: type[Any]
-    make_model: Callable[[Any, Tokenizer], nn.Module]
-
-
-_RECIPES = {ds1.RECIPE: _Recipe(ds1.Config, ds1.make_model)}
-
-
-@dataclass(frozen=True)
-class Trained:
+class TrainedRecogniser:
     """A recogniser as one phase of a run left it, on its device and in evaluation mode.
 
     Attributes:
         model: The network as Fabric wraps it, for the precision that it was trained in; ``.module`` is bare.
         recogniser: Features before it and decoding after it.
-        config: Settings of the run, of its recipe's ``Config`` class.
+        config: Settings of the run.
         phase: The phase's line of ``phases.jsonl``.
         device: Where the model lies.
     """
 
     model: _FabricModule
     recogniser: Recogniser
-    config: Any
+    config: ds1.Config
     phase: Mapping[str, Any]
     device: torch.device
 
@@ -58,8 +61,33 @@ class Trained:
         return self.recogniser.tokenizer
 
 
-def load_trained(folder: RunFolder, *, phase: str | None = None, device: str = "auto") -> Trained:
-    """Load what a phase handed on.
+@dataclass(frozen=True)
+class TrainedCaptioner:
+    """A caption generator as one phase of a run left it, on its device and in evaluation mode.
+
+    Attributes:
+        folder: Of the run.
+        model: The network as Fabric wraps it; ``.module`` is bare, which is what captions are searched with.
+        captioner: Search and words after it.
+        config: Settings of the run.
+        phase: The phase's line of ``phases.jsonl``.
+        device: Where the model lies.
+        feature_size: Of the image features that it takes.
+    """
+
+    folder: RunFolder
+    model: _FabricModule
+    captioner: Captioner
+    config: neuraltalk.Config
+    phase: Mapping[str, Any]
+    device: torch.device
+    feature_size: int
+
+
+def load_recogniser(
+    folder: RunFolder, *, phase: str | None = None, device: str = "auto"
+) -> TrainedRecogniser:
+    """Load what a phase of a speech recognition run handed on.
 
     Args:
         folder: Of a run with at least one finished phase; the run may still be going on.
@@ -71,14 +99,14 @@ def load_trained(folder: RunFolder, *, phase: str | None = None, device: str = "
         ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
             are damaged, or the device is not there.
     """
-    recipe = _recipe(folder)
-    config = read_config(folder.config, recipe.config_class())
+    _require(folder, ds1.RECIPE)
+    config = read_config(folder.config, ds1.Config())
     record = _find_phase(folder, phase)
     tokenizer = load_tokenizer(folder.path / "tokenizer")
-    model = recipe.make_model(config, tokenizer)
-    _load_weights(model, folder, record["name"])
+    model = ds1.make_model(config, tokenizer)
+    _load_weights(model, _read_weights(folder, record), folder, record)
     fabric = make_fabric(device, config.precision)
-    return Trained(
+    return TrainedRecogniser(
         model=fabric.setup_module(model).eval(),
         recogniser=Recogniser(LogSpectrogram(), tokenizer),
         config=config,
@@ -87,23 +115,106 @@ def load_trained(folder: RunFolder, *, phase: str | None = None, device: str = "
     )
 
 
-def _recipe(folder: RunFolder) -> _Recipe:
-    """What the run says it was trained with."""
+def load_captioner(
+    folder: RunFolder,
+    *,
+    phase: str | None = None,
+    device: str = "auto",
+    beam: int | None = None,
+    max_words: int | None = None,
+) -> TrainedCaptioner:
+    """Load what a phase of a captioning run handed on.
+
+    Args:
+        folder: As for ``load_recogniser``, like the two that follow.
+        phase: See there.
+        device: See there.
+        beam: Captions kept at each word; by default the run's own.
+        max_words: Longest caption; by default the run's own.
+
+    Raises:
+        ValueError: As ``load_recogniser``, or for a search that cannot be.
+    """
+    _require(folder, neuraltalk.RECIPE)
+    config = read_config(folder.config, neuraltalk.Config())
+    search = replace(
+        config.search,
+        beam=config.beam if beam is None else beam,
+        max_words=config.max_words if max_words is None else max_words,
+    )
+    record = _find_phase(folder, phase)
+    vocabulary = WordVocabulary.load(folder.path)
+    weights = _read_weights(folder, record)
+    # The settings do not say it. Where the tensor is missing any size will do: loading says what is missing.
+    feature_size = weights.get("image.weight", torch.empty(0, 1)).shape[-1]
+    model = neuraltalk.make_model(config, vocabulary, feature_size=feature_size)
+    _load_weights(model, weights, folder, record)
+    fabric = make_fabric(device, config.precision)
+    return TrainedCaptioner(
+        folder=folder,
+        model=fabric.setup_module(model).eval(),
+        captioner=Captioner(vocabulary, search),
+        config=config,
+        phase=record,
+        device=fabric.device,
+        feature_size=feature_size,
+    )
+
+
+def load_encoder(
+    trained: TrainedCaptioner, name: str | None = None, weights: Path | None = None
+) -> ImageEncoder:
+    """Make the CNN that a captioner sees images through, on the captioner's device.
+
+    Args:
+        trained: The captioner.
+        name: Of the CNN; by default the one in the run's settings.
+        weights: File with its weights; by default the run's own, where the CNN is the run's.
+
+    Raises:
+        ValueError: If its features do not fit the captioner, or its weights cannot be used.
+    """
+    own, name_is_given = trained.config.encoder, name is not None
+    name = name or own.name
+    if name in ENCODERS and ENCODERS[name].feature_size != trained.feature_size:
+        raise RunFolderError(_wrong_encoder(trained, name))
+    encoder = make_encoder(name, own.weights if weights is None and name == own.name else weights)
+    if trained.config.features is not None and not name_is_given:
+        log.info(
+            "the run was trained on the features in %s; they are taken for those of %s (--encoder names another CNN)",
+            trained.config.features,
+            name,
+        )
+    return encoder.to(trained.device)
+
+
+def recipe_of(folder: RunFolder) -> str:
+    """Say which recipe trained a run.
+
+    Raises:
+        ValueError: If the folder holds no run, or its recipe is not known here.
+    """
     try:
         values = tomllib.loads(folder.config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RunFolderError(
             f"{folder.path}: not a run folder (it has no config.toml); name the --out of a training run"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{folder.config}: not a readable TOML file: {error}") from error
     name = values.get(PROVENANCE, {}).get("recipe")
-    if name not in _RECIPES:
+    if name not in _USES:
         raise RunFolderError(
-            f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not a recogniser known here "
-            f"({', '.join(_RECIPES)}); take another run, or the version of seqdsd that wrote this one"
+            f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not one known here "
+            f"({', '.join(_USES)}); take another run, or the version of seqdsd that wrote this one"
         )
-    return _RECIPES[name]
+    return name
+
+
+def _require(folder: RunFolder, recipe: str) -> None:
+    found = recipe_of(folder)
+    if found != recipe:
+        raise RunFolderError(f"{folder.path} was trained by {found}: it is {_USES[found]}")
 
 
 def _find_phase(folder: RunFolder, name: str | None) -> Mapping[str, Any]:
@@ -122,15 +233,40 @@ def _names(records: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(repr(record["name"]) for record in records)
 
 
-def _load_weights(model: nn.Module, folder: RunFolder, phase_name: str) -> None:
-    path = folder.weights(phase_name)
+def _read_weights(folder: RunFolder, phase: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
-        model.load_state_dict(load_checkpoint(path).tensors)
+        return load_checkpoint(folder.weights(phase["name"])).tensors
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}; take another phase (--phase), of {_names(folder.read_phases())}"
         ) from error
+
+
+def _load_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], folder: RunFolder, phase: Mapping[str, Any]
+) -> None:
+    try:
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: the weights are not those of the network in {folder.config}: {error}"
+            f"{folder.weights(phase['name'])}: the weights are not those of the network that {folder.config} and the "
+            f"vocabulary beside it describe: {error}"
         ) from error
+
+
+def _wrong_encoder(trained: TrainedCaptioner, name: str) -> str:
+    needed = trained.feature_size
+    fitting = ", ".join(other for other, kind in ENCODERS.items() if kind.feature_size == needed)
+    given = f"{name} gives image features of size {ENCODERS[name].feature_size}"
+    if trained.config.features is None:
+        remedy = f"{trained.config.encoder.name}; leave out --encoder"
+    elif fitting:
+        remedy = (
+            f"{trained.config.features}; name the CNN that made them by --encoder (of that size: {fitting})"
+        )
+    else:
+        remedy = (
+            f"{trained.config.features}, and no CNN known here gives that size; only feature files can be used "
+            "with this run (seqdsd evaluate RUN --features FILE)"
+        )
+    return f"{trained.folder.path}: {given}; the run was trained on features of size {needed}, from {remedy}"

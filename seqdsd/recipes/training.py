@@ -60,6 +60,8 @@ class RunConfig:
             raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        # Now, not when a run folder has been begun:
+        TrainSettings(patience=self.patience, checkpoint_minutes=self.checkpoint_minutes)
         _ = self.schedule  # raises for iters, epochs, rates and sparsities out of range
 
     @property
@@ -102,9 +104,10 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
         raise RunFolderError(
             f"{folder.path}: there is a run already; go on with --resume or take another --out"
         )
+    defaults = type(config)()  # type: ignore[call-arg]  # a recipe's own class has a default for everything
     changed = [
         line
-        for line in differences(read_config(folder.config, type(config)()), config)
+        for line in differences(read_config(folder.config, defaults), config)
         if line.split(":")[0] not in may_change
     ]
     if changed:

@@ -6,9 +6,7 @@ out scoring, which needs transcripts (``seqdsd evaluate``), and who speaks.
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,22 +14,14 @@ from typing import Annotated, Any
 import torch
 import tyro
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from seqdsd.audio import AUDIO_SUFFIXES, AudioError, audio_seconds, read_blocks, split_at_quiet
 from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.trained import Trained, load_trained
+from seqdsd.recipes.streaming import find_files, late_progress
+from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
 from seqdsd.records import RunFolder
 
 PROG = "seqdsd transcribe"
@@ -41,8 +31,6 @@ Examples:
   seqdsd transcribe runs/an4-ds1 meeting.flac
   seqdsd transcribe runs/an4-ds1 recordings/ --json > transcripts.jsonl
 """
-QUIET_UNTIL_SECONDS = 2.0
-"""The progress bar appears only after this time."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ class _Piece:
 
 
 def transcribe(
-    trained: Trained,
+    trained: TrainedRecogniser,
     paths: Iterable[Path],
     *,
     max_piece_seconds: float = 20.0,
@@ -143,25 +131,6 @@ def transcribe(
     yield from waiting
 
 
-def audio_files(paths: Iterable[Path]) -> list[Path]:
-    """The recordings named, and those below the folders named, sorted within a folder.
-
-    Raises:
-        ValueError: If a folder holds none.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = (one for one in path.rglob("*") if one.suffix.lower() in AUDIO_SUFFIXES)
-        below = sorted(one for one in found if one.is_file())
-        if not below:
-            raise ValueError(f"{path}: no recording below this folder ({', '.join(AUDIO_SUFFIXES)})")
-        files += below
-    return files
-
-
 def main(argv: Sequence[str]) -> None:
     """Entry point of ``seqdsd transcribe``; exit status 1 where a recording could not be read."""
 
@@ -169,9 +138,9 @@ def main(argv: Sequence[str]) -> None:
         asked = tyro.cli(
             Transcribe, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
-        files = audio_files(asked.audio)
-        trained = load_trained(RunFolder(asked.run), phase=asked.phase, device=asked.device)
-        with _progress(files) as advance:
+        files = find_files(asked.audio, suffixes=AUDIO_SUFFIXES, kind="recording")
+        trained = load_recogniser(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+        with late_progress(lambda: sum(map(_header_seconds, files))) as advance:
             transcripts = transcribe(
                 trained,
                 files,
@@ -230,7 +199,7 @@ def _batches(pieces: Iterable[_Piece], max_batch_seconds: float) -> Iterator[lis
 
 
 @torch.inference_mode()
-def _decode(trained: Trained, batch: Sequence[_Piece]) -> None:
+def _decode(trained: TrainedRecogniser, batch: Sequence[_Piece]) -> None:
     """Add each piece's text to its recording's transcript."""
     waveforms = pad_sequence([piece.samples for piece in batch], batch_first=True).to(trained.device)
     num_samples = torch.tensor([len(piece.samples) for piece in batch])
@@ -265,35 +234,6 @@ def _as_object(transcript: Transcript) -> dict[str, Any]:
             for one in transcript.segments
         ],
     }
-
-
-@contextmanager
-def _progress(files: Sequence[Path]) -> Iterator[Callable[[float], None]]:
-    """A bar of the seconds of audio done, on stderr: where that is a terminal, and if it takes a while."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda seconds: None
-        return
-    progress = Progress(
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("[dim]left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else text that goes to a file would land on the terminal
-    )
-    bar = progress.add_task("", total=sum(map(_header_seconds, files)))
-    started = time.monotonic()
-    with ExitStack() as shown:
-
-        def advance(seconds: float) -> None:
-            progress.advance(bar, seconds)
-            if not progress.live.is_started and time.monotonic() - started > QUIET_UNTIL_SECONDS:
-                shown.enter_context(progress)
-
-        yield advance
 
 
 def _header_seconds(path: Path) -> float:

@@ -23,7 +23,7 @@ from seqdsd.data import (
     encode_captions,
     make_batch,
 )
-from seqdsd.decode import NextWordModel, beam_captions, greedy_captions
+from seqdsd.decode import NextWordModel, ScoredCaption, beam_captions, greedy_captions
 from seqdsd.engine import Evaluation
 from seqdsd.metrics import bleu, cider_d, rouge_l
 from seqdsd.text import WordVocabulary
@@ -60,20 +60,30 @@ class Captioner:
         self.vocabulary = vocabulary
         self.search = search
 
+    def find(
+        self, model: NextWordModel, image_features: Float[Tensor, "batch feature_size"]
+    ) -> list[ScoredCaption]:
+        """Each image's caption as word ids; ``model`` is bare, in evaluation mode, on the features' device."""
+        start_id, end_id = self.vocabulary.start_id, self.vocabulary.end_id
+        max_words = self.search.max_words
+        if self.search.beam == 1:
+            return greedy_captions(
+                model, image_features, start_id=start_id, end_id=end_id, max_words=max_words
+            )
+        return beam_captions(
+            model,
+            image_features,
+            start_id=start_id,
+            end_id=end_id,
+            beam_width=self.search.beam,
+            max_words=max_words,
+        )
+
     def captions(
         self, model: NextWordModel, image_features: Float[Tensor, "batch feature_size"]
     ) -> list[str]:
-        """A caption for each image; ``model`` is bare, in evaluation mode, on the features' device."""
-        ends = {
-            "start_id": self.vocabulary.start_id,
-            "end_id": self.vocabulary.end_id,
-            "max_words": self.search.max_words,
-        }
-        if self.search.beam == 1:
-            found = greedy_captions(model, image_features, **ends)
-        else:
-            found = beam_captions(model, image_features, beam_width=self.search.beam, **ends)
-        return [self.vocabulary.decode(caption.tokens) for caption in found]
+        """Each image's caption in words."""
+        return [self.vocabulary.decode(one.tokens) for one in self.find(model, image_features)]
 
 
 @dataclass

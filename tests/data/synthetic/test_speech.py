@@ -1,7 +1,6 @@
 """The embedded speech corpus: repeatable, audible, honest splits, never half built."""
 
 import string
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from seqdsd.data import synthetic
 from seqdsd.data.manifest import Utterance, read_manifest
-from seqdsd.data.synthetic import SAMPLE_RATE_HZ, SPLITS, VOICES, SyntheticSpeech, synthetic_speech
+from seqdsd.data.synthetic import SAMPLE_RATE_HZ, SPLITS, VOICES, SyntheticSpeech, speech, synthetic_speech
 
 TINY = SyntheticSpeech(train_utterances=3, dev_utterances=1, test_utterances=1)
 
@@ -61,28 +59,28 @@ def test_splits_share_no_voice_and_no_sentence(corpus: dict[str, list[Utterance]
     assert len(set.union(*speakers)) == sum(len(voices) for voices in speakers) >= 28
     variants = [{voice.partition("+")[2] for voice in voices} for voices in speakers]
     assert not variants[0] & (variants[1] | variants[2])  # one timbre in another accent is no new voice
-    plan = synthetic._plan(SyntheticSpeech())
+    plan = speech._plan(SyntheticSpeech())
     heard = {line.text for line in plan if line.split == "train"}
     assert not heard & {line.text for line in plan if line.split != "train"}
 
 
 def test_transcripts_stay_in_the_alphabet_and_cover_it() -> None:
-    texts = [line.text for line in synthetic._plan(SyntheticSpeech())]
+    texts = [line.text for line in speech._plan(SyntheticSpeech())]
     assert set("".join(texts)) == set(string.ascii_lowercase + " '")
     assert all(text == " ".join(text.split()) for text in texts)
 
 
 def test_all_kinds_of_sentences_occur() -> None:
-    texts = [line.text for line in synthetic._plan(SyntheticSpeech())]
+    texts = [line.text for line in speech._plan(SyntheticSpeech())]
     spelled = sum(all(len(word) == 1 for word in text.split()[:2]) for text in texts)
-    digits = sum(set(text.split()) <= set(synthetic._DIGITS) for text in texts)
+    digits = sum(set(text.split()) <= set(speech._DIGITS) for text in texts)
     dates = sum("nineteen" in text.split()[-3:] for text in texts)
     for count in (spelled, digits, dates, len(texts) - spelled - digits - dates):
         assert 0.2 < count / len(texts) < 0.3
 
 
 def test_spelled_a_is_given_to_espeak_as_the_letter() -> None:
-    for line in synthetic._plan(SyntheticSpeech()):
+    for line in speech._plan(SyntheticSpeech()):
         is_spelled = all(len(word) == 1 for word in line.text.split()[:2])
         assert line.prompt.text.count("[['eI]]") == (line.text.split().count("a") if is_spelled else 0)
 
@@ -112,14 +110,14 @@ def test_resampling_keeps_low_tones_and_drops_those_above_the_new_limit() -> Non
     def tone(hertz: float, rate_hz: int) -> np.ndarray:
         return np.sin(2 * np.pi * hertz * np.arange(rate_hz) / rate_hz)
 
-    got = synthetic._to_16_khz(tone(1000, 22_050))
+    got = speech._to_16_khz(tone(1000, 22_050))
     np.testing.assert_allclose(got, tone(1000, 16_000), atol=1e-6)
-    assert np.abs(synthetic._to_16_khz(tone(9000, 22_050))).max() < 1e-6
+    assert np.abs(speech._to_16_khz(tone(9000, 22_050))).max() < 1e-6
 
 
 def test_a_cached_corpus_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = synthetic_speech(TINY, tmp_path)
-    monkeypatch.setattr(synthetic, "speak", None)  # calling it would fail
+    monkeypatch.setattr(speech, "speak", None)  # calling it would fail
     assert synthetic_speech(TINY, tmp_path) == folder
     monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path))
     assert synthetic_speech(TINY) == folder
@@ -133,34 +131,13 @@ def test_an_interrupted_build_leaves_nothing_that_counts(
             raise KeyboardInterrupt
         return speak(prompts, voice=voice, seed=seed)
 
-    speak = synthetic.speak
-    monkeypatch.setattr(synthetic, "speak", interrupted)
+    speak = speech.speak
+    monkeypatch.setattr(speech, "speak", interrupted)
     with pytest.raises(KeyboardInterrupt):
         synthetic_speech(TINY, tmp_path, workers=1)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     assert len(read_manifest(synthetic_speech(TINY, tmp_path) / "test.jsonl").utterances) == 1
-
-
-def test_a_folder_without_its_marker_is_made_again(tmp_path: Path) -> None:
-    folder = synthetic_speech(TINY, tmp_path)
-    before = bytes_of(folder)
-    (folder / "corpus.json").unlink()
-    (folder / "test.jsonl").write_text("")
-    assert bytes_of(synthetic_speech(TINY, tmp_path)) == before
-
-
-def test_two_builds_at_once_end_with_one_corpus(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        folders = list(pool.map(lambda _: synthetic_speech(TINY, tmp_path, workers=1), range(2)))
-    assert folders[0] == folders[1]
-    assert list(tmp_path.iterdir()) == [folders[0]]
-
-
-def test_an_unwritable_cache_names_the_remedy(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="SEQDSD_CACHE"):
-        synthetic_speech(TINY, tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize(

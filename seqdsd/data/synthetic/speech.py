@@ -8,16 +8,11 @@ sentences in one fresh process, and all that is random after that has a generato
 Left out: room acoustics, real noise, natural prosody.
 """
 
-import hashlib
-import json
 import math
 import os
-import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -25,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seqdsd.audio.espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from seqdsd.audio.espeak import Prompt, espeak_version, speak, spell
 from seqdsd.data.manifest import Utterance, write_manifest
+from seqdsd.data.synthetic.cache import cached_corpus
+from seqdsd.data.synthetic.progress import progress_bar
 
 SAMPLE_RATE_HZ = 16_000
 GENERATOR_VERSION = 1
@@ -132,60 +127,11 @@ def synthetic_speech(
         OSError: If the cache cannot be written, or eSpeak NG not be loaded; the message says what to do.
         RuntimeError: If eSpeak NG crashes.
     """
-    cache_dir = cache_dir or default_cache_dir()
     key = {"spec": asdict(spec), "generator": GENERATOR_VERSION, "espeak": espeak_version()}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    folder = cache_dir / f"synthetic-speech-{digest[:12]}"
-    if _is_complete(folder):
-        return folder
-    building = _new_building_folder(folder)
-    try:
-        _build(spec, building, workers or os.cpu_count() or 1)
-        _marker(building).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-        _publish(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
-
-
-def default_cache_dir() -> Path:
-    """``$SEQDSD_CACHE``, else ``$XDG_CACHE_HOME/seqdsd``, else ``~/.cache/seqdsd``."""
-    if own := os.environ.get("SEQDSD_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdsd"
-
-
-# The folder: written aside, then renamed.
-
-
-def _marker(folder: Path) -> Path:
-    return folder / "corpus.json"
-
-
-def _is_complete(folder: Path) -> bool:
-    return _marker(folder).is_file()
-
-
-def _new_building_folder(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise OSError(
-            f"cannot write the synthetic corpus under {folder.parent}: {error}. "
-            "Set SEQDSD_CACHE to a folder that can be written."
-        ) from error
-
-
-def _publish(building: Path, folder: Path) -> None:
-    if folder.exists() and not _is_complete(folder):
-        shutil.rmtree(folder)
-    building.chmod(0o755)  # mkdtemp's folders are private, a cache may be shared
-    try:
-        building.rename(folder)
-    except OSError:
-        if not _is_complete(folder):  # else another process was faster, with the same bytes
-            raise
+    num_workers = workers or os.cpu_count() or 1
+    return cached_corpus(
+        "synthetic-speech", key, lambda folder: _build(spec, folder, num_workers), cache_dir=cache_dir
+    )
 
 
 # The plan: who says what.
@@ -306,7 +252,7 @@ def _build(spec: SyntheticSpeech, folder: Path, workers: int) -> None:
     spoken: dict[str, Utterance] = {}
     # Threads: eSpeak runs in processes of its own, and numpy and libsndfile release the interpreter lock.
     pool = ThreadPoolExecutor(max_workers=workers)
-    with _progress(len(lines)) as advance:
+    with progress_bar("synthetic speech", len(lines)) as advance:
         try:
             jobs = [
                 pool.submit(_speak_voice, spec, voice, list(group), folder, advance)
@@ -318,15 +264,6 @@ def _build(spec: SyntheticSpeech, folder: Path, workers: int) -> None:
             pool.shutdown(cancel_futures=True)
     for split in SPLITS:
         write_manifest(folder / f"{split}.jsonl", [spoken[line.id] for line in lines if line.split == split])
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the time left, on stderr; yields what to call after each utterance."""
-    columns = (TextColumn("synthetic speech"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task)
 
 
 def _speak_voice(

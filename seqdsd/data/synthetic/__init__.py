@@ -1,0 +1,17 @@
+"""The embedded corpora: spoken sentences and drawn scenes, made on the spot, with no download."""
+
+from seqdsd.data.synthetic.cache import default_cache_dir
+from seqdsd.data.synthetic.content import SPLITS
+from seqdsd.data.synthetic.scenes import SyntheticScenes, synthetic_scenes
+from seqdsd.data.synthetic.speech import SAMPLE_RATE_HZ, VOICES, SyntheticSpeech, synthetic_speech
+
+__all__ = [
+    "SAMPLE_RATE_HZ",
+    "SPLITS",
+    "VOICES",
+    "SyntheticScenes",
+    "SyntheticSpeech",
+    "default_cache_dir",
+    "synthetic_scenes",
+    "synthetic_speech",
+]

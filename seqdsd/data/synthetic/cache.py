@@ -1,0 +1,78 @@
+"""Where made corpora are kept, and how one appears there: complete or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def default_cache_dir() -> Path:
+    """``$SEQDSD_CACHE``, else ``$XDG_CACHE_HOME/seqdsd``, else ``~/.cache/seqdsd``."""
+    if own := os.environ.get("SEQDSD_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdsd"
+
+
+def cached_corpus(
+    name: str, key: Mapping[str, Any], build: Callable[[Path], None], *, cache_dir: Path | None = None
+) -> Path:
+    """Find a corpus in the cache, or have it built aside and renamed into place.
+
+    Args:
+        name: Start of the folder's name; a digest of ``key`` follows.
+        key: All that the corpus' bytes depend on, as JSON can hold it; kept in the folder's ``corpus.json``.
+        build: Writes the corpus into the empty folder it is given.
+        cache_dir: Where corpora are kept; by default `default_cache_dir`.
+
+    Returns:
+        The corpus' folder. Two processes that build it at once end with the same one.
+
+    Raises:
+        OSError: If the cache cannot be written; the message says what to do.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = (cache_dir or default_cache_dir()) / f"{name}-{digest[:12]}"
+    if _is_complete(folder):
+        return folder
+    building = _new_building_folder(folder)
+    try:
+        build(building)
+        _marker(building).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+        _publish(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _marker(folder: Path) -> Path:
+    return folder / "corpus.json"
+
+
+def _is_complete(folder: Path) -> bool:
+    return _marker(folder).is_file()
+
+
+def _new_building_folder(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            f"cannot write the synthetic corpus under {folder.parent}: {error}. "
+            "Set SEQDSD_CACHE to a folder that can be written."
+        ) from error
+
+
+def _publish(building: Path, folder: Path) -> None:
+    if folder.exists() and not _is_complete(folder):
+        shutil.rmtree(folder)
+    building.chmod(0o755)  # mkdtemp's folders are private, a cache may be shared
+    try:
+        building.rename(folder)
+    except OSError:
+        if not _is_complete(folder):  # else another process was faster, with the same bytes
+            raise

@@ -1,0 +1,190 @@
+"""``seqdsd caption``: image files of any size and kind to captions, in the memory of one batch.
+
+Features are not kept: photos are captioned once, and the CNN takes less time than reading a large photo does. Leaves
+out scoring, which needs references (``seqdsd evaluate``).
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import UInt8
+
+from seqdsd.decode import ScoredCaption
+from seqdsd.recipes.command import run_command
+from seqdsd.recipes.streaming import find_files, late_progress
+from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
+from seqdsd.records import RunFolder
+from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image
+
+PROG = "seqdsd caption"
+_DESCRIPTION = """Caption images of any size and kind: a line each, with path, tab, caption.
+
+Examples:
+  seqdsd caption runs/flickr8k photo.jpg
+  seqdsd caption runs/flickr8k photos/ --beam 20 --json > captions.jsonl
+"""
+_MOST_READERS = 4
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What to caption, and with which weights."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a training run (its --out)."""
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
+    """Image files, and folders of them (searched to any depth)."""
+    beam: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Captions kept at each word; 1 is greedy search. By default the run's own."""
+    max_words: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Longest caption; by default the run's own."""
+    phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the phase whose weights are used; by default the best on dev."""
+    encoder: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME",
+            help="CNN that the images are seen through, which must be the one that made the features in training; by "
+            f"default the run's. One of {', '.join(ENCODERS)}.",
+        ),
+    ] = None
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The CNN's weights, where they are not to be downloaded; by default the run's."""
+    batch_size: int = 16
+    """Images at once; bounds memory."""
+    device: str = "auto"
+    """auto picks a GPU if there is one; or cpu, cuda, mps."""
+    json: bool = False
+    """Print JSON lines: image, caption, and log_prob, the natural log of the caption's probability."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError("images: name at least one image or folder")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class CaptionedFile:
+    """What an image file shows, or why that cannot be said."""
+
+    path: Path
+    caption: str = ""
+    log_prob: float = 0.0
+    """Natural log of the model's probability of the caption."""
+    problem: str | None = None
+    """Why the image cannot be read."""
+
+
+def caption_images(
+    trained: TrainedCaptioner,
+    encoder: ImageEncoder,
+    paths: Iterable[Path],
+    *,
+    batch_size: int = 16,
+    on_captioned: Callable[[int], None] = lambda images: None,
+) -> Iterator[CaptionedFile]:
+    """Caption image files, in their order, a batch at a time; one that cannot be read has a ``problem``.
+
+    Args:
+        trained: The captioner.
+        encoder: Makes the features that it was trained on; on its device.
+        paths: Files that ``seqdsd.vision`` reads.
+        batch_size: Images at once; bounds memory.
+        on_captioned: Called after each batch with the number of files in it.
+    """
+    remaining = iter(paths)
+    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
+        while batch := list(islice(remaining, batch_size)):
+            pixels = list(readers.map(partial(_read, encoder), batch))
+            captioned = _caption(trained, encoder, batch, pixels)
+            on_captioned(len(batch))
+            yield from captioned
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of ``seqdsd caption``; exit status 1 where an image could not be read."""
+
+    def parse_and_run() -> None:
+        asked = tyro.cli(
+            Caption, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        files = find_files(asked.images, suffixes=IMAGE_SUFFIXES, kind="image")
+        trained = load_captioner(
+            RunFolder(asked.run),
+            phase=asked.phase,
+            device=asked.device,
+            beam=asked.beam,
+            max_words=asked.max_words,
+        )
+        encoder = load_encoder(trained, asked.encoder, asked.weights)
+        with late_progress(lambda: len(files)) as advance:
+            captioned = caption_images(
+                trained, encoder, files, batch_size=asked.batch_size, on_captioned=advance
+            )
+            num_bad = sum(not _report(one, as_json=asked.json) for one in captioned)
+        if num_bad:
+            sys.exit(1)
+
+    run_command(parse_and_run)
+
+
+def _read(encoder: ImageEncoder, path: Path) -> UInt8[np.ndarray, "3 side side"] | ImageError:
+    """An image as the encoder takes it: small, whatever its size was."""
+    try:
+        return encoder.prepare(read_image(path))
+    except ImageError as error:
+        return error
+
+
+def _caption(
+    trained: TrainedCaptioner,
+    encoder: ImageEncoder,
+    paths: Sequence[Path],
+    pixels: Sequence[UInt8[np.ndarray, "3 side side"] | ImageError],
+) -> list[CaptionedFile]:
+    readable = [one for one in pixels if not isinstance(one, ImageError)]
+    found = iter(_search(trained, encoder, np.stack(readable)) if readable else [])
+    return [
+        CaptionedFile(path, problem=str(one))
+        if isinstance(one, ImageError)
+        else _described(path, next(found), trained)
+        for path, one in zip(paths, pixels, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _search(
+    trained: TrainedCaptioner, encoder: ImageEncoder, pixels: UInt8[np.ndarray, "images 3 side side"]
+) -> list[ScoredCaption]:
+    features = encoder(torch.from_numpy(pixels).to(trained.device))
+    return trained.captioner.find(trained.model.module, features)  # type: ignore[arg-type]  # a NextWordModel it is
+
+
+def _described(path: Path, found: ScoredCaption, trained: TrainedCaptioner) -> CaptionedFile:
+    return CaptionedFile(path, trained.captioner.vocabulary.decode(found.tokens), found.log_prob)
+
+
+def _report(one: CaptionedFile, *, as_json: bool) -> bool:
+    """Print a caption, or on stderr why there is none; whether there is one."""
+    if one.problem is not None:
+        print(one.problem, file=sys.stderr)
+        return False
+    line: str = json.dumps(_as_object(one), ensure_ascii=False) if as_json else f"{one.path}\t{one.caption}"
+    print(line, flush=True)
+    return True
+
+
+def _as_object(one: CaptionedFile) -> dict[str, Any]:
+    return {"image": str(one.path), "caption": one.caption, "log_prob": round(one.log_prob, 4)}

@@ -1,0 +1,169 @@
+"""``seqdsd evaluate`` for captioners: BLEU in both variants, CIDEr-D, ROUGE-L and perplexity, as the run itself scores.
+
+Where features are computed, only the images of the split that is judged need be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from seqdsd.data import CaptionCorpus, CaptionDataError, CaptionedImage, OnBadData, read_captions
+from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
+from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
+from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
+from seqdsd.records import RunFolder
+from seqdsd.tasks import CaptionTask
+from seqdsd.vision import ENCODERS, FeatureError, ImageFeatures, encode_images, read_feature_file
+
+
+@dataclass(frozen=True)
+class EvaluateCaptions(Evaluate):
+    """What to score, and with which weights."""
+
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """A dataset_NAME.json, or the folder that holds it; by default the data that the run was trained on."""
+    split: Literal["test", "dev"] = "test"
+    """Which images."""
+    images: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Where the images are, to compute features from; by default where the data says, or the run's --images."""
+    features: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Features of the data's images; by default the run's own, unless --data, --images, --encoder or --weights is
+    given."""
+    encoder: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME",
+            help=f"CNN for features that must be computed; by default the run's. One of {', '.join(ENCODERS)}.",
+        ),
+    ] = None
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """The CNN's weights, where they are not to be downloaded; by default the run's."""
+    beam: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Captions kept at each word; 1 is greedy search. By default the run's own."""
+    max_words: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Longest caption; by default the run's own."""
+
+    def __post_init__(self) -> None:
+        if self.features and (self.images or self.encoder or self.weights):
+            raise ValueError(
+                "features: with --features none are computed; leave out --images, --encoder, --weights"
+            )
+
+
+def evaluate_captions(asked: EvaluateCaptions, console: Console) -> Scores:
+    """Load a phase and score it on a split; ``console`` gets the progress bar.
+
+    Raises:
+        ValueError: For a run, phase, caption file, image or features that cannot be used; the message says what to do.
+    """
+    trained = load_captioner(
+        RunFolder(asked.run),
+        phase=asked.phase,
+        device=asked.device,
+        beam=asked.beam,
+        max_words=asked.max_words,
+    )
+    on_bad_data = asked.on_bad_data or trained.config.on_bad_data
+    task = _make_task(asked, trained, on_bad_data)
+    with progress_bar(console) as progress:
+        bar = progress.add_task(
+            f"{trained.phase['name']} on {asked.split}", total=task.num_images[asked.split]
+        )
+        evaluation = task.evaluate(
+            trained.model, asked.split, trained.device, after_images=partial(progress.advance, bar)
+        )
+    return Scores(trained.phase, {asked.split: evaluation}, task.skipped)
+
+
+def print_caption_scores(scores: Scores, command: str, console: Console) -> None:
+    """Print a table of both BLEUs, the other scores, and what they depend on."""
+    table = Table("set", "BLEU", "1", "2", "3", "4", box=box.SIMPLE)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    [(split, one)] = scores.evaluations.items()
+    found = one.metrics
+    table.add_row(split, "standard", *_cells(found, "bleu"))
+    table.add_row("", "NeuralTalk's (no brevity penalty)", *_cells(found, "neuraltalk_bleu"))
+    console.print(table)
+    print_remarks(scores, console)
+    facts = {
+        "CIDEr-D": f"{found['cider_d']:.3f}",
+        "ROUGE-L": f"{found['rouge_l']:.3f}",
+        "perplexity": f"{found['perplexity']:.2f} a word, END included",
+        "brevity": f"penalty {found['brevity_penalty']:.3f}, in the standard BLEU",
+        "images": str(found["images"]),
+        "phase": scores.phase["name"],
+        "decoding": found["decoding"],
+        "signature": found["signature"],
+        "command": command,
+    }
+    print_facts(facts, console)
+
+
+def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: OnBadData) -> CaptionTask:
+    config = trained.config
+    corpus = read_captions(
+        asked.data or config.data or synthetic_scenes(SyntheticScenes()),
+        images=asked.images or (None if asked.data else config.images),
+        on_bad_data=on_bad_data,
+    )
+    images = corpus.split(asked.split)
+    features = _make_features(asked, trained, corpus, images, on_bad_data)
+    skipped = {image.id: features.skipped[image.id] for image in images if image.id in features.skipped}
+    if len(skipped) == len(images):
+        first = next(iter(skipped.values()))
+        raise CaptionDataError(f"{corpus.path}: no image of {asked.split} has features; the first: {first}")
+    return CaptionTask(
+        model=trained.model.module,
+        vocabulary=trained.captioner.vocabulary,
+        # A task wants images in all of its splits: those that are judged stand in for the others.
+        corpus=replace(corpus, train=images, dev=images, test=images),
+        features=replace(features, skipped=skipped),
+        batch_size=trained.config.batch_size,
+        search=trained.captioner.search,
+    )
+
+
+def _make_features(
+    asked: EvaluateCaptions,
+    trained: TrainedCaptioner,
+    corpus: CaptionCorpus,
+    images: Sequence[CaptionedImage],
+    on_bad_data: OnBadData,
+) -> ImageFeatures:
+    """From the file asked for, or the run's own where nothing else is asked for; else computed from the images."""
+    is_own = not (asked.data or asked.images or asked.encoder or asked.weights)
+    path = asked.features or (trained.config.features if is_own else None)
+    if path is not None:
+        features = read_feature_file(path, corpus.all_filenames, on_bad_data=on_bad_data)
+        return _check_size(features, path, trained)
+    return encode_images(
+        load_encoder(trained, asked.encoder, asked.weights),
+        {image.id: Path(image.path) for image in images},
+        device=trained.device,
+        cache_dir=default_cache_dir(),
+        batch_size=trained.config.encoder.batch_size,
+        on_bad_data=on_bad_data,
+    )
+
+
+def _check_size(features: ImageFeatures, path: Path, trained: TrainedCaptioner) -> ImageFeatures:
+    if features.feature_size != trained.feature_size:
+        raise FeatureError(
+            f"{path}: features of size {features.feature_size}, and {trained.folder.path} was trained on those of size "
+            f"{trained.feature_size}. Give features of the same CNN by --features, or let them be computed: --images"
+        )
+    return features
+
+
+def _cells(metrics: Any, prefix: str) -> list[str]:
+    return [f"{metrics[f'{prefix}{order}']:.1f}" for order in (1, 2, 3, 4)]

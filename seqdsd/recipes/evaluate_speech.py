@@ -1,0 +1,110 @@
+"""``seqdsd evaluate`` for recognisers: word and character error rates with their counts, as the run itself scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from seqdsd.data import Manifest, OnBadData, read_manifest
+from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
+from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
+from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
+from seqdsd.records import RunFolder
+from seqdsd.tasks import BatchSettings, SpeechTask
+
+_COUNTS = ("hits", "substitutions", "deletions", "insertions")
+
+
+@dataclass(frozen=True)
+class EvaluateSpeech(Evaluate):
+    """What to score, and with which weights."""
+
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """A manifest, or a folder of them; by default the data that the run was trained on."""
+    split: str = "test"
+    """Which manifest of a folder: SPLIT.jsonl; for test also every test_NAME.jsonl."""
+    max_batch_seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Budget of a batch in seconds of audio; by default the run's own."""
+    num_workers: int = 0
+    """Processes that read audio ahead; 0 reads in this one."""
+
+
+def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
+    """Load a phase and score it on every manifest asked for; ``console`` gets the progress bar.
+
+    Raises:
+        ValueError: For a run, phase, manifest or utterance that cannot be used; the message says what to do.
+    """
+    trained = load_recogniser(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+    data = asked.data or trained.config.data or synthetic_speech(SyntheticSpeech())
+    on_bad_data = asked.on_bad_data or trained.config.on_bad_data
+    manifests = _read_manifests(data, asked.split, on_bad_data=on_bad_data)
+    task = SpeechTask(
+        model=trained.model.module,
+        tokenizer=trained.tokenizer,
+        corpus=manifests,
+        batches_settings=_batches(asked, trained),
+        on_bad_data=on_bad_data,
+    )
+    evaluations = {}
+    with progress_bar(console) as progress:
+        for split, manifest in manifests.items():
+            bar = progress.add_task(f"{trained.phase['name']} on {split}", total=len(manifest.utterances))
+            evaluations[split] = task.evaluate(
+                trained.model, split, trained.device, after_batch=partial(progress.advance, bar)
+            )
+    return Scores(trained.phase, evaluations, task.skipped)
+
+
+def print_speech_scores(scores: Scores, command: str, console: Console) -> None:
+    """Print a table of rates and counts, and what they depend on."""
+    table = Table("set", "rate", "%", "hits", "sub", "del", "ins", "ref", "utterances", box=box.SIMPLE)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for split, one in scores.evaluations.items():
+        words, characters = one.metrics, one.metrics["characters"]
+        utterances = str(one.metrics["utterances"])
+        table.add_row(split, "WER", *_cells(words, words["wer"], words["ref_words"]), utterances)
+        table.add_row(
+            "", "CER", *_cells(characters, words["cer"], characters["ref_characters"]), "", end_section=True
+        )
+    console.print(table)
+    print_remarks(scores, console)
+    first = next(iter(scores.evaluations.values()))
+    facts = {
+        "phase": scores.phase["name"],
+        "signature": f"{first.metrics['signature']}|max decoding",
+        "command": command,
+    }
+    print_facts(facts, console)
+
+
+def _batches(asked: EvaluateSpeech, trained: TrainedRecogniser) -> BatchSettings:
+    own = trained.config.batches
+    seconds = own.max_batch_seconds if asked.max_batch_seconds is None else asked.max_batch_seconds
+    return replace(own, max_batch_seconds=seconds, num_workers=asked.num_workers)
+
+
+def _read_manifests(data: Path, split: str, *, on_bad_data: OnBadData) -> dict[str, Manifest]:
+    """The manifests to score by name: ``data`` itself, or those of a split in the folder ``data``."""
+    paths = [path for path in (data, data / f"{split}.jsonl") if path.is_file()]
+    if split == "test":
+        paths += sorted(data.glob("test_*.jsonl"))
+    if not paths:
+        there = ", ".join(path.name for path in sorted(data.glob("*.jsonl"))) or "no manifest at all"
+        raise ValueError(
+            f"{data / split}.jsonl: no such manifest (there: {there}); name one by --data or --split"
+        )
+    return {path.stem: read_manifest(path, on_bad_data=on_bad_data) for path in paths}
+
+
+def _cells(counts: Mapping[str, Any], rate: float, ref_length: int) -> list[str]:
+    return [f"{100 * rate:.2f}", *(str(counts[name]) for name in _COUNTS), str(ref_length)]

@@ -1,0 +1,89 @@
+"""Made corpora: found again, never half built, where the user wants them."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+
+from seqdsd.data.synthetic.cache import cached_corpus, default_cache_dir
+
+KEY = {"seed": 1}
+
+
+def write_words(folder: Path) -> None:
+    (folder / "words.txt").write_text("bad cab")
+
+
+def test_a_corpus_is_built_once_and_found_again(tmp_path: Path) -> None:
+    built = []
+
+    def build(folder: Path) -> None:
+        built.append(folder)
+        write_words(folder)
+
+    one, two = (cached_corpus("words", KEY, build, cache_dir=tmp_path) for _ in range(2))
+    assert one == two and one.parent == tmp_path and one.name.startswith("words-")
+    assert (one / "words.txt").read_text() == "bad cab"
+    assert json.loads((one / "corpus.json").read_text()) == KEY
+    assert len(built) == 1 and built[0] != one and not built[0].exists()
+
+
+def test_another_key_is_another_folder_and_key_order_is_not(tmp_path: Path) -> None:
+    keys: list[dict[str, int]] = [{"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 1, "b": 3}]
+    one, same, other = (cached_corpus("words", key, write_words, cache_dir=tmp_path) for key in keys)
+    assert one == same != other
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted(folder: Path) -> None:
+        write_words(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_corpus("words", KEY, interrupted, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (cached_corpus("words", KEY, write_words, cache_dir=tmp_path) / "words.txt").exists()
+
+
+def test_a_folder_without_its_marker_is_made_again(tmp_path: Path) -> None:
+    folder = cached_corpus("words", KEY, write_words, cache_dir=tmp_path)
+    (folder / "corpus.json").unlink()
+    (folder / "words.txt").write_text("")
+    (folder / "left over").write_text("")
+    assert cached_corpus("words", KEY, write_words, cache_dir=tmp_path) == folder
+    assert {path.name for path in folder.iterdir()} == {"corpus.json", "words.txt"}
+    assert (folder / "words.txt").read_text() == "bad cab"
+
+
+def test_two_builds_at_once_end_with_one_corpus(tmp_path: Path) -> None:
+    both_are_building = Barrier(2, timeout=10)
+
+    def build(folder: Path) -> None:
+        both_are_building.wait()
+        write_words(folder)
+
+    def make(_: int) -> Path:
+        return cached_corpus("words", KEY, build, cache_dir=tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(make, range(2)))
+    assert folders[0] == folders[1]
+    assert list(tmp_path.iterdir()) == [folders[0]]
+
+
+def test_an_unwritable_cache_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="SEQDSD_CACHE"):
+        cached_corpus("words", KEY, write_words, cache_dir=tmp_path / "file" / "cache")
+
+
+def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEQDSD_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert default_cache_dir() == Path.home() / ".cache" / "seqdsd"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert default_cache_dir() == Path("/xdg/seqdsd")
+    monkeypatch.setenv("SEQDSD_CACHE", "/own")
+    assert default_cache_dir() == Path("/own")

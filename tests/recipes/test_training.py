@@ -1,0 +1,327 @@
+"""What every recipe's run shares, on a task that is no recipe's: a line through a few points."""
+
+import io
+import os
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from seqdsd.config import read_config
+from seqdsd.engine import AdaptiveSettings, Evaluation, NesterovSettings, StopRequested
+from seqdsd.recipes.training import RunConfig, describe_training, finished_phases, holds_run, train
+from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.sparsity import Rule
+
+QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """A recipe's settings: its own defaults, and something of its own."""
+
+    out: Path = Path("runs/lines")
+    iters: int = 1
+    epochs: tuple[int, ...] = (2, 1, 1)
+    hidden_size: int = 4
+    learning_rates: tuple[float, ...] = (0.1, 0.05, 0.01)
+    sparsities: tuple[float, ...] = (0.5,)
+    colour: Literal["red", "blue"] = "red"
+    part: PartSettings = field(default_factory=PartSettings)
+
+
+@dataclass(frozen=True)
+class Points:
+    ids: tuple[str, ...]
+    numbers: torch.Tensor
+
+    def to(self, device):
+        return replace(self, numbers=self.numbers.to(device))
+
+    def __len__(self):
+        return len(self.ids)
+
+
+class LineTask:
+    """Four numbers to their sum; the dev score never becomes better than in the first epoch."""
+
+    test_splits = ("test",)
+    fingerprint = "points"
+    num_batches = 2
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+        self.skipped = {}
+        self.stop_at = None
+
+    def batches(self, epoch, *, first):
+        for index in range(first, self.num_batches):
+            if (epoch, index) == self.stop_at:
+                raise StopRequested
+            generator = torch.Generator().manual_seed(10 * epoch + index)
+            yield Points(("a", "b"), torch.randn(2, 4, generator=generator))
+
+    def loss(self, model, batch):
+        return nn.functional.mse_loss(model(batch.numbers)[:, 0], batch.numbers.sum(1))
+
+    def evaluate(self, model, split, device):
+        return Evaluation(1.0, 1.0, "score 1", {"score": 1.0}, [{"id": "a", "ref": "1", "hyp": "2"}])
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return Config(out=tmp_path / "run", device="cpu", seed=3)
+
+
+@pytest.fixture
+def folder(config) -> RunFolder:
+    return RunFolder(config.out)
+
+
+def start(config, *, task=None, optimizer=None, saved=None):
+    task, folder = task or LineTask(), RunFolder(config.out)
+
+    def save_parts(path):
+        assert path == config.out and path.is_dir() and not folder.config.exists()
+        (saved if saved is not None else []).append(path)
+
+    optimizer = optimizer or AdaptiveSettings(kind="adam")
+    return train(
+        "lines",
+        config,
+        task,
+        [Rule("*")],
+        optimizer,
+        folder=folder,
+        console=QUIET,
+        save_parts=save_parts,
+    )
+
+
+def test_a_run_is_trained_and_recorded(config, folder):
+    records = start(config)
+    assert [(one["name"], one["learning_rate"]) for one in records] == [
+        ("Dense Iter 0", 0.1),
+        ("Sparse Iter 1", 0.05),
+        ("Dense Iter 1", 0.01),
+    ]
+    assert records == folder.read_phases() == finished_phases(folder, config)
+    assert read_config(folder.config, Config()) == config
+    provenance = tomllib.loads(folder.config.read_text())["provenance"]
+    assert provenance["recipe"] == "lines" and provenance["seed"] == 3
+    assert provenance["threads"] == torch.get_num_threads()
+
+
+def test_parts_are_saved_once_and_before_the_settings(config, folder):
+    """Where there are settings there is a run, and all that it needs."""
+    saved, task = [], LineTask()
+    task.stop_at = (1, 1)
+    with pytest.raises(StopRequested):
+        start(config, task=task, saved=saved)
+    before = folder.config.read_bytes()
+    assert finished_phases(folder, config) is None
+    task.stop_at = None
+    assert len(start(config, task=task, saved=saved)) == 3
+    assert saved == [config.out] and folder.config.read_bytes() == before
+
+
+def test_parts_that_cannot_be_saved_leave_no_run(config, folder):
+    def fail(path):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        train(
+            "lines",
+            config,
+            LineTask(),
+            [Rule("*")],
+            NesterovSettings(),
+            folder=folder,
+            console=QUIET,
+            save_parts=fail,
+        )
+    assert not holds_run(folder, config, resume=False, may_change=())
+    assert len(start(config)) == 3
+
+
+@pytest.mark.parametrize(("method", "epochs"), [("dsd", [3, 3, 3]), ("llr", [3, 3, 3]), ("baseline", [30])])
+def test_patience_ends_every_phase_but_the_baseline_s(config, method, epochs):
+    """Which is there to train as many epochs as all phases would."""
+    records = start(replace(config, method=method, patience=2, epochs=(10,)))
+    assert [one["epochs"] for one in records] == epochs
+
+
+@pytest.mark.parametrize("optimizer", [NesterovSettings(momentum=0.5), AdaptiveSettings()])
+def test_the_optimizer_is_the_one_given(config, optimizer):
+    made = []
+
+    class Spy(type(optimizer)):
+        def make(self, parameters, learning_rate):
+            made.append(learning_rate)
+            return super().make(parameters, learning_rate)
+
+    start(config, optimizer=Spy(**vars(optimizer)))
+    assert made == [0.1, 0.05, 0.01]
+
+
+def test_a_second_run_in_a_folder_is_refused(config, folder):
+    with folder.locked(), pytest.raises(RunFolderError, match="writing here already"):
+        start(config)
+
+
+def test_a_device_that_is_not_there_is_refused_first(config):
+    with pytest.raises(ValueError, match="tpux"):
+        start(replace(config, device="tpux"))
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": -1}, "patience must not be negative, got -1"),
+        ({"checkpoint_minutes": -1.0}, "checkpoint_minutes must not be negative, got -1.0"),
+    ],
+)
+def test_settings_that_are_refused_leave_no_run_behind(config, changes, message):
+    """It could neither be gone on with nor begun again."""
+    with pytest.raises(ValueError, match=message):
+        start(replace(config, **changes))
+    assert not config.out.exists()
+
+
+def test_a_rule_that_fits_nothing_is_refused_before_training(config, folder):
+    with pytest.raises(ValueError, match="gru"):
+        train(
+            "lines",
+            config,
+            LineTask(),
+            [Rule("gru.*")],
+            NesterovSettings(),
+            folder=folder,
+            console=QUIET,
+            save_parts=lambda path: None,
+        )
+    assert not folder.phases.exists()
+
+
+# Whether there is a run, and whether it is the one asked for.
+
+
+def test_no_folder_or_an_empty_one_holds_no_run(config, folder):
+    for resume in (False, True):
+        assert not holds_run(folder, config, resume=resume, may_change=())
+    config.out.mkdir()
+    assert not holds_run(folder, config, resume=True, may_change=())
+    assert finished_phases(folder, config) is None
+
+
+def test_a_run_is_gone_on_with_only_where_that_is_asked(config, folder):
+    start(config)
+    with pytest.raises(RunFolderError, match="there is a run already; go on with --resume or take another"):
+        holds_run(folder, config, resume=False, may_change=())
+    assert holds_run(folder, config, resume=True, may_change=())
+
+
+def test_other_settings_are_named_unless_they_may_change(config, folder):
+    start(config)
+    changed = replace(config, colour="blue", part=PartSettings(2), data=Path("corpus"))
+    with pytest.raises(RunFolderError) as error:
+        holds_run(folder, changed, resume=True, may_change=())
+    for expected in (
+        "data: None -> corpus",
+        "colour: red -> blue",
+        "part.size: 1 -> 2",
+        f"--config {folder.config}",
+    ):
+        assert expected in str(error.value)
+    assert holds_run(folder, changed, resume=True, may_change=("data", "colour", "part.size"))
+    with pytest.raises(RunFolderError, match=r"\(colour: red -> blue\)"):
+        holds_run(folder, changed, resume=True, may_change=("data", "part.size"))
+
+
+def test_a_run_is_complete_with_all_its_phases(config, folder):
+    records = start(config)
+    assert finished_phases(folder, config) == records
+    assert finished_phases(folder, replace(config, iters=2)) is None
+    folder.write_phases(records[:2])
+    assert finished_phases(folder, config) is None
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("method", "phases"),
+    [
+        ("dsd", [("Dense Iter 0", 2, 0), ("Sparse Iter 1", 1, 0.5), ("Dense Iter 1", 1, 0)]),
+        ("llr", [("Dense Iter 0", 2, 0), ("LLR Phase 1", 1, 0), ("LLR Phase 2", 1, 0)]),
+        ("baseline", [("Baseline", 4, 0)]),
+    ],
+)
+def test_the_schedule_of_each_method(method, phases):
+    schedule = Config(method=method).schedule
+    assert [(one.name, one.epochs, one.sparsity) for one in schedule] == phases
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"iters": -1}, "iters must be at least 0, got -1"),
+        ({"epochs": ()}, "epochs must not be empty"),
+        ({"epochs": (0,)}, "epochs must be at least 1, got 0"),
+        ({"sparsities": (1.0,)}, "sparsity"),
+        ({"learning_rates": (0.0,)}, "learning_rate"),
+    ],
+)
+def test_settings_out_of_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
+
+
+def test_memory_is_pinned_only_for_a_gpu(monkeypatch):
+    for has_gpu, device, expected in (
+        (False, "auto", False),
+        (True, "auto", True),
+        (True, "cuda", True),
+        (True, "cpu", False),
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        assert Config(device=device).pins_memory == expected
+
+
+def test_the_description_names_layers_phases_and_what_is_pruned(config):
+    console = Console(file=io.StringIO(), width=100)
+    rules = [Rule("1.*", 0, why="the last layer"), Rule("*", why="the rest")]
+    describe_training(replace(config, iters=2, epochs=(7,)), LineTask().model, rules, console)
+    printed = console.file.getvalue()
+    for line in ("0 15", "1 4", "total 19"):  # parameters of each layer
+        assert any(
+            line.split() == [w for w in row.split() if w not in "│┃|"] for row in printed.splitlines()
+        ), line
+    assert printed.count("prunes") == 2 and "the last layer" in printed and "Schedule (dsd)" in printed
+    for expected in ("Sparse Iter 2", "25%", "50%", "0.05"):
+        assert expected in printed
+
+
+def test_the_baseline_s_description_prunes_nothing(config):
+    console = Console(file=io.StringIO(), width=100)
+    describe_training(replace(config, method="baseline"), LineTask().model, [Rule("*")], console)
+    assert "prunes" not in console.file.getvalue() and "Schedule (baseline)" in console.file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def no_sync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # no power fails here
