@@ -5,9 +5,12 @@
     config.toml            the resolved settings, and a [provenance] table: command, seed, versions, git commit, time
     phases.jsonl           one record a phase
     hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp; or captioned: id, refs, hyp
+    skipped.jsonl          bad data that was left out, if any
+    tokenizer/ or vocabulary.json  what the network spells with
     images.jsonl           where the images are that were captioned: id, path
     checkpoints/           written by seqdsd.engine.checkpoint
     tb/                    TensorBoard
+    captions.html          written by seqdsd.reports.caption_page when asked for
 """
 
 from __future__ import annotations

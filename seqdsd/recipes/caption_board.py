@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -16,14 +17,20 @@ LONGEST_SIDE = 320
 
 
 def log_captions(captions: CaptionRun, folder: Path, *, count: int = 8) -> None:
-    """Write the images with the largest gains and losses into a TensorBoard folder; one that is gone has text only."""
-    with closing(SummaryWriter(str(folder))) as writer:
+    """Write the images with the largest gains and losses into a TensorBoard folder; one that is gone has text only.
+
+    The folder appears complete or not at all, so that whoever is killed here can begin again.
+    """
+    unfinished = folder.with_name(f".{folder.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with closing(SummaryWriter(str(unfinished))) as writer:
         for image in both_ends(captions.images, count):
             tag = f"captions/{image.id}"
             writer.add_text(tag, _as_markdown(image))
             pixels = _pixels(image.image)
             if pixels is not None:
                 writer.add_image(tag, pixels, dataformats="HWC")
+    unfinished.rename(folder)
 
 
 def _pixels(path: Path | None) -> np.ndarray | None:

@@ -10,7 +10,7 @@ the paper's. The CNN is fixed: its features are computed once, or given as a fil
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from seqdsd.config import read_config
-from seqdsd.data import CaptionCorpus, check_images_exist, check_known_words, read_captions
+from seqdsd.data import CaptionCorpus, CaptionedImage, check_images_exist, check_known_words, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
 from seqdsd.engine import AdaptiveSettings, make_fabric
 from seqdsd.models import NeuralTalk
@@ -35,7 +35,7 @@ from seqdsd.recipes.training import (
 )
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.caption_terminal import compare_in_terminal
-from seqdsd.reports.captions import read_captions as captions_of_run
+from seqdsd.reports.captions import read_run_captions
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import CAPTION_RULES
 from seqdsd.sparsity.schedule import NEURALTALK_EPOCHS, NEURALTALK_LEARNING_RATES, NEURALTALK_SPARSITIES
@@ -96,9 +96,14 @@ class VocabularySettings:
     min_count: int = 5
     """Words seen fewer times in the training captions are rare."""
     rare: Literal["drop", "unknown"] = "drop"
-    """Rare words are dropped from the sentence, as in the original, or read as one unknown word."""
+    """Rare words are dropped from the sentence, as in the original, or read as one unknown word, which captions
+    may then say."""
     share_start_end: bool = True
     """START and END are one entry of the vocabulary, as in the original."""
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {self.min_count}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +183,7 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
 
 def show(folder: RunFolder, phases: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the phases' scores and a few images' captions; the latter go to TensorBoard too, unless they are there."""
-    captions = captions_of_run(folder)
+    captions = read_run_captions(folder)
     board = folder.tensorboard / "captions"
     if not board.exists():
         log_captions(captions, board)
@@ -192,7 +197,7 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     """Print corpus, vocabulary, network, pruning plan and schedule; train nothing, and open no image."""
     console = console or Console()
     corpus = read_corpus(config)
-    vocabulary = make_vocabulary(config.vocabulary, corpus)
+    vocabulary = make_vocabulary(config.vocabulary, corpus.train)
     images = ", ".join(f"{split} {len(corpus.split(split))}" for split in ("train", "dev", "test"))
     console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (drawn)'}: images {images}")
     console.print(f"[bold]Vocabulary[/bold] {vocabulary}")
@@ -210,10 +215,11 @@ def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> Capti
     Raises:
         ValueError: For data that cannot be used.
     """
-    corpus = read_corpus(config)
-    vocabulary = vocabulary or make_vocabulary(config.vocabulary, corpus)
+    corpus, features = make_features(config, read_corpus(config))
+    if vocabulary is None:  # words of images that cannot be used do not count
+        usable = [image for image in corpus.train if image.id in features.rows]
+        vocabulary = make_vocabulary(config.vocabulary, usable)
     corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
-    corpus, features = make_features(config, corpus)
     torch.manual_seed(config.seed)
     model = make_model(config, vocabulary, feature_size=features.feature_size)
     model.set_output_bias(vocabulary.output_bias())
@@ -235,9 +241,9 @@ def read_corpus(config: Config) -> CaptionCorpus:
     return read_captions(data, images=config.images, on_bad_data=config.on_bad_data)
 
 
-def make_vocabulary(settings: VocabularySettings, corpus: CaptionCorpus) -> WordVocabulary:
-    """The words of the training captions."""
-    captions = [caption for image in corpus.train for caption in image.captions]
+def make_vocabulary(settings: VocabularySettings, images: Iterable[CaptionedImage]) -> WordVocabulary:
+    """The words of the training images' captions."""
+    captions = [caption for image in images for caption in image.captions]
     return WordVocabulary.build(
         captions,
         min_count=settings.min_count,

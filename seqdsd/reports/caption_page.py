@@ -27,7 +27,7 @@ from rich.console import Console
 from seqdsd.config import PROVENANCE
 from seqdsd.records import RunFolder, RunFolderError, write_atomically
 from seqdsd.reports.caption_terminal import GAP, compare_in_terminal
-from seqdsd.reports.captions import CaptionRun, ImageCaptions, Record, both_ends, in_order, read_captions
+from seqdsd.reports.captions import CaptionRun, ImageCaptions, Record, both_ends, in_order, read_run_captions
 
 DEFAULT_LIMIT = 200
 LONGEST_SIDE = 320
@@ -101,11 +101,11 @@ def caption_page(
         link: Link the images by file address: a small page, for this machine only.
 
     Raises:
-        ValueError: If the limit is below 1, or the run cannot be compared (see ``read_captions``).
+        ValueError: If the limit is below 1, or the run cannot be compared (see ``read_run_captions``).
     """
     if limit is not None and limit < 1:
         raise ValueError(f"the number of images on the page must be at least 1, got {limit}")
-    captions = read_captions(run, split=split, images=images)
+    captions = read_run_captions(run, split=split, images=images)
     shown = in_order(captions.images, "gain") if limit is None else both_ends(captions.images, limit)
     cards = [(image, _picture(image.image, link=link)) for image in shown]
     html = _render(captions, cards, _provenance(run))
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
     run = RunFolder(asked.run)
     try:
         if asked.terminal is not None:
-            captions = read_captions(run, split=asked.split)
+            captions = read_run_captions(run, split=asked.split)
             Console().print(compare_in_terminal(captions, asked.terminal))
             return
         page = caption_page(

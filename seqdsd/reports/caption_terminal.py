@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqdsd.records import RunFolder
-from seqdsd.reports.captions import CaptionRun, ImageCaptions, Span, both_ends, read_captions
+from seqdsd.reports.captions import CaptionRun, ImageCaptions, Span, both_ends, read_run_captions
 
 GAP = "[…]"
 """Stands where words of the phase before were dropped."""
@@ -22,9 +22,9 @@ def caption_comparison(run: RunFolder, count: int = 5, *, split: str = "test") -
     """Show the images with the largest gains and losses: a reference and the caption of every phase.
 
     Raises:
-        ValueError: If ``count`` is below 1; and as ``read_captions``.
+        ValueError: If ``count`` is below 1; and as ``read_run_captions``.
     """
-    return compare_in_terminal(read_captions(run, split=split), count)
+    return compare_in_terminal(read_run_captions(run, split=split), count)
 
 
 def compare_in_terminal(captions: CaptionRun, count: int = 5) -> RenderableType:

@@ -130,7 +130,7 @@ def compare_words(before: str, now: str) -> tuple[tuple[Span, ...], int]:
     return tuple(spans), num_changes
 
 
-def read_captions(run: RunFolder, *, split: str = "test", images: Path | None = None) -> CaptionRun:
+def read_run_captions(run: RunFolder, *, split: str = "test", images: Path | None = None) -> CaptionRun:
     """Read what every phase of a captioning run said of a split's images.
 
     Args:

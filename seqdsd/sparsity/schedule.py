@@ -19,7 +19,7 @@ DS1_LEARNING_RATES = (8e-4, 5e-4, 3e-4, 1e-4, 3e-5)
 DS1_SPARSITIES = (0.5, 0.25)
 """Table 7: 50 % in the first sparse phase, 25 % in the second."""
 NEURALTALK_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
-"""Table 5's ratios from NeuralTalk's own rate; Table 5's 1e-2 to 1e-4 diverges (docs/experiments.md)."""
+"""Table 5's ratios from NeuralTalk's own rate; the table's own 1e-2 diverged (docs/experiments.md)."""
 NEURALTALK_SPARSITIES = (0.8,)
 """Table 5."""
 NEURALTALK_EPOCHS = (19, 10, 6)

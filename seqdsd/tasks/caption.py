@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from seqdsd.data import (
 )
 from seqdsd.decode import NextWordModel, ScoredCaption, beam_captions, greedy_captions
 from seqdsd.engine import Evaluation
-from seqdsd.metrics import bleu, cider_d, rouge_l
+from seqdsd.metrics import Bleu, bleu, cider_d, rouge_l
 from seqdsd.text import WordVocabulary
 from seqdsd.vision import ImageFeatures
 
@@ -100,6 +100,7 @@ class CaptionTask:
     search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = 0
     pin_memory: bool = False
+    _encoded_splits: dict[str, EncodedCaptions] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.captioner = Captioner(self.vocabulary, self.search)
@@ -183,7 +184,7 @@ class CaptionTask:
             images,
             hyps,
             mean_loss=loss / len(captions),
-            perplexity=float(torch.tensor(loss / (len(captions) + len(captions.words))).exp()),
+            perplexity=_perplexity(loss, len(captions.words) + len(captions)),
             search=self.search,
         )
 
@@ -193,10 +194,6 @@ class CaptionTask:
             rows = [self.features.rows[image.id] for image in images]
             self._encoded_splits[split] = encode_captions(images, self.vocabulary, rows=rows)
         return self._encoded_splits[split]
-
-    @cached_property
-    def _encoded_splits(self) -> dict[str, EncodedCaptions]:
-        return {}
 
     def _load(self, split: str, sampler: CaptionBatchSampler) -> Iterator[CaptionBatch]:
         for indices in sampler:
@@ -222,6 +219,8 @@ def _judged(
 ) -> Evaluation:
     refs = [[" ".join(caption) for caption in image.captions] for image in images]
     standard = bleu(refs, hyps)
+    neuraltalk = standard.without_brevity_penalty()
+    cider, rouge = cider_d(refs, hyps), rouge_l(refs, hyps)
     rows = [
         {"id": image.id, "refs": one, "hyp": hyp} for image, one, hyp in zip(images, refs, hyps, strict=True)
     ]
@@ -231,22 +230,30 @@ def _judged(
         headline=f"BLEU-4 {standard.bleu4:.2f}",
         metrics={
             **_bleus(standard),
-            **_bleus(standard.without_brevity_penalty(), "neuraltalk_"),
+            **_bleus(neuraltalk, "neuraltalk_"),
             "brevity_penalty": standard.brevity_penalty,
-            "cider_d": cider_d(refs, hyps).score,
-            "rouge_l": rouge_l(refs, hyps).score,
+            "cider_d": cider.score,
+            "rouge_l": rouge.score,
             "loss": mean_loss,
             "perplexity": perplexity,
             "images": len(images),
             "decoding": str(search),
             "signature": standard.signature,
+            "neuraltalk_signature": neuraltalk.signature,
+            "cider_d_signature": cider.signature,
+            "rouge_l_signature": rouge.signature,
         },
         hypotheses=rows,
         notes=_notes(hyps),
     )
 
 
-def _bleus(score: Any, prefix: str = "") -> Mapping[str, float]:
+def _perplexity(loss: float, num_words: int) -> float:
+    with np.errstate(over="ignore"):  # of a network that has gone astray: infinite
+        return float(np.exp(np.float64(loss) / num_words))
+
+
+def _bleus(score: Bleu, prefix: str = "") -> Mapping[str, float]:
     return {f"{prefix}{name}": getattr(score, name) for name in ("bleu1", "bleu2", "bleu3", "bleu4")}
 
 

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.reports.captions import read_captions
+from seqdsd.reports.captions import read_run_captions
 
 REFS = ["a red square on white", "there is a square"]
 # By image: the caption of each phase. The first gains most, the last loses most.
@@ -39,7 +39,7 @@ def run(tmp_path) -> RunFolder:
 
 
 def log(run, **options) -> EventAccumulator:
-    log_captions(read_captions(run), run.tensorboard, **options)
+    log_captions(read_run_captions(run), run.tensorboard, **options)
     return EventAccumulator(str(run.tensorboard), size_guidance={"images": 0}).Reload()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.caption_page import LONGEST_SIDE, caption_page, gain_bins, main, thumbnail
-from seqdsd.reports.captions import Caption, ImageCaptions, in_order, read_captions
+from seqdsd.reports.captions import Caption, ImageCaptions, in_order, read_run_captions
 
 DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data")) / "flickr8k"
 NASTY = "<script>window.pwned = 1</script>"
@@ -271,7 +271,7 @@ def test_images_are_decoded(open_page, caption_run):
 
 def test_sorting_and_filtering(open_page, caption_run):
     page = open_page(caption_page(caption_run).html)
-    images = read_captions(caption_run).images
+    images = read_run_captions(caption_run).images
     for order in ("loss", "changes", "id", "gain"):
         page.get_by_label("Sort by").select_option(order)
         assert visible_ids(page) == [image.id for image in in_order(images, order)]

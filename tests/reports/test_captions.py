@@ -12,7 +12,7 @@ from rich.console import Console
 
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.caption_terminal import caption_comparison
-from seqdsd.reports.captions import both_ends, compare_words, in_order, read_captions
+from seqdsd.reports.captions import both_ends, compare_words, in_order, read_run_captions
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_spans_are_the_caption(before, now):
 
 
 def test_a_run_is_read(caption_run):
-    run = read_captions(caption_run)
+    run = read_run_captions(caption_run)
     assert (run.name, run.split, ids(run.images)) == (
         "run",
         "test",
@@ -85,23 +85,23 @@ def test_a_run_is_read(caption_run):
 
 
 def test_the_first_phase_has_no_marks(caption_run):
-    for image in read_captions(caption_run).images:
+    for image in read_run_captions(caption_run).images:
         first = image.captions[0]
         assert [(span.kind, span.text) for span in first.spans] == [("kept", first.text)]
 
 
 def test_images_come_from_the_list_or_a_folder(caption_run, tmp_path):
-    images = read_captions(caption_run).images
+    images = read_run_captions(caption_run).images
     assert [image.image for image in images] == [caption_run.path / f"drawn/{n}.png" for n in range(4)]
     moved = tmp_path / "moved"
     moved.mkdir()
     (moved / "loss.jpg").touch()
-    images = read_captions(caption_run, images=moved).images
+    images = read_run_captions(caption_run, images=moved).images
     assert [image.image for image in images] == [None, moved / "loss.jpg", None, None]
     (caption_run.path / "images.jsonl").unlink()
-    assert all(image.image is None for image in read_captions(caption_run).images)
+    assert all(image.image is None for image in read_run_captions(caption_run).images)
     with pytest.raises(ValueError, match="nowhere: no such folder of images; correct --images"):
-        read_captions(caption_run, images=tmp_path / "nowhere")
+        read_run_captions(caption_run, images=tmp_path / "nowhere")
 
 
 def test_an_absolute_path_to_an_image(caption_run, tmp_path):
@@ -110,11 +110,11 @@ def test_an_absolute_path_to_an_image(caption_run, tmp_path):
     gone = tmp_path / "gone.png"
     rows = [{"id": "gain.jpg", "path": str(elsewhere)}, {"id": "loss.jpg", "path": str(gone)}]
     write_json_lines(caption_run.path / "images.jsonl", rows)
-    assert [image.image for image in read_captions(caption_run).images] == [elsewhere, None, None, None]
+    assert [image.image for image in read_run_captions(caption_run).images] == [elsewhere, None, None, None]
 
 
 def test_orders(caption_run):
-    images = read_captions(caption_run).images
+    images = read_run_captions(caption_run).images
     assert ids(in_order(images, "gain")) == ["gain.jpg", "same.jpg", "swap.jpg", "loss.jpg"]
     assert ids(in_order(images, "loss")) == ["loss.jpg", "same.jpg", "swap.jpg", "gain.jpg"]
     assert ids(in_order(images, "changes"))[2:] == ["swap.jpg", "same.jpg"]
@@ -122,7 +122,7 @@ def test_orders(caption_run):
 
 
 def test_a_choice_has_both_ends(caption_run):
-    images = read_captions(caption_run).images
+    images = read_run_captions(caption_run).images
     assert ids(both_ends(images, 1)) == ["gain.jpg"]
     assert ids(both_ends(images, 2)) == ["gain.jpg", "loss.jpg"]
     assert ids(both_ends(images, 3)) == ["gain.jpg", "same.jpg", "loss.jpg"]
@@ -131,31 +131,31 @@ def test_a_choice_has_both_ends(caption_run):
 
 def test_a_run_that_still_trains(caption_run):
     caption_run.write_phases(caption_run.read_phases()[:1])
-    images = read_captions(caption_run).images
+    images = read_run_captions(caption_run).images
     assert {(len(image.captions), image.gain, image.num_changes) for image in images} == {(1, 0.0, 0)}
     caption_run.write_phases([])
     with pytest.raises(ValueError, match="wait until the run has finished its first phase"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 def test_a_speech_run_is_refused():
     speech = RunFolder(REPOSITORY / "recipes/an4/records/ds1-dsd-seed0")
     with pytest.raises(ValueError, match="ds1-dsd-seed0: a speech run .* captioning runs only"):
-        read_captions(speech)
+        read_run_captions(speech)
 
 
 def test_another_split(caption_run):
-    assert read_captions(caption_run, split="dev").split == "dev"
+    assert read_run_captions(caption_run, split="dev").split == "dev"
     with pytest.raises(
         ValueError, match="'Dense Iter 0' was not scored on 'train', but on dev, test; .*--split"
     ):
-        read_captions(caption_run, split="train")
+        read_run_captions(caption_run, split="train")
 
 
 def test_missing_hypotheses_name_the_phase(caption_run):
     caption_run.hypotheses("Sparse Iter 1", "test").unlink()
     with pytest.raises(ValueError, match=r"sparse-iter-1\.test\.jsonl: missing, .* phase 'Sparse Iter 1'"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 WHOLE = {"id": "loss.jpg", "refs": ["a dog"], "hyp": "a dog"}
@@ -179,17 +179,17 @@ def test_damaged_hypotheses_name_the_line(caption_run, line, problem):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
     with pytest.raises(ValueError, match=rf"dense-iter-1\.test\.jsonl:2: {re.escape(problem)}"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 def test_hypotheses_that_are_no_text_or_empty(caption_run):
     path = caption_run.hypotheses("Dense Iter 1", "test")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"dense-iter-1\.test\.jsonl: not UTF-8 text"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
     path.write_text("")
     with pytest.raises(ValueError, match=r"dense-iter-1\.test\.jsonl: empty, .* 'Dense Iter 1'"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 def test_phases_of_other_images_are_refused(caption_run):
@@ -197,19 +197,19 @@ def test_phases_of_other_images_are_refused(caption_run):
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[1:]))
     with pytest.raises(ValueError, match=r"sparse-iter-1\.test\.jsonl: lacks image 'gain.jpg'"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
     path.write_text("".join(lines) + json.dumps({**WHOLE, "id": "more.jpg"}) + "\n")
     with pytest.raises(ValueError, match="alone has image 'more.jpg'"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
     path.write_text("".join([*lines[:3], json.dumps({**WHOLE, "id": "swap.jpg"})]))
     with pytest.raises(ValueError, match="other references of 'swap.jpg'"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 def test_a_damaged_list_of_images(caption_run):
     (caption_run.path / "images.jsonl").write_text('{"id": "gain.jpg"}\n')
     with pytest.raises(ValueError, match=r"images\.jsonl:1: no 'id' and 'path'.*--images"):
-        read_captions(caption_run)
+        read_run_captions(caption_run)
 
 
 def printed(renderable, **settings) -> str:
