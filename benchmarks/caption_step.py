@@ -87,7 +87,8 @@ class Captions:
     @property
     def encoded(self) -> EncodedCaptions:
         """The training captions as word ids."""
-        return encode_captions(self.corpus.train, self.vocabulary)
+        images = self.corpus.train
+        return encode_captions(images, self.vocabulary, rows=[image.index for image in images])
 
 
 def made_up_captions(

@@ -58,7 +58,8 @@ def main(
         )
         warn(
             f"this split is our own, drawn with seed {seed}: scores will not compare with those on Karpathy's split. "
-            "Name his dataset_coco.json with --splits for that."
+            "Name his dataset_coco.json with --splits for that. The images are in another order than in his file, too: "
+            "feature files whose rows follow his do not fit this one, though they have as many."
         )
     else:
         entries = karpathy_split(splits, images, on_bad_data=on_bad_data)

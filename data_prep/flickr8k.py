@@ -45,13 +45,13 @@ def main(corpus: CorpusFolder, out: OutFolder, *, on_bad_data: OnBadData = "erro
         out: Folder for the file. Images are read where they lie: their folder's absolute path is written into
             the file.
         on_bad_data: error stops at absent images, wrong captions or lists that are not the official ones;
-            skip leaves such images out and lists them.
+            skip leaves such images out and lists them, as it does with lines of captions that cannot be read.
     """
     text = _text_folder(corpus)
     images = existing_folder([corpus / name for name in _IMAGE_FOLDERS], "the images of Flickr8k")
     lists = {split: read_list(text / name) for split, name in _LISTS.items()}
     check_lists(lists, on_bad_data=on_bad_data)
-    captions = read_captions_of(text / _TOKENS)
+    captions = read_captions_of(text / _TOKENS, on_bad_data=on_bad_data)
     _mention_unused(captions, lists)
     entries = keep_present(
         to_entries(lists, captions, text / _TOKENS, on_bad_data=on_bad_data), images, on_bad_data=on_bad_data
@@ -100,25 +100,35 @@ def check_lists(lists: Mapping[str, Sequence[str]], *, on_bad_data: OnBadData) -
             warn(message)
 
 
-def read_captions_of(path: Path) -> dict[str, dict[int, str]]:
+def read_captions_of(path: Path, *, on_bad_data: OnBadData) -> dict[str, dict[int, str]]:
     """Read ``NAME.jpg#NUMBER<tab>CAPTION`` lines: image name to caption number to caption.
 
     Raises:
-        ValueError: If a line is not as described, or an image has two captions of a number.
+        ValueError: With "error", if a line is not as described, or an image has two captions of a number.
     """
     captions: dict[str, dict[int, str]] = {}
+    skipped = []
     for source, line in read_lines(path):
-        label, tab, caption = line.partition("\t")
-        name, mark, number = label.rpartition("#")
-        if not tab or not mark or not number.isdecimal():
-            raise ValueError(
-                f"{source}: {line!r} is not 'NAME.jpg#NUMBER<tab>CAPTION'. Fetch the file again."
-            )
-        of_image = captions.setdefault(name, {})
-        if int(number) in of_image:
-            raise ValueError(f"{source}: {label} was given already. Remove one of the lines.")
-        of_image[int(number)] = caption
+        try:
+            _add_caption(captions, line, source)
+        except ValueError as error:
+            if on_bad_data == "error":
+                raise
+            skipped.append(str(error))
+    if skipped:
+        warn(f"left out {len(skipped)} lines:\n" + "\n".join(skipped))
     return captions
+
+
+def _add_caption(captions: dict[str, dict[int, str]], line: str, source: str) -> None:
+    label, tab, caption = line.partition("\t")
+    name, mark, number = label.rpartition("#")
+    if not tab or not mark or not number.isdecimal():
+        raise ValueError(f"{source}: {line!r} is not 'NAME.jpg#NUMBER<tab>CAPTION'. Fetch the file again.")
+    of_image = captions.setdefault(name, {})
+    if int(number) in of_image:
+        raise ValueError(f"{source}: {label} was given already. Remove one of the lines.")
+    of_image[int(number)] = caption
 
 
 def to_entries(

@@ -158,7 +158,7 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically. NaN and infinity, which JSON does not have, become null."""
-    lines = (json.dumps(_as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    lines = (json.dumps(json_values(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     write_atomically(path, "".join(lines))
 
 
@@ -190,11 +190,12 @@ def provenance(seed: int) -> dict[str, Any]:
     }
 
 
-def _as_json(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """``value`` as JSON can hold it: NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {name: _as_json(one) for name, one in value.items()}
+        return {name: json_values(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_as_json(one) for one in value]
+        return [json_values(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

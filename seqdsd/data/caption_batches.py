@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -91,7 +91,7 @@ class EncodedCaptions:
 
 
 def encode_captions(
-    images: Sequence[CaptionedImage], vocabulary: WordVocabulary, *, rows: Sequence[int] | None = None
+    images: Sequence[CaptionedImage], vocabulary: WordVocabulary, *, rows: Sequence[int]
 ) -> EncodedCaptions:
     """Look every word up once, before training.
 
@@ -101,13 +101,11 @@ def encode_captions(
     Args:
         images: Their captions are taken one after the other.
         vocabulary: Turns words into ids.
-        rows: The row of each image in the feature array; not given: its position in the caption file.
+        rows: The row of each image in the feature array.
 
     Raises:
         ValueError: If there are not as many rows as images.
     """
-    if rows is None:
-        rows = [image.index for image in images]
     if len(rows) != len(images):
         raise ValueError(f"{len(rows)} feature rows do not fit {len(images)} images")
     encoded = [vocabulary.encode(caption) for image in images for caption in image.captions]
@@ -122,14 +120,14 @@ def encode_captions(
 
 
 def make_batch(
-    captions: EncodedCaptions, indices: Sequence[int], features: Float[np.ndarray, "rows feature_size"]
+    captions: EncodedCaptions, indices: Sequence[int], features: Shaped[np.ndarray, "rows feature_size"]
 ) -> CaptionBatch:
     """Gather and pad some captions.
 
     Args:
         captions: Of a whole split.
         indices: Which of them, in this order.
-        features: Of all images, of any floating type; only the rows needed are read, so it may be memory-mapped.
+        features: Of all images, of any real type; only the rows needed are read, so it may be memory-mapped.
 
     Raises:
         IndexError: If the features have too few rows.
@@ -149,11 +147,18 @@ def make_batch(
     targets[np.arange(len(chosen)), num_words] = captions.end_id
     return CaptionBatch(
         ids=tuple(captions.ids[index] for index in indices),
-        image_features=torch.from_numpy(features[captions.image_rows[chosen]]).float(),
+        image_features=_as_float32(features[captions.image_rows[chosen]]),
         tokens=torch.from_numpy(tokens),
         targets=torch.from_numpy(targets),
         num_words=torch.from_numpy(num_words),
     )
+
+
+def _as_float32(features: Shaped[np.ndarray, "batch feature_size"]) -> Float[Tensor, "batch feature_size"]:
+    """By numpy, as torch knows neither other machines' byte order nor long doubles; it widens halves far faster."""
+    if features.dtype == np.float16:
+        return torch.from_numpy(features).float()
+    return torch.from_numpy(features.astype(np.float32, copy=False))
 
 
 class CaptionBatchSampler(Sampler[list[int]]):

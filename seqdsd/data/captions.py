@@ -75,10 +75,20 @@ class CaptionCorpus:
     a feature file belongs to ``all_filenames[i]``."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """What was left out: source to message; always empty unless asked for ``on_bad_data="skip"``."""
+    skipped_splits: Mapping[str, Split] = field(default_factory=dict)
+    """Source to split of what was left out, where its split is a known one."""
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of ``train``, ``dev`` or ``test``."""
         return {"train": self.train, "dev": self.dev, "test": self.test}[name]
+
+    def skipped_of(self, split: str) -> dict[str, str]:
+        """What was left out of ``train``, ``dev`` or ``test``, and what nobody can tell not to belong there."""
+        return {
+            source: message
+            for source, message in self.skipped.items()
+            if self.skipped_splits.get(source, split) == split
+        }
 
     @property
     def images(self) -> tuple[CaptionedImage, ...]:
@@ -107,6 +117,7 @@ def read_captions(
     folder = _image_folder(path, images, content)
     good: dict[Split, list[CaptionedImage]] = {"train": [], "dev": [], "test": []}
     skipped: dict[str, str] = {}
+    skipped_splits: dict[str, Split] = {}
     filenames: list[str] = []
     first_seen: dict[str, int] = {}
     num_restval = 0
@@ -117,6 +128,8 @@ def read_captions(
             _claim_name(image, first_seen, path)
         except CaptionDataError as error:
             _skip_or_raise(error, _source(path, index), skipped, on_bad_data)
+            if (split := _known_split(entry)) is not None:
+                skipped_splits[_source(path, index)] = split
             continue
         good[image.split].append(image)
         num_restval += entry["split"] == "restval"
@@ -130,6 +143,7 @@ def read_captions(
         test=tuple(good["test"]),
         all_filenames=tuple(filenames),
         skipped=skipped,
+        skipped_splits=skipped_splits,
     )
     return _refuse_empty_splits(corpus)
 
@@ -160,6 +174,7 @@ def check_images_exist(corpus: CaptionCorpus, *, on_bad_data: OnBadData = "error
             f"{names}. Complete the folder, or name another with --images {_SKIP_HINT}."
         )
     skipped = dict(corpus.skipped)
+    skipped_splits = {**corpus.skipped_splits, **{image.source: image.split for image in absent}}
     for image in absent:
         message = f"{image.source} ({image.id!r}): the image {image.path} does not exist"
         skipped[image.source] = message
@@ -170,7 +185,8 @@ def check_images_exist(corpus: CaptionCorpus, *, on_bad_data: OnBadData = "error
         return tuple(image for image in images if image.index not in gone)
 
     train, dev, test = present(corpus.train), present(corpus.dev), present(corpus.test)
-    return _refuse_empty_splits(replace(corpus, train=train, dev=dev, test=test, skipped=skipped))
+    left = replace(corpus, train=train, dev=dev, test=test, skipped=skipped, skipped_splits=skipped_splits)
+    return _refuse_empty_splits(left)
 
 
 def check_known_words(
@@ -189,7 +205,7 @@ def check_known_words(
     Raises:
         CaptionDataError: Also with "skip" if no training image is left.
     """
-    skipped = dict(corpus.skipped)
+    skipped, skipped_splits = dict(corpus.skipped), dict(corpus.skipped_splits)
     train = []
     for image in corpus.train:
         known = [any(word in vocabulary for word in caption) for caption in image.captions]
@@ -198,9 +214,11 @@ def check_known_words(
             continue
         for source, error in _wordless(image, known, vocabulary):
             _skip_or_raise(error, source, skipped, on_bad_data)
+            skipped_splits[source] = "train"
         if any(known):
             train.append(_keep_captions(image, known))
-    return _refuse_empty_splits(replace(corpus, train=tuple(train), skipped=skipped))
+    left = replace(corpus, train=tuple(train), skipped=skipped, skipped_splits=skipped_splits)
+    return _refuse_empty_splits(left)
 
 
 def _wordless(
@@ -365,6 +383,12 @@ def _split(value: Any, where: str) -> Split:
     if not isinstance(value, str) or value not in _SPLIT_OF:
         raise CaptionDataError(f"{where}: 'split' is {value!r}. Known splits: {', '.join(_SPLIT_OF)}.")
     return _SPLIT_OF[value]
+
+
+def _known_split(entry: Any) -> Split | None:
+    """The split of an entry that is bad, if that much can be read."""
+    value = entry.get("split") if isinstance(entry, dict) else None
+    return _SPLIT_OF.get(value) if isinstance(value, str) else None
 
 
 def _image_path(name: str, folder: Path, where: str) -> str:

@@ -1,8 +1,15 @@
 """From log-probabilities to token ids; scoring the text they spell is ``seqdsd.metrics``' work."""
 
-from seqdsd.decode.caption import NextWordModel, ScoredCaption
+from seqdsd.decode.caption import NextWordModel, NonFiniteCaptions, ScoredCaption
 from seqdsd.decode.caption_beam import beam_captions
 from seqdsd.decode.caption_greedy import greedy_captions
 from seqdsd.decode.ctc_greedy import greedy_decode
 
-__all__ = ["NextWordModel", "ScoredCaption", "beam_captions", "greedy_captions", "greedy_decode"]
+__all__ = [
+    "NextWordModel",
+    "NonFiniteCaptions",
+    "ScoredCaption",
+    "beam_captions",
+    "greedy_captions",
+    "greedy_decode",
+]

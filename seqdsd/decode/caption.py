@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -37,6 +38,21 @@ class ScoredCaption:
     """Ids of its words, without START and END."""
     log_prob: float
     """Natural log of the model's probability of the words and, unless ``max_words`` cut them off, of END after them."""
+
+
+class NonFiniteCaptions(ValueError):
+    """What the model gives for some images is NaN or infinite; the other images are not touched by it.
+
+    Attributes:
+        rows: Of ``image_features``, in their order.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(
+            f"the model's log-probabilities are not finite for row(s) {', '.join(map(str, rows))} of image_features. "
+            "Check these features and the model's weights for NaN and infinity."
+        )
+        self.rows = tuple(rows)
 
 
 @dataclass(frozen=True)
@@ -95,14 +111,11 @@ def to_captions(
     """Bring a search's results to the host and cut each caption before its END.
 
     Raises:
-        ValueError: If a log-probability is not finite; names the images' rows.
+        NonFiniteCaptions: If a log-probability is not finite; has the images' rows.
     """
     scores = log_probs.tolist()
     bad = (~log_probs.isfinite()).nonzero().flatten().tolist()
     if bad:
-        raise ValueError(
-            f"the model's log-probabilities are not finite for row(s) {', '.join(map(str, bad))} of image_features. "
-            "Check these features and the model's weights for NaN and infinity."
-        )
+        raise NonFiniteCaptions(bad)
     captions = [row[: row.index(end_id)] if end_id in row else row for row in words.tolist()]
     return [ScoredCaption(tokens, score) for tokens, score in zip(captions, scores, strict=True)]

@@ -56,7 +56,8 @@ def beam_captions(
         images_at_once: Bounds memory: about four times ``images_at_once * beam_width * vocab_size`` floats.
 
     Raises:
-        ValueError: If an id is outside the vocabulary, a number is below 1, or what the model gives is not finite.
+        ValueError: If an id is outside the vocabulary or a number is below 1.
+        NonFiniteCaptions: If what the model gives is not finite.
 
     Reference: karpathy/neuraltalk, imagernn/lstm_generator.py, ``predict``. Departures: beams behind the best finished
     one are dropped, and with them images whose best beam is finished: log-probabilities only fall, so that such beams

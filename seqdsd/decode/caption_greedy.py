@@ -40,7 +40,8 @@ def greedy_captions(
         max_words: Captions are cut off here.
 
     Raises:
-        ValueError: If an id is outside the vocabulary, ``max_words`` is below 1, or what the model gives is not finite.
+        ValueError: If an id is outside the vocabulary or ``max_words`` is below 1.
+        NonFiniteCaptions: If what the model gives is not finite.
 
     Reference: karpathy/neuraltalk, imagernn/lstm_generator.py, ``predict`` at a beam size of 1. Departure: the
     original adds 1e-20 to each probability before its log.

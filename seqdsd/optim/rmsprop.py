@@ -22,6 +22,9 @@ class NeuralTalkRMSprop(torch.optim.Optimizer):
     comes; there, the cost function adds its 1e-8 before it divides by the batch size and clips.
     """
 
+    # Of the class: torch neither copies nor pickles an optimizer's own attributes.
+    found_inf: Tensor | None = None
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -42,7 +45,6 @@ class NeuralTalkRMSprop(torch.optim.Optimizer):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps, "weight_decay": weight_decay})
-        self.found_inf: Tensor | None = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -20,7 +20,7 @@ import torch
 import tyro
 from jaxtyping import UInt8
 
-from seqdsd.decode import ScoredCaption
+from seqdsd.decode import NonFiniteCaptions, ScoredCaption
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.streaming import find_files, late_progress
 from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
@@ -84,7 +84,7 @@ class CaptionedFile:
     log_prob: float = 0.0
     """Natural log of the model's probability of the caption."""
     problem: str | None = None
-    """Why the image cannot be read."""
+    """Why there is no caption: the image cannot be read, or the network fails on it."""
 
 
 def caption_images(
@@ -95,7 +95,7 @@ def caption_images(
     batch_size: int = 16,
     on_captioned: Callable[[int], None] = lambda images: None,
 ) -> Iterator[CaptionedFile]:
-    """Caption image files, in their order, a batch at a time; one that cannot be read has a ``problem``.
+    """Caption image files, in their order, a batch at a time; one that cannot be captioned has a ``problem``.
 
     Args:
         trained: The captioner.
@@ -114,7 +114,7 @@ def caption_images(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Entry point of ``seqdsd caption``; exit status 1 where an image could not be read."""
+    """Entry point of ``seqdsd caption``; exit status 1 where an image could not be captioned."""
 
     def parse_and_run() -> None:
         asked = tyro.cli(
@@ -167,12 +167,25 @@ def _caption(
 @torch.inference_mode()
 def _search(
     trained: TrainedCaptioner, encoder: ImageEncoder, pixels: UInt8[np.ndarray, "images 3 side side"]
-) -> list[ScoredCaption]:
+) -> list[ScoredCaption | None]:
+    """Captions of images; None where the network gives NaN or infinity, which does not stop the others."""
     features = encoder(torch.from_numpy(pixels).to(trained.device))
-    return trained.captioner.find(trained.model.module, features)  # type: ignore[arg-type]  # a NextWordModel it is
+    find = partial(trained.captioner.find, trained.model.module)  # type: ignore[arg-type]  # a NextWordModel it is
+    try:
+        return [*find(features)]
+    except NonFiniteCaptions as error:
+        finite = [row for row in range(len(features)) if row not in error.rows]
+        found = dict(zip(finite, find(features[finite]), strict=True))
+        return [found.get(row) for row in range(len(features))]
 
 
-def _described(path: Path, found: ScoredCaption, trained: TrainedCaptioner) -> CaptionedFile:
+def _described(path: Path, found: ScoredCaption | None, trained: TrainedCaptioner) -> CaptionedFile:
+    if found is None:
+        return CaptionedFile(
+            path,
+            problem=f"{path}: NaN or infinity from the network. Take another phase (--phase), or other weights of the "
+            "CNN (--weights)",
+        )
     return CaptionedFile(path, trained.captioner.vocabulary.decode(found.tokens), found.log_prob)
 
 

@@ -1,6 +1,6 @@
 """``seqdsd evaluate`` for captioners: BLEU in both variants, CIDEr-D, ROUGE-L and perplexity, as the run itself scores.
 
-Where features are computed, only the images of the split that is judged need be there.
+Only the images of the split that is judged need be there, or have usable rows in a feature file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from seqdsd.data import CaptionCorpus, CaptionDataError, CaptionedImage, OnBadData, read_captions
+from seqdsd.data import CaptionCorpus, CaptionedImage, OnBadData, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
 from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
 from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
@@ -118,16 +118,12 @@ def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: 
     )
     images = corpus.split(asked.split)
     features = _make_features(asked, trained, corpus, images, on_bad_data)
-    skipped = {image.id: features.skipped[image.id] for image in images if image.id in features.skipped}
-    if len(skipped) == len(images):
-        first = next(iter(skipped.values()))
-        raise CaptionDataError(f"{corpus.path}: no image of {asked.split} has features; the first: {first}")
     return CaptionTask(
         model=trained.model.module,
         vocabulary=trained.captioner.vocabulary,
         # A task wants images in all of its splits: those that are judged stand in for the others.
-        corpus=replace(corpus, train=images, dev=images, test=images),
-        features=replace(features, skipped=skipped),
+        corpus=replace(corpus, train=images, dev=images, test=images, skipped=corpus.skipped_of(asked.split)),
+        features=features,
         batch_size=trained.config.batch_size,
         search=trained.captioner.search,
     )
@@ -144,7 +140,10 @@ def _make_features(
     is_own = not (asked.data or asked.images or asked.encoder or asked.weights)
     path = asked.features or (trained.config.features if is_own else None)
     if path is not None:
-        features = read_feature_file(path, corpus.all_filenames, on_bad_data=on_bad_data)
+        judged = {image.id for image in images}
+        # The others keep their places, as rows may go by position, but nothing is asked of their rows.
+        names = [name if name in judged else "" for name in corpus.all_filenames]
+        features = read_feature_file(path, names, on_bad_data=on_bad_data)
         return _check_size(features, path, trained)
     return encode_images(
         load_encoder(trained, asked.encoder, asked.weights),

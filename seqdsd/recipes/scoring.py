@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from seqdsd.data import OnBadData
 from seqdsd.engine import Evaluation
-from seqdsd.records import write_json_lines
+from seqdsd.records import json_values, write_json_lines
 
 PROG = "seqdsd evaluate"
 
@@ -64,10 +64,13 @@ def write_hypotheses(path: Path, scores: Scores) -> None:
 
 
 def as_json(scores: Scores, command: str) -> str:
-    """One JSON object: the phase, each split's metrics as in ``phases.jsonl``, what was skipped, the command."""
+    """One JSON object: the phase, each split's metrics as in ``phases.jsonl``, what was skipped, the command.
+
+    NaN and infinity, which JSON does not have, become null.
+    """
     splits = {split: dict(one.metrics) for split, one in scores.evaluations.items()}
     found = {"phase": scores.phase["name"], **splits, "skipped": len(scores.skipped), "command": command}
-    return json.dumps(found, ensure_ascii=False)
+    return json.dumps(json_values(found), ensure_ascii=False, allow_nan=False)
 
 
 def print_remarks(scores: Scores, console: Console) -> None:

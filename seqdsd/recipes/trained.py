@@ -180,8 +180,9 @@ def load_encoder(
         raise RunFolderError(_wrong_encoder(trained, name))
     encoder = make_encoder(name, own.weights if weights is None and name == own.name else weights)
     if trained.config.features is not None and not name_is_given:
-        log.info(
-            "the run was trained on the features in %s; they are taken for those of %s (--encoder names another CNN)",
+        log.warning(
+            "the run was trained on the features in %s; those that %s makes of images may differ from them, if only "
+            "by its preprocessing. Name the CNN that made that file by --encoder, which silences this",
             trained.config.features,
             name,
         )

@@ -23,7 +23,7 @@ from seqdsd.data import (
     encode_captions,
     make_batch,
 )
-from seqdsd.decode import NextWordModel, ScoredCaption, beam_captions, greedy_captions
+from seqdsd.decode import NextWordModel, NonFiniteCaptions, ScoredCaption, beam_captions, greedy_captions
 from seqdsd.engine import Evaluation
 from seqdsd.metrics import Bleu, bleu, cider_d, rouge_l
 from seqdsd.text import WordVocabulary
@@ -173,8 +173,7 @@ class CaptionTask:
         hyps: list[str] = []
         for start in range(0, len(images), 100):
             part = images[start : start + 100]
-            features = self.features.take([image.id for image in part]).to(device)
-            hyps += self.captioner.captions(self.model, features)  # type: ignore[arg-type]
+            hyps += self._captions_of([image.id for image in part], device)
             after_images(len(part))
         captions = self._encoded(split)
         sampler = CaptionBatchSampler(captions.num_words, batch_size=self.batch_size, by_length=True)
@@ -187,6 +186,13 @@ class CaptionTask:
             perplexity=_perplexity(loss, len(captions.words) + len(captions)),
             search=self.search,
         )
+
+    def _captions_of(self, ids: Sequence[str], device: torch.device) -> list[str]:
+        features = self.features.take(ids).to(device)
+        try:
+            return self.captioner.captions(self.model, features)  # type: ignore[arg-type]  # a NextWordModel it is
+        except NonFiniteCaptions as error:
+            raise ValueError(f"{', '.join(ids[row] for row in error.rows)}: {error}") from error
 
     def _encoded(self, split: str) -> EncodedCaptions:
         if split not in self._encoded_splits:

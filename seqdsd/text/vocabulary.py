@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 END_NAME, START_NAME, UNKNOWN_NAME = "<end>", "<start>", "<unknown>"
 _FILE_NAME = "vocabulary.json"
-_REMEDY = "Save the vocabulary again."
+_REMEDY = "Save the vocabulary again; if this is a run's folder, copy it again whole."
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,8 @@ class WordVocabulary:
             description = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ValueError(
-                f"{path}: no such file. Name a folder that a vocabulary was saved to."
+                f"{path}: no such file. Name a folder that a vocabulary was saved to; if this is a run's folder, copy "
+                "it again whole, as its weights are of no use without this file."
             ) from error
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: damaged ({error}). {_REMEDY}") from error

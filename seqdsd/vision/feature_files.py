@@ -86,7 +86,9 @@ def _rows(path: Path, num_rows: int, image_ids: Sequence[str]) -> dict[str, int]
                 f"{path}: {num_rows} rows, but the split file has {len(image_ids)} images. Take the features of these "
                 f"images, or name the rows in {path.stem}_names.txt beside the file"
             )
-        return _first_places(image_ids)
+        rows = _first_places(image_ids)
+        _say_which_is_whose(path, rows)
+        return rows
     row_of = _read_names(names_path, path, num_rows)
     return {id_: row_of[id_] for id_ in image_ids if id_ in row_of}
 
@@ -97,6 +99,14 @@ def _first_places(image_ids: Sequence[str]) -> dict[str, int]:
         if id_:
             places.setdefault(id_, place)
     return places
+
+
+def _say_which_is_whose(path: Path, rows: Mapping[str, int]) -> None:
+    """Rows in another order look the same: two of them let the user see it."""
+    if rows:
+        ids = list(rows)  # in the order of the split file
+        facts = ", ".join(f"row {rows[id_]} is {id_}" for id_ in dict.fromkeys((ids[0], ids[-1])))
+        log.info("no names file beside %s: %s", path, facts)
 
 
 def _names_path(path: Path) -> Path | None:

@@ -66,7 +66,9 @@ class ImageFeatures:
     source: str
     """The encoder's name, or the feature file."""
     fingerprint: str
-    """Digest of ids and features: whether two runs saw the same."""
+    """Whether two runs saw the same: digest of ids and the file's numbers; where features are computed, of ids, the
+    images' content and the encoder. The last bits of computed features are not covered: they vary with the device and
+    with the batch that an image was computed in, which holds what the cache lacked at the time."""
 
     @property
     def feature_size(self) -> int:

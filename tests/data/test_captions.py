@@ -135,6 +135,16 @@ def test_a_bad_image_is_named_and_can_be_skipped(tmp_path, images, bad, message)
     assert len(corpus.all_filenames) == 4 and corpus.all_filenames[3] == "3.jpg"
 
 
+def test_what_is_skipped_of_a_split(tmp_path, images):
+    images += [entry(4, "test", sentences=[]), entry(5, "restval", imgid=1), entry(6, "nonsense"), "no image"]
+    corpus = read_captions(write(tmp_path, images), on_bad_data="skip")
+    numbers = {
+        split: [int(source.split()[-1]) for source in corpus.skipped_of(split)]
+        for split in ("train", "dev", "test")
+    }
+    assert numbers == {"train": [5, 6, 7], "dev": [6, 7], "test": [4, 6, 7]}
+
+
 def test_skipped_images_keep_their_place_among_the_names(tmp_path, images):
     images[1:1] = [entry(1, "nonsense", filepath="x"), "no image", entry(3, "train", filename=7)]
     for index, image in enumerate(images[4:], start=4):
@@ -216,6 +226,7 @@ def test_absent_images_are_named_and_can_be_skipped(tmp_path, images):
     left = check_images_exist(corpus, on_bad_data="skip")
     assert [image.index for image in left.images] == [0, 1, 3]
     assert "2.jpg does not exist" in left.skipped["dataset_tiny.json: image 2"]
+    assert left.skipped_of("train") == left.skipped and left.skipped_of("test") == {}
     assert left.all_filenames == corpus.all_filenames
     (tmp_path / "images" / "3.jpg").unlink()
     with pytest.raises(CaptionDataError, match="no image of the split 'test'"):
@@ -250,6 +261,7 @@ def test_training_captions_without_a_known_word(tmp_path, images):
     assert left.train[0].captions == (("a", "dog"), ("a", "dog", "again"))
     assert left.train[0].caption_ids == ("0.jpg#0", "0.jpg#2")
     assert (left.dev, left.test) == (corpus.dev, corpus.test)
+    assert left.skipped_of("train") == left.skipped and left.skipped_of("dev") == {}
     assert list(left.skipped) == [
         "dataset_tiny.json: image 0 caption 1",
         "dataset_tiny.json: image 2 caption 0",

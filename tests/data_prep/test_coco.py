@@ -141,6 +141,7 @@ def test_an_own_split(corpus, tmp_path, capsys):
     assert [len(split) for split in (read.train, read.dev, read.test)] == [5, 2, 2]
     said = " ".join(capsys.readouterr().err.split())
     assert "this split is our own, drawn with seed 0: scores will not compare" in said
+    assert "feature files whose rows follow his do not fit this one" in said
 
 
 def test_an_own_split_depends_on_the_seed_alone(corpus, tmp_path):

@@ -202,6 +202,19 @@ def test_damaged_text_is_named(corpus, tmp_path):
         flickr8k.main(corpus, tmp_path / "out")
 
 
+def test_damaged_lines_can_be_left_out(corpus, tmp_path, capsys):
+    tokens = corpus / "Flickr8k.token.txt"
+    edit(tokens, "30_c.jpg#1\t", "30_c.jpg#1 ")
+    edit(tokens, "20_b.jpg#4\tThe snow .", "20_b.jpg#4\tThe snow .\n20_b.jpg#4\tAgain\nnonsense")
+    flickr8k.main(corpus, tmp_path / "out", on_bad_data="skip")
+    assert names(tmp_path / "out") == [["10_a.jpg"], ["20_b.jpg"], ["11_d.jpg"]]
+    read = read_captions(tmp_path / "out")
+    assert read.dev[0].captions[4] == ("the", "snow")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "left out 3 lines" in said and "'nonsense' is not" in said and "20_b.jpg#4 was given" in said
+    assert "'30_c.jpg' of Flickr_8k.trainImages.txt has 4 captions" in said
+
+
 def test_runs_as_a_script_from_anywhere(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(REPOSITORY / "data_prep" / "flickr8k.py"), "nowhere", "out"]

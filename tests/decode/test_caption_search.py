@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seqdsd.decode import NextWordModel, ScoredCaption, beam_captions, greedy_captions
+from seqdsd.decode import NextWordModel, NonFiniteCaptions, ScoredCaption, beam_captions, greedy_captions
 
 FEATURES, HIDDEN = 5, 6
 SHARED, SEPARATE = {"start_id": 0, "end_id": 0}, {"start_id": 1, "end_id": 0}
@@ -356,8 +356,9 @@ def test_nan_names_the_images(search):
     features = images(5)
     features[1, 0] = torch.nan
     features[4] = torch.nan
-    with pytest.raises(ValueError, match=r"not finite for row\(s\) 1, 4 of image_features"):
+    with pytest.raises(NonFiniteCaptions, match=r"not finite for row\(s\) 1, 4 of image_features") as error:
         search(TinyCaptioner(12, seed=0), features, **SHARED)
+    assert error.value.rows == (1, 4) and isinstance(error.value, ValueError)
 
 
 @pytest.mark.gpu

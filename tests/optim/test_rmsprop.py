@@ -1,5 +1,6 @@
 """NeuralTalk's RMSProp against its formula in numpy, and what a step that is to be skipped leaves."""
 
+import copy
 import math
 
 import numpy as np
@@ -58,6 +59,17 @@ def test_a_skipped_step_changes_nothing(grad):
     optimizer.found_inf = torch.tensor(0.0)
     step(optimizer, parameter, [1.0, 1.0, 1.0])
     assert not torch.equal(parameter, weight)
+
+
+def test_a_copy_steps_like_the_original():
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = NeuralTalkRMSprop([parameter], 0.1)
+    step(optimizer, parameter, [1.0, 2.0])
+    copied = copy.deepcopy(optimizer)
+    [its_own] = copied.param_groups[0]["params"]
+    step(copied, its_own, [3.0, 4.0])
+    step(optimizer, parameter, [3.0, 4.0])
+    assert its_own is not parameter and torch.equal(its_own, parameter)
 
 
 def test_a_parameter_without_gradient_stays():

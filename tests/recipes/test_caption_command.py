@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from PIL import Image
 from seqdsd.cli import main
 from seqdsd.config import read_config
 from seqdsd.decode import greedy_captions
+from seqdsd.engine import Evaluation
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.caption import caption_images
+from seqdsd.recipes.scoring import Scores, as_json
 from seqdsd.recipes.trained import load_captioner, load_encoder
 from seqdsd.records import RunFolder, read_json_lines
 from seqdsd.reports import best_phase
+from seqdsd.vision import ImageEncoder
 
 PHASES = ("Dense Iter 0", "Sparse Iter 1", "Dense Iter 1")
 BLEUS = [f"{kind}{order}" for kind in ("bleu", "neuraltalk_bleu") for order in (1, 2, 3, 4)]
@@ -247,6 +251,28 @@ def test_folders_are_searched_in_order_and_bad_files_do_not_stop_the_rest(run, s
         assert what in problem
 
 
+@pytest.mark.parametrize("beam", [1, 3])
+def test_images_that_the_network_fails_on_are_named_and_do_not_stop_the_rest(
+    run, shapes, capsys, monkeypatch, beam
+):
+    paths = sorted((shapes / "images").glob("test*.png"))[:4]
+    forward = ImageEncoder.forward
+
+    def broken(self, pixels):
+        features = forward(self, pixels)
+        features[[1, 3], 0] = torch.nan
+        return features
+
+    asked = ("caption", run.path, *paths, "--beam", beam)
+    _, expected, _ = call(capsys, *asked)
+    monkeypatch.setattr(ImageEncoder, "forward", broken)
+    status, out, err = call(capsys, *asked)
+    assert status == 1
+    assert out.splitlines() == [expected.splitlines()[row] for row in (0, 2)]
+    assert [line.split(": ")[0] for line in err.splitlines()] == [str(paths[1]), str(paths[3])]
+    assert err.count("NaN") == 2
+
+
 def test_a_folder_without_images(run, tmp_path, capsys):
     status, _, err = call(capsys, "caption", run.path, tmp_path)
     assert status == 1
@@ -306,9 +332,10 @@ def test_features_from_a_file_are_taken_for_those_of_the_cnn_in_the_settings_whi
 ):
     set_features(run_copy, "feats.npy")
     path = shapes / "images" / "test00.png"
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     status, out, _ = call(capsys, "caption", run_copy.path, path)
     assert status == 0 and out.startswith(f"{path}\t")
+    assert "preprocessing" in caplog.text
     assert "feats.npy" in caplog.text and "--encoder" in caplog.text
     caplog.clear()
     assert call(capsys, "caption", run_copy.path, path, "--encoder", "efficientnet_lite0")[0] == 0
@@ -403,6 +430,42 @@ def test_features_from_a_file_stand_in_for_the_cnn(run, run_copy, shapes, tmp_pa
     status, out, _ = call(capsys, "evaluate", run_copy.path, "--json")
     assert status == 0
     assert [json.loads(out)["test"][name] for name in BLEUS] == [expected[name] for name in BLEUS]
+
+
+def test_of_a_feature_file_only_the_rows_that_are_judged_must_be_usable(run, shapes, tmp_path, capsys):
+    write_features(tmp_path / "feats.npy", run, shapes)
+    array = np.load(tmp_path / "feats.npy")
+    array[[0, 41]] = np.nan  # of train and dev
+    np.save(tmp_path / "feats.npy", array)
+    asked = ("evaluate", run.path, "--features", tmp_path / "feats.npy", "--json")
+    for on_bad_data in ("error", "skip"):
+        status, out, _ = call(capsys, *asked, "--on-bad-data", on_bad_data)
+        assert status == 0
+        assert json.loads(out)["skipped"] == 0
+        assert json.loads(out)["test"]["bleu4"] == best(run)["test"]["bleu4"]
+    status, _, err = call(capsys, *asked, "--split", "dev")
+    assert status == 1
+    assert "row 41, image val01.png" in err
+
+
+def test_only_what_is_skipped_of_the_split_is_counted(run, shapes, tmp_path, capsys):
+    content = json.loads((shapes / "dataset_shapes.json").read_text())
+    for position in (0, 41, 50):  # of train, dev and test
+        content["images"][position]["sentences"] = []
+    (tmp_path / "dataset_shapes.json").write_text(json.dumps(content))
+    asked = ("--data", tmp_path, "--images", shapes / "images", "--on-bad-data", "skip", "--json")
+    status, out, _ = call(capsys, "evaluate", run.path, *asked)
+    assert status == 0
+    assert (json.loads(out)["skipped"], json.loads(out)["test"]["images"]) == (1, 7)
+
+
+def test_numbers_that_are_not_finite_are_null():
+    metrics = {"perplexity": math.inf, "bleu4": 12.345678901234567, "characters": {"cer": math.nan}}
+    evaluation = Evaluation(loss=math.nan, score=0.0, headline="", metrics=metrics, hypotheses=[])
+    text = as_json(Scores({"name": "Dense"}, {"test": evaluation}, {}), "seqdsd evaluate ü")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found["test"] == {"perplexity": None, "bleu4": 12.345678901234567, "characters": {"cer": None}}
+    assert found["command"] == "seqdsd evaluate ü"
 
 
 def test_features_of_another_size_are_refused(run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_places_of_images_without_a_name_or_with_a_repeated_one(tmp_path):
     array = numbers()
     features = read_feature_file(saved(tmp_path / "feats.npy", array), ["a", "", "a", "b"])
     assert dict(features.rows) == {"a": 0, "b": 3}
+
+
+def test_rows_that_go_by_position_alone_are_said_to(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path = saved(tmp_path / "feats.npy", numbers())
+    read_feature_file(path, ["", *IDS[1:]])
+    assert caplog.messages == [f"no names file beside {path}: row 1 is a.jpg, row 3 is d.jpg"]
+    caplog.clear()
+    read_feature_file(path, ["", "a.jpg", "", ""])
+    assert caplog.messages == [f"no names file beside {path}: row 1 is a.jpg"]
+    caplog.clear()
+    named(tmp_path / "feats_names.txt", IDS)
+    read_feature_file(path, IDS)
+    assert caplog.messages == []
 
 
 def test_the_wrong_number_of_rows(tmp_path):
