@@ -101,11 +101,11 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
         # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
         task = make_task(config, load_tokenizer(folder.path / "tokenizer") if has_run else None)
         phases = train(
-            RECIPE,
-            config,
             task,
-            SPEECH_RULES,
-            config.optimizer,
+            config,
+            recipe=RECIPE,
+            rules=SPEECH_RULES,
+            optimizer=config.optimizer,
             folder=folder,
             console=console,
             save_parts=lambda path: task.tokenizer.save(path / "tokenizer"),
@@ -162,7 +162,7 @@ def describe(config: Config, task: SpeechTask, console: Console) -> None:
     """Print corpus, network, pruning plan and schedule."""
     seconds = ", ".join(f"{split} {total / 60:.1f} min" for split, total in task.seconds.items())
     console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (synthesised)'}: {seconds}")
-    describe_training(config, task.model, SPEECH_RULES, console)
+    describe_training(task.model, config, rules=SPEECH_RULES, console=console)
 
 
 def embedded_settings() -> Config:

@@ -168,11 +168,11 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
         # Not counted again: from captions mended since then, other words would get the ids.
         task = make_task(config, WordVocabulary.load(folder.path) if has_run else None)
         phases = train(
-            RECIPE,
-            config,
             task,
-            CAPTION_RULES,
-            config.optimizer,
+            config,
+            recipe=RECIPE,
+            rules=CAPTION_RULES,
+            optimizer=config.optimizer,
             folder=folder,
             console=console,
             save_parts=lambda path: _save_parts(task, path),
@@ -206,7 +206,7 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     else:
         feature_size = make_features(config, corpus)[1].feature_size
     model = make_model(config, vocabulary, feature_size=feature_size)
-    describe_training(config, model, CAPTION_RULES, console)
+    describe_training(model, config, rules=CAPTION_RULES, console=console)
 
 
 def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> CaptionTask:

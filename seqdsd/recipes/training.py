@@ -127,12 +127,12 @@ def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]
 
 
 def train(
-    recipe: str,
-    config: RunConfig,
     task: Task[Any],
+    config: RunConfig,
+    *,
+    recipe: str,
     rules: Sequence[Rule],
     optimizer: OptimizerSettings,
-    *,
     folder: RunFolder,
     console: Console,
     save_parts: Callable[[Path], None],
@@ -140,9 +140,9 @@ def train(
     """Train, or go on where the run in the folder stopped.
 
     Args:
-        recipe: Its name, by which the run's weights are loaded later.
-        config: Its settings.
         task: What is trained.
+        config: The run's settings.
+        recipe: Its name, by which the run's weights are loaded later.
         rules: What is pruned.
         optimizer: How each phase is optimised.
         folder: Of the run.
@@ -172,7 +172,9 @@ def train(
         return training.run()
 
 
-def describe_training(config: RunConfig, model: nn.Module, rules: Sequence[Rule], console: Console) -> None:
+def describe_training(
+    model: nn.Module, config: RunConfig, *, rules: Sequence[Rule], console: Console
+) -> None:
     """Print network, schedule, and what each sparse phase prunes by which rule."""
     layers = Table("layer", "parameters", title="Network")
     for name, module in model.named_children():

@@ -9,8 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from seqdsd.records import RunFolder
-from seqdsd.reports.captions import CaptionRun, ImageCaptions, Span, both_ends, read_run_captions
+from seqdsd.reports.captions import CaptionRun, ImageCaptions, Span, both_ends
 
 GAP = "[…]"
 """Stands where words of the phase before were dropped."""
@@ -18,17 +17,8 @@ GAP = "[…]"
 _TREND_STYLES = {"improved": "green", "worse": "red", "same": "dim"}
 
 
-def caption_comparison(run: RunFolder, count: int = 5, *, split: str = "test") -> RenderableType:
-    """Show the images with the largest gains and losses: a reference and the caption of every phase.
-
-    Raises:
-        ValueError: If ``count`` is below 1; and as ``read_run_captions``.
-    """
-    return compare_in_terminal(read_run_captions(run, split=split), count)
-
-
 def compare_in_terminal(captions: CaptionRun, count: int = 5) -> RenderableType:
-    """Show ``count`` images of a run that is read already, as ``caption_comparison``.
+    """Show the images with the largest gains and losses: a reference and the caption of every phase.
 
     Raises:
         ValueError: If ``count`` is below 1.

@@ -98,11 +98,11 @@ def start(config, *, task=None, optimizer=None, saved=None):
 
     optimizer = optimizer or AdaptiveSettings(kind="adam")
     return train(
-        "lines",
-        config,
         task,
-        [Rule("*")],
-        optimizer,
+        config,
+        recipe="lines",
+        rules=[Rule("*")],
+        optimizer=optimizer,
         folder=folder,
         console=QUIET,
         save_parts=save_parts,
@@ -142,11 +142,11 @@ def test_parts_that_cannot_be_saved_leave_no_run(config, folder):
 
     with pytest.raises(OSError, match="disk full"):
         train(
-            "lines",
-            config,
             LineTask(),
-            [Rule("*")],
-            NesterovSettings(),
+            config,
+            recipe="lines",
+            rules=[Rule("*")],
+            optimizer=NesterovSettings(),
             folder=folder,
             console=QUIET,
             save_parts=fail,
@@ -203,11 +203,11 @@ def test_settings_that_are_refused_leave_no_run_behind(config, changes, message)
 def test_a_rule_that_fits_nothing_is_refused_before_training(config, folder):
     with pytest.raises(ValueError, match="gru"):
         train(
-            "lines",
-            config,
             LineTask(),
-            [Rule("gru.*")],
-            NesterovSettings(),
+            config,
+            recipe="lines",
+            rules=[Rule("gru.*")],
+            optimizer=NesterovSettings(),
             folder=folder,
             console=QUIET,
             save_parts=lambda path: None,
@@ -305,7 +305,7 @@ def test_memory_is_pinned_only_for_a_gpu(monkeypatch):
 def test_the_description_names_layers_phases_and_what_is_pruned(config):
     console = Console(file=io.StringIO(), width=100)
     rules = [Rule("1.*", 0, why="the last layer"), Rule("*", why="the rest")]
-    describe_training(replace(config, iters=2, epochs=(7,)), LineTask().model, rules, console)
+    describe_training(LineTask().model, replace(config, iters=2, epochs=(7,)), rules=rules, console=console)
     printed = console.file.getvalue()
     for line in ("0 15", "1 4", "total 19"):  # parameters of each layer
         assert any(
@@ -318,7 +318,9 @@ def test_the_description_names_layers_phases_and_what_is_pruned(config):
 
 def test_the_baseline_s_description_prunes_nothing(config):
     console = Console(file=io.StringIO(), width=100)
-    describe_training(replace(config, method="baseline"), LineTask().model, [Rule("*")], console)
+    describe_training(
+        LineTask().model, replace(config, method="baseline"), rules=[Rule("*")], console=console
+    )
     assert "prunes" not in console.file.getvalue() and "Schedule (baseline)" in console.file.getvalue()
 
 

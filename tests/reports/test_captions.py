@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.reports.caption_terminal import caption_comparison
+from seqdsd.reports.caption_terminal import compare_in_terminal
 from seqdsd.reports.captions import both_ends, compare_words, in_order, read_run_captions
 
 REPOSITORY = Path(__file__).parents[2]
@@ -219,7 +219,7 @@ def printed(renderable, **settings) -> str:
 
 
 def test_the_terminal_shows_both_ends(caption_run):
-    said = printed(caption_comparison(caption_run, 2))
+    said = printed(compare_in_terminal(read_run_captions(caption_run), 2))
     assert "sentence BLEU on 4 test images: 1 gained, 1 lost, 2 stayed" in said
     assert said.index("gain.jpg") < said.index("loss.jpg")
     assert "same.jpg" not in said and "swap.jpg" not in said
@@ -233,18 +233,20 @@ def test_the_terminal_shows_both_ends(caption_run):
 
 
 def test_the_terminal_marks_by_style_where_it_can(caption_run):
-    said = printed(caption_comparison(caption_run, 1), force_terminal=True, color_system="standard")
+    said = printed(
+        compare_in_terminal(read_run_captions(caption_run), 1), force_terminal=True, color_system="standard"
+    )
     assert re.search(r"\x1b\[1;4mgirl\x1b\[0m", said)
     assert "_girl_" not in said
 
 
 def test_the_terminal_takes_captions_literally(make_caption_run):
     captions = {"[red]x.jpg": (["[bold] dog"], ["[/] a", "", "[bold] dog"])}
-    said = printed(caption_comparison(make_caption_run(captions)))
+    said = printed(compare_in_terminal(read_run_captions(make_caption_run(captions))))
     for text in ("[red]x.jpg", "[bold] dog", "[/] a", "(no words)"):
         assert text in said
 
 
 def test_the_terminal_wants_at_least_one_image(caption_run):
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        caption_comparison(caption_run, 0)
+        compare_in_terminal(read_run_captions(caption_run), 0)
