@@ -4,7 +4,7 @@
     python -m seqdsd.recipes.neuraltalk --config recipes/flickr8k/neuraltalk.toml  # Flickr8k
 
 Where no data is named a small corpus is drawn, and the settings begin from ``neuraltalk_embedded.toml``; otherwise from
-the paper's. The CNN is fixed: its features are computed once, or given as a file.
+the paper's and the original NeuralTalk's. The CNN is fixed: its features are computed once, or given as a file.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             prog="python -m seqdsd.recipes.neuraltalk",
             description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, "
             "it takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
-            "paper's.",
+            "paper's and the original NeuralTalk's.",
             without_data=embedded_settings,
             argv=argv,
         )

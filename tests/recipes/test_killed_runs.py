@@ -48,7 +48,7 @@ def caption_settings(tmp_path_factory, write_shape_corpus, tiny_neuraltalk):
     config = tiny_neuraltalk(
         write_shape_corpus(folder / "captioned"),
         folder / "unused",
-        epochs=(6, 4, 4),
+        epochs=(15, 10, 10),
         network=neuraltalk.NetworkSettings(dropout=0.5),
         checkpoint_minutes=0.0,
     )
@@ -100,15 +100,11 @@ def finish(process):
 
 
 def wait_for_a_checkpoint(folder, process):
-    """Until training is under way: a checkpoint is written that was not there before. False where it ended first."""
+    """Until training is under way: a checkpoint is written that was not there before."""
     until, before = time.monotonic() + 60, time_of_checkpoint(folder)
     while time_of_checkpoint(folder) in (None, before):
-        if process.poll() is not None:
-            assert process.returncode == 0, process.communicate()[1]
-            return False
-        assert time.monotonic() < until
+        assert process.poll() is None and time.monotonic() < until
         time.sleep(0.02)
-    return True
 
 
 def time_of_checkpoint(folder):
@@ -141,18 +137,16 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(start, tmp_path, re
     finish(process)
     training_seconds = time.monotonic() - begun
     folder = tmp_path / "run"
-    kills = 0
     for flags in ([], ["--resume"], ["--resume"]):
         process = start(folder, *flags, recipe=recipe)
-        if not wait_for_a_checkpoint(folder, process):
-            break  # little was left to do
-        seconds = generator.uniform(0, training_seconds / 3)
+        wait_for_a_checkpoint(folder, process)
+        # Half of the whole at most, for three kills: what is measured includes the end, in which nothing is trained.
+        seconds = generator.uniform(0, training_seconds / 6)
         print(f"killed {seconds:.3f} s after the first checkpoint")
         time.sleep(seconds)
-        kills += process.poll() is None
+        assert process.poll() is None
         process.kill()
         process.wait()
-    assert kills
     finish(start(folder, "--resume", recipe=recipe))
     assert_same(folder, tmp_path / "unbroken")
 
