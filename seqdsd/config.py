@@ -38,14 +38,32 @@ def read_config(path: Path, base: Config) -> Config:
     Raises:
         ConfigError: If the file cannot be read or parsed, or a key or a value is not one of ``base``'s class.
     """
+    values = read_values(path)
+    values.pop(PROVENANCE, None)
+    return _merge(base, values, f"{path}: ")
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """How the run came about whose ``config.toml`` this is; empty where the file does not say.
+
+    Raises:
+        ConfigError: If the file cannot be read or parsed.
+    """
+    return read_values(path).get(PROVENANCE, {})
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What a TOML file holds, unchecked.
+
+    Raises:
+        ConfigError: If the file cannot be read or parsed.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
-    values.pop(PROVENANCE, None)
-    return _merge(base, values, f"{path}: ")
 
 
 def to_values(config: Any) -> dict[str, Any]:

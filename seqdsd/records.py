@@ -8,6 +8,10 @@
     skipped.jsonl          bad data that was left out, if any
     tokenizer/ or vocabulary.json  what the network spells with
     images.jsonl           where the images are that were captioned: id, path
+    audio.jsonl            where the recordings are that were recognised: id, path
+    plan.jsonl             what the sparse phases prune, by which rule: a parameter a line
+    weights.jsonl          the pruned layers' weights at the five moments of each round
+    progress.json          how far the run is, for those who watch it from another process
     checkpoints/           written by seqdsd.engine.checkpoint
     tb/                    TensorBoard
     captions.html          written by seqdsd.reports.caption_page when asked for
@@ -31,6 +35,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+FORMAT = 1
+"""Of run folders. Another number than this one belongs to another version; folders from before it was written are 1."""
 
 _held_here: set[Path] = set()  # run folders that this process has locked
 
@@ -74,9 +81,42 @@ class RunFolder:
         """Where the images of the judged splits are."""
         return self.path / "images.jsonl"
 
+    @property
+    def audio(self) -> Path:
+        """Where the recordings of the judged splits are."""
+        return self.path / "audio.jsonl"
+
+    @property
+    def plan(self) -> Path:
+        """What is pruned, by which rule."""
+        return self.path / "plan.jsonl"
+
+    @property
+    def weight_statistics(self) -> Path:
+        """The pruned layers' weights at the five moments of each round."""
+        return self.path / "weights.jsonl"
+
+    def write_progress(self, progress: Mapping[str, Any]) -> None:
+        """Say how far the run is. Not kept safe: ``read_progress`` takes a half-written file for none."""
+        (self.path / "progress.json").write_text(json.dumps(json_values(progress)), encoding="utf-8")
+
+    def read_progress(self) -> dict[str, Any] | None:
+        """How far the run is (see ``seqdsd.engine.dsd``), if that can be read just now."""
+        with suppress(OSError, ValueError):
+            return json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
+        return None
+
+    def all_hypotheses(self, phase_name: str) -> list[Path]:
+        """The hypotheses of a phase on every split."""
+        return sorted((self.path / "hyps").glob(f"{slug(phase_name)}.*.jsonl"))
+
     def weights(self, phase_name: str) -> Path:
         """Where the weights that a phase hands on are."""
         return self.checkpoints / f"{slug(phase_name)}.safetensors"
+
+    def mask(self, phase_name: str) -> Path:
+        """Where the mask of a sparse phase is, at one bit a weight."""
+        return self.checkpoints / f"{slug(phase_name)}.mask.safetensors"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -180,11 +220,12 @@ def provenance(seed: int) -> dict[str, Any]:
     """How this run came about, for the ``[provenance]`` table of its ``config.toml``."""
     packages = ("seqdsd", "torch", "torchaudio", "lightning-fabric", "numpy")
     return {
+        "format": FORMAT,
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "seed": seed,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.system()} {platform.machine()}, {_cpu_name()}, {os.cpu_count()} CPUs",
         "git_commit": _git_commit(),
         "versions": {package: _version(package) for package in packages},
     }
@@ -204,6 +245,14 @@ def _version(package: str) -> str:
         return version(package)
     except ImportError:  # run from a checkout that is not installed
         return "not installed"
+
+
+def _cpu_name() -> str:
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
 
 
 def _git_commit() -> str:

@@ -7,8 +7,9 @@ Several processes are left out.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -25,9 +26,21 @@ from seqdsd.engine.loop import TrainingDiverged, train_epoch
 from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 from seqdsd.engine.run_state import RunState
+from seqdsd.engine.takeover import take_over
 from seqdsd.engine.task import Evaluation, Task
+from seqdsd.engine.weight_log import weight_row
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.sparsity import MaskSet, Phase, Rule, Schedule, measured_sparsity, resolve
+from seqdsd.sparsity import (
+    MaskHandle,
+    MaskSet,
+    Moment,
+    Phase,
+    Plan,
+    Rule,
+    Schedule,
+    measured_sparsity,
+    resolve,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +56,8 @@ class TrainSettings:
     """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
     """Decides the order of the data and all randomness."""
+    score_test: bool = True
+    """Score the test sets at each phase's end; without it the run never looks at them."""
 
     def __post_init__(self) -> None:
         if self.patience < 0:
@@ -64,8 +79,11 @@ class DSDTraining:
         folder: RunFolder,
         fabric: Fabric,
         console: Console | None = None,
+        start_from: RunFolder | None = None,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
+
+        ``start_from`` is a run whose leading phases are taken over where this one has not begun (see ``take_over``).
 
         Raises:
             ValueError: See ``seqdsd.sparsity.resolve``.
@@ -79,6 +97,7 @@ class DSDTraining:
         self._folder = folder
         self._fabric = fabric
         self._console = console or Console()
+        self._start_from = start_from
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         self._optimizer: _FabricOptimizer
@@ -98,8 +117,12 @@ class DSDTraining:
         if restored is not None:
             self._restore(restored)
             self._write_records()
+        elif self._start_from is not None:
+            self._take_over(self._start_from)
         if len(self._state.records) == len(self._schedule):
             return self._state.records
+        if self._plans:
+            write_json_lines(self._folder.plan, plan_rows(self._plans))
         self._tensorboard = TensorBoardLog(self._folder.tensorboard, first_epoch=self._state.epochs_done)
         with (
             closing(self._tensorboard),
@@ -112,8 +135,7 @@ class DSDTraining:
         return self._state.records
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        self._start_phase(phase, restored)
-        handle = self._state.masks.attach(self._optimizer.optimizer) if self._state.masks else None
+        handle = self._start_phase(phase, restored)
         try:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
@@ -126,14 +148,23 @@ class DSDTraining:
                 handle.remove()
         self._finish_phase(phase, evaluations)
 
-    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        """Make a fresh optimizer and, in a sparse phase, masks; or those of the checkpoint taken within the phase."""
+    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> MaskHandle | None:
+        """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint within it."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
-        if restored is not None and (tensors := restored.under("optimizer")):
+        is_under_way = restored is not None and bool(tensors := restored.under("optimizer"))
+        if is_under_way:
             restore_optimizer(optimizer, tensors)
         elif phase.kind == "sparse":
             self._state.masks = MaskSet.from_magnitude(self._task.model, self._plans[phase])
+            self._observe_weights("before pruning", phase)
+        handle = None
+        if phase.kind == "sparse":
+            assert self._state.masks is not None
+            handle = self._state.masks.attach(optimizer)
+        if not is_under_way and phase.kind != "dense":
+            self._observe_weights("after pruning" if phase.kind == "sparse" else "after restoring", phase)
+        return handle
 
     def _run_epoch(self, phase: Phase) -> None:
         started = time.monotonic()
@@ -145,13 +176,14 @@ class DSDTraining:
         if not meter.steps and not meter.bad_steps:
             raise ValueError("not one training item can be read; the warnings above say why")
         train_loss = meter.mean
-        dev = self._task.evaluate(self._model, "dev", self._fabric.device)
+        dev = self._evaluate("dev")
         self._tensorboard.epoch(
             self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
         )
         if self._state.finish_epoch(dev):
             self._state.best = _copied(self._task.model.state_dict())
         self._dev_headline = dev.headline
+        self._folder.write_progress(self._progress(phase))
         seconds = time.monotonic() - started
         self._display.say(
             f"{phase.name:<13} epoch {self._state.now.epoch:>2}/{phase.epochs}  loss {train_loss:7.2f}"
@@ -196,11 +228,29 @@ class DSDTraining:
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Take the phase's best weights and judge them on every split."""
         self._task.model.load_state_dict(self._state.best)
-        splits = ["dev", *self._task.test_splits]
-        return {split: self._task.evaluate(self._model, split, self._fabric.device) for split in splits}
+        splits = ["dev", *(self._task.test_splits if self._settings.score_test else ())]
+        return {split: self._evaluate(split) for split in splits}
+
+    def _evaluate(self, split: str) -> Evaluation:
+        started = time.monotonic()
+        evaluation = self._task.evaluate(self._model, split, self._fabric.device)
+        self._state.now.evaluate_seconds += time.monotonic() - started
+        return evaluation
+
+    def _observe_weights(self, moment: Moment, phase: Phase) -> None:
+        masks, rows = self._state.masks, self._state.weight_rows
+        if masks is not None:  # none in the redense phase of a run whose masks were not kept
+            rows.append(
+                weight_row(self._task.model, masks, moment=moment, phase_name=phase.name, earlier=rows)
+            )
 
     def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
         """Hand on the best weights: record them, and forget all else of the phase."""
+        if phase.kind != "dense":
+            is_sparse = phase.kind == "sparse"
+            self._observe_weights(
+                "after sparse retraining" if is_sparse else "after redense retraining", phase
+            )
         record = self._record(phase, evaluations)
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
@@ -208,6 +258,9 @@ class DSDTraining:
             self._folder.weights(phase.name),
             Checkpoint(dict(self._task.model.state_dict()), {"phase": phase.name}),
         )
+        if phase.kind == "sparse" and self._state.masks is not None:
+            masks = Checkpoint(self._state.masks.state_dict(), {"phase": phase.name})
+            save_checkpoint(self._folder.mask(phase.name), masks)
         self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
         scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
         best_epoch = record["best_epoch"]
@@ -234,9 +287,15 @@ class DSDTraining:
             "dev_score": now.dev_score,
             **{split: dict(evaluation.metrics) for split, evaluation in evaluations.items()},
             "train_seconds": round(now.seconds, 2),
+            "evaluate_seconds": round(now.evaluate_seconds, 2),
+            "statistics_seconds": self._statistics_seconds(phase),
             "skipped": len(self._all_skipped),
             "nonfinite_steps": now.bad_steps,
         }
+
+    def _statistics_seconds(self, phase: Phase) -> float:
+        rows = [row for row in self._state.weight_rows if row["phase"] == phase.name]
+        return round(math.fsum(row["seconds"] for row in rows), 4)
 
     @property
     def _prunable_names(self) -> list[str]:
@@ -252,6 +311,21 @@ class DSDTraining:
         """Steps before the current epoch, as if no phase ended early."""
         finished = sum(phase.epochs for phase in self._schedule.phases[: len(self._state.records)])
         return (finished + self._state.now.epoch) * self._task.num_batches
+
+    def _progress(self, phase: Phase) -> dict[str, Any]:
+        """How far the run is; ``seconds`` is the time that its own epochs took, ``epochs_timed`` their number."""
+        own = [record for record in self._state.records if "taken_over_from" not in record]
+        now = self._state.now
+        finished = sum(phase.epochs for phase in self._schedule.phases[: len(self._state.records)])
+        spent = [record["train_seconds"] + record["evaluate_seconds"] for record in own]
+        return {
+            "phase": phase.name,
+            "epochs_done": finished + now.epoch,
+            "epochs_planned": self._schedule.total_epochs,
+            "epochs_timed": sum(record["epochs"] for record in own) + now.epoch,
+            "seconds": math.fsum(spent) + now.seconds + now.evaluate_seconds,
+            "dev": self._dev_headline,
+        }
 
     def _open_display(self) -> Any:
         total = self._schedule.total_epochs * self._task.num_batches
@@ -295,11 +369,42 @@ class DSDTraining:
             self._state.now.step,
         )
 
+    def _take_over(self, parent: RunFolder) -> None:
+        self._state = take_over(
+            parent,
+            self._folder,
+            model=self._task.model,
+            schedule=self._schedule,
+            fingerprint=self._task.fingerprint,
+        )
+        self._save(is_under_way=False)
+        self._write_records()
+        names = ", ".join(record["name"] for record in self._state.records)
+        log.info("taken over from %s: %s", parent.path, names)
+
     def _write_records(self) -> None:
         self._folder.write_phases(self._state.records)
+        if self._state.weight_rows:
+            write_json_lines(self._folder.weight_statistics, self._state.weight_rows)
         if self._all_skipped:
             rows = [{"source": name, "message": message} for name, message in self._all_skipped.items()]
             write_json_lines(self._folder.path / "skipped.jsonl", rows)
+
+
+def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:
+    """A row a parameter: which rule decided what, and how much each sparse phase prunes of it."""
+    first = next(iter(plans.values()))
+    return [
+        {
+            "parameter": row.name,
+            "shape": row.shape,
+            "count": row.numel,
+            "rule": row.rule.match if row.rule else None,
+            "why": row.why,
+            "sparsity_by_phase": {phase.name: plan.rows[index].sparsity for phase, plan in plans.items()},
+        }
+        for index, row in enumerate(first.rows)
+    ]
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

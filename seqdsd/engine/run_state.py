@@ -28,6 +28,7 @@ class PhaseProgress:
     best_epoch: int = -1
     bad_steps: int = 0
     seconds: float = 0.0
+    evaluate_seconds: float = 0.0
 
     def is_over(self, phase: Phase, patience: int) -> bool:
         """Whether the phase has had its epochs, or has not become better for ``patience`` of them."""
@@ -60,7 +61,8 @@ class RunState:
         now: Where the current phase stands.
         meter: Losses of the current epoch so far.
         best: Weights of the current phase's best epoch so far.
-        masks: Of the current phase, where it is sparse and under way.
+        masks: Of the current round, from its sparse phase's start to its redense phase's end.
+        weight_rows: Weights at the moments so far (see ``weight_log``).
         skipped: Bad data that processes before this one have left out.
     """
 
@@ -69,6 +71,7 @@ class RunState:
     meter: LossMeter = field(default_factory=LossMeter)
     best: dict[str, Tensor] = field(default_factory=dict)
     masks: MaskSet | None = None
+    weight_rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -83,9 +86,11 @@ class RunState:
         return self.now.note_epoch(mean, dev)
 
     def finish_phase(self, record: dict[str, Any]) -> None:
-        """Keep a phase's record and forget all else of it."""
+        """Keep a phase's record and forget all else of it but the masks of a round that goes on."""
         self.records.append(record)
-        self.now, self.meter, self.best, self.masks = PhaseProgress(), LossMeter(), {}, None
+        self.now, self.meter, self.best = PhaseProgress(), LossMeter(), {}
+        if record["kind"] != "sparse":
+            self.masks = None
 
     def checkpoint(
         self,
@@ -109,6 +114,7 @@ class RunState:
             "records": self.records,
             "now": asdict(self.now),
             "meter": self.meter.state(),
+            "weight_rows": self.weight_rows,
             "skipped": {**self.skipped, **skipped},
             "fingerprint": fingerprint,
         }
@@ -137,5 +143,6 @@ class RunState:
             meter=LossMeter(**state["meter"]),
             best={name: tensor.to(device) for name, tensor in checkpoint.under("best").items()},
             masks=MaskSet.from_state_dict(model, masks) if masks else None,
+            weight_rows=state["weight_rows"],
             skipped=state["skipped"],
         )

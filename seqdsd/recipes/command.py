@@ -29,6 +29,9 @@ class Invocation:
     """TOML file with settings; the command line overrides it."""
     resume: bool = False
     """Go on where the run in --out stopped; start it where there is none; return at once where it is complete."""
+    start_from: Path | None = None
+    """Folder of a run with the same settings and seed: the leading phases that both have in common are taken over from
+    it, where they are finished, not trained again."""
     dry_run: bool = False
     """Print network, pruning plan and schedule; train nothing."""
 

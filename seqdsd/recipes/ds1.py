@@ -24,8 +24,16 @@ from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine import NesterovSettings
 from seqdsd.models import DeepSpeech1
 from seqdsd.recipes.command import parse_command, run_command
-from seqdsd.recipes.training import RunConfig, RunResult, describe_training, finished_phases, holds_run, train
-from seqdsd.records import RunFolder
+from seqdsd.recipes.training import (
+    RunConfig,
+    RunResult,
+    check_parent,
+    describe_training,
+    finished_phases,
+    holds_run,
+    train,
+)
+from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES
 from seqdsd.sparsity.schedule import DS1_LEARNING_RATES, DS1_SPARSITIES
@@ -87,8 +95,16 @@ class Config(RunConfig):
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
-def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+def run(
+    config: Config,
+    *,
+    resume: bool = False,
+    start_from: Path | None = None,
+    console: Console | None = None,
+) -> RunResult:
     """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
+
+    ``start_from`` is a run whose leading phases are taken over, as far as both have them in common.
 
     Raises:
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
@@ -96,10 +112,14 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     console = console or Console()
     folder = RunFolder(config.out)
     has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
+    parent = None if has_run or start_from is None else RunFolder(start_from)
+    if parent is not None:
+        check_parent(parent, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
     phases = finished_phases(folder, config) if has_run else None
     if phases is None:
         # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
-        task = make_task(config, load_tokenizer(folder.path / "tokenizer") if has_run else None)
+        known = parent or (folder if has_run else None)
+        task = make_task(config, load_tokenizer(known.path / "tokenizer") if known else None)
         phases = train(
             task,
             config,
@@ -108,7 +128,8 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
             optimizer=config.optimizer,
             folder=folder,
             console=console,
-            save_parts=lambda path: task.tokenizer.save(path / "tokenizer"),
+            save_parts=lambda path: _save_parts(task, path),
+            start_from=parent,
         )
     console.print(phase_table(phases))
     return RunResult(folder, phases)
@@ -170,6 +191,13 @@ def embedded_settings() -> Config:
     return read_config(EMBEDDED_SETTINGS, Config())
 
 
+def _save_parts(task: SpeechTask, path: Path) -> None:
+    task.tokenizer.save(path / "tokenizer")
+    judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
+    rows = ({"id": one.id, "path": str(one.audio_path)} for one in judged)
+    write_json_lines(RunFolder(path).audio, rows)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``python -m seqdsd.recipes.ds1``."""
 
@@ -185,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if command.invocation.dry_run:
             dry_run(command.settings)
         else:
-            run(command.settings, resume=command.invocation.resume)
+            asked = command.invocation
+            run(command.settings, resume=asked.resume, start_from=asked.start_from)
 
     run_command(parse_and_run)
 

@@ -28,6 +28,7 @@ from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
+    check_parent,
     describe_training,
     finished_phases,
     holds_run,
@@ -154,8 +155,16 @@ class Config(RunConfig):
         return SearchSettings(beam=self.beam, max_words=self.max_words)
 
 
-def run(config: Config, *, resume: bool = False, console: Console | None = None) -> RunResult:
+def run(
+    config: Config,
+    *,
+    resume: bool = False,
+    start_from: Path | None = None,
+    console: Console | None = None,
+) -> RunResult:
     """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
+
+    ``start_from`` is a run whose leading phases are taken over, as far as both have them in common.
 
     Raises:
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
@@ -163,10 +172,14 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
     console = console or Console()
     folder = RunFolder(config.out)
     has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
+    parent = None if has_run or start_from is None else RunFolder(start_from)
+    if parent is not None:
+        check_parent(parent, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
     phases = finished_phases(folder, config) if has_run else None
     if phases is None:
         # Not counted again: from captions mended since then, other words would get the ids.
-        task = make_task(config, WordVocabulary.load(folder.path) if has_run else None)
+        known = parent or (folder if has_run else None)
+        task = make_task(config, WordVocabulary.load(known.path) if known else None)
         phases = train(
             task,
             config,
@@ -176,6 +189,7 @@ def run(config: Config, *, resume: bool = False, console: Console | None = None)
             folder=folder,
             console=console,
             save_parts=lambda path: _save_parts(task, path),
+            start_from=parent,
         )
     show(folder, phases, console)
     return RunResult(folder, phases)
@@ -312,7 +326,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if command.invocation.dry_run:
             dry_run(command.settings)
         else:
-            run(command.settings, resume=command.invocation.resume)
+            asked = command.invocation
+            run(command.settings, resume=asked.resume, start_from=asked.start_from)
 
     run_command(parse_and_run)
 

@@ -6,7 +6,6 @@ Leaves out going on with training, which is the recipe's ``--resume``.
 from __future__ import annotations
 
 import logging
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram
-from seqdsd.config import PROVENANCE, ConfigError, read_config
+from seqdsd.config import PROVENANCE, read_config, read_provenance
 from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.recipes import ds1, neuraltalk
@@ -195,15 +194,11 @@ def recipe_of(folder: RunFolder) -> str:
     Raises:
         ValueError: If the folder holds no run, or its recipe is not known here.
     """
-    try:
-        values = tomllib.loads(folder.config.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not folder.config.is_file():
         raise RunFolderError(
             f"{folder.path}: not a run folder (it has no config.toml); name the --out of a training run"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{folder.config}: not a readable TOML file: {error}") from error
-    name = values.get(PROVENANCE, {}).get("recipe")
+        )
+    name = read_provenance(folder.config).get("recipe")
     if name not in _USES:
         raise RunFolderError(
             f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not one known here "

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from seqdsd.config import differences, read_config, to_toml
+from seqdsd.config import differences, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
 from seqdsd.engine import DSDTraining, OptimizerSettings, Precision, Task, TrainSettings, make_fabric
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
@@ -44,6 +44,8 @@ class RunConfig:
     """One a round; further rounds halve the last."""
     method: Literal["dsd", "llr", "baseline"] = "dsd"
     """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all."""
+    score_test: bool = True
+    """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not seen."""
     patience: int = 10
     """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
     checkpoint_minutes: float = 5.0
@@ -78,6 +80,10 @@ class RunConfig:
         return torch.cuda.is_available() and self.device != "cpu"
 
 
+LATER_PHASES = ("out", "method", "iters", "epochs", "learning_rates", "sparsities")
+"""Settings in which runs may differ that have their leading phases in common; the phases themselves are compared."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a run leaves: its folder and its phase records."""
@@ -104,18 +110,42 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
         raise RunFolderError(
             f"{folder.path}: there is a run already; go on with --resume or take another --out"
         )
-    defaults = type(config)()  # type: ignore[call-arg]  # a recipe's own class has a default for everything
-    changed = [
-        line
-        for line in differences(read_config(folder.config, defaults), config)
-        if line.split(":")[0] not in may_change
-    ]
-    if changed:
+    if changed := _changed(folder, config, may_change):
         raise RunFolderError(
             f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
             f"(--config {folder.config}) or take another --out"
         )
     return True
+
+
+def check_parent(parent: RunFolder, config: RunConfig, *, recipe: str, may_change: Sequence[str]) -> None:
+    """Refuse to take phases over from a run that was trained otherwise.
+
+    Args:
+        parent: Of the run that has trained them.
+        config: Of the run that begins.
+        recipe: Its recipe's name.
+        may_change: Settings that do not change what is trained.
+
+    Raises:
+        RunFolderError: If there is no run, it is another recipe's, or it has other settings than those that decide
+            about later phases.
+    """
+    if not parent.config.is_file():
+        raise RunFolderError(f"{parent.path}: no run to start from; --start-from takes the folder of a run")
+    if (its_recipe := read_provenance(parent.config).get("recipe")) != recipe:
+        raise RunFolderError(f"{parent.path}: a run of {its_recipe!r}, from which {recipe!r} cannot start")
+    if changed := _changed(parent, config, (*may_change, *LATER_PHASES)):
+        raise RunFolderError(
+            f"{parent.path}: the run to start from has other settings ({'; '.join(changed)}); give this run the same"
+        )
+
+
+def _changed(folder: RunFolder, config: RunConfig, may_change: Sequence[str]) -> list[str]:
+    """Where the run in the folder has other settings, but for those that may change."""
+    defaults = type(config)()  # type: ignore[call-arg]  # a recipe's own class has a default for everything
+    found = differences(read_config(folder.config, defaults), config)
+    return [line for line in found if line.split(":")[0] not in may_change]
 
 
 def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]] | None:
@@ -136,6 +166,7 @@ def train(
     folder: RunFolder,
     console: Console,
     save_parts: Callable[[Path], None],
+    start_from: RunFolder | None = None,
 ) -> list[dict[str, Any]]:
     """Train, or go on where the run in the folder stopped.
 
@@ -148,6 +179,7 @@ def train(
         folder: Of the run.
         console: Where progress is shown.
         save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them.
+        start_from: A run that may be taken over from (see ``check_parent``), if any.
 
     Raises:
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
@@ -164,10 +196,13 @@ def train(
             task,
             config.schedule,
             rules,
-            settings=TrainSettings(optimizer, patience, config.checkpoint_minutes, config.seed),
+            settings=TrainSettings(
+                optimizer, patience, config.checkpoint_minutes, config.seed, config.score_test
+            ),
             folder=folder,
             fabric=fabric,
             console=console,
+            start_from=start_from,
         )
         return training.run()
 

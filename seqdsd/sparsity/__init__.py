@@ -16,15 +16,17 @@ from seqdsd.sparsity.rules import (
     resolve,
 )
 from seqdsd.sparsity.schedule import Phase, PhaseKind, Schedule
-from seqdsd.sparsity.stats import measured_sparsity
+from seqdsd.sparsity.stats import LayerStatistics, Moment, measured_sparsity, weight_statistics
 
 __all__ = [
     "CAPTION_RULES",
     "SPEECH_RULES",
     "VISION_RULES",
     "FirstOf",
+    "LayerStatistics",
     "MaskHandle",
     "MaskSet",
+    "Moment",
     "Phase",
     "PhaseKind",
     "Plan",
@@ -34,4 +36,5 @@ __all__ = [
     "magnitude_mask",
     "measured_sparsity",
     "resolve",
+    "weight_statistics",
 ]

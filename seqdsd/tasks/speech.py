@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from seqdsd.data import (
     OnBadData,
     SpeechBatch,
     SpeechDataset,
+    Utterance,
     check_transcripts,
     load_batches,
 )
@@ -171,6 +172,10 @@ class SpeechTask:
     def test_splits(self) -> list[str]:
         """``test``, or the names of the several test sets."""
         return [split for split in self._splits if split not in ("train", "dev")]
+
+    def utterances(self, split: str) -> Sequence[Utterance]:
+        """The utterances of a split that can be used."""
+        return self._splits[split].utterances
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -99,7 +99,7 @@ def start(tmp_path, monkeypatch):
     """Start a run, or go on with one: ``start(task, "name")`` returns the phase records."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of checkpoints; no power fails here
 
-    def run(task, name="run", *, schedule=None, rules=None, anneal=1.0, **settings):
+    def run(task, name="run", *, schedule=None, rules=None, anneal=1.0, start_from=None, **settings):
         settings.setdefault("checkpoint_minutes", 60.0)
         training = DSDTraining(
             task,
@@ -109,6 +109,7 @@ def start(tmp_path, monkeypatch):
             folder=RunFolder(tmp_path / name),
             fabric=Fabric(accelerator="cpu", devices=1),
             console=Console(quiet=True),
+            start_from=RunFolder(tmp_path / start_from) if start_from else None,
         )
         return training.run()
 

@@ -18,7 +18,7 @@ from seqdsd.engine import (
     load_checkpoint,
     save_checkpoint,
 )
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, read_json_lines
 from seqdsd.sparsity import Phase, Rule, Schedule
 
 STEPS = [(epoch, index) for epoch in range(6) for index in range(3)]  # of the fixture's 3 phases of 2 epochs
@@ -40,12 +40,16 @@ def assert_same_run(one, other):
         for name in mine:
             assert torch.equal(mine[name], theirs[name]), f"{phase}: {name}"
     assert without_seconds(RunFolder(one).read_phases()) == without_seconds(RunFolder(other).read_phases())
+    rows = [list(read_json_lines(RunFolder(folder).weight_statistics)) for folder in (one, other)]
+    assert without_seconds(rows[0]) == without_seconds(rows[1])
     hyps = [sorted((folder / "hyps").iterdir()) for folder in (one, other)]
     assert [path.read_text() for path in hyps[0]] == [path.read_text() for path in hyps[1]]
 
 
 def without_seconds(records):
-    return [{name: value for name, value in record.items() if name != "train_seconds"} for record in records]
+    return [
+        {name: value for name, value in record.items() if not name.endswith("seconds")} for record in records
+    ]
 
 
 @pytest.fixture
@@ -77,6 +81,45 @@ def test_the_sparse_phase_hands_on_exact_zeros(start, make_task, tmp_path):
     for name, numel in (("0.weight", 96), ("4.weight", 16)):
         assert int((weights(tmp_path / "run", "sparse-iter-1")[name] == 0).sum()) == round(0.3 * numel)
         assert int((weights(tmp_path / "run", "dense-iter-1")[name] == 0).sum()) == 0
+
+
+def test_the_weights_are_looked_at_at_five_moments(start, make_task, tmp_path):
+    records = start(make_task(), schedule=Schedule.dsd(2, 1, (0.5,), (0.05, 0.02, 0.01)))
+    folder = RunFolder(tmp_path / "run")
+    rows = list(read_json_lines(folder.weight_statistics))
+    moments = ["before pruning", "after pruning", "after sparse retraining"]
+    moments += ["after restoring", "after redense retraining"]
+    assert [(row["round"], row["moment"]) for row in rows] == [(i, name) for i in (1, 2) for name in moments]
+    assert [row["phase"] for row in rows[:5]] == ["Sparse Iter 1"] * 3 + ["Dense Iter 1"] * 2
+    assert {layer["name"] for row in rows for layer in row["layers"]} == {"0.weight", "4.weight"}
+    zeros = [row["layers"][0]["zeros"] for row in rows]
+    assert (
+        zeros[1:4] == [48] * 3 and zeros[6:9] == [24] * 3 and zeros[4] < 48
+    )  # 96 weights: a half, a quarter
+    redense = weights(tmp_path / "run", "dense-iter-1")["0.weight"]
+    assert rows[4]["layers"][0]["mean_abs"] == pytest.approx(float(redense.abs().mean()), rel=1e-5)
+    before = rows[5]["layers"][0]  # the second round begins with what the first handed on
+    assert before["mean_abs"] == rows[4]["layers"][0]["mean_abs"]
+    spent = [sum(row["seconds"] for row in rows if row["phase"] == record["name"]) for record in records]
+    assert [record["statistics_seconds"] for record in records] == pytest.approx(spent)
+
+
+def test_the_plan_says_what_each_phase_prunes(start, make_task, tmp_path):
+    rules = [Rule("4.*", 0, why="the output"), Rule("*")]
+    start(make_task(), schedule=Schedule.dsd(2, 1, (0.5,), (0.05, 0.02, 0.01)), rules=rules)
+    rows = {row["parameter"]: row for row in read_json_lines(RunFolder(tmp_path / "run").plan)}
+    assert rows["0.weight"]["sparsity_by_phase"] == {"Sparse Iter 1": 0.5, "Sparse Iter 2": 0.25}
+    assert rows["0.weight"]["rule"] == "*" and rows["0.weight"]["count"] == 96
+    assert rows["4.weight"]["sparsity_by_phase"] == {"Sparse Iter 1": 0.0, "Sparse Iter 2": 0.0}
+    assert (rows["4.weight"]["rule"], rows["4.weight"]["why"]) == ("4.*", "the output")
+
+
+def test_without_score_test_the_test_sets_are_never_seen(start, make_task, tmp_path):
+    task, seen = make_task(), set()
+    task.at_evaluation = seen.add
+    records = start(task, score_test=False)
+    assert seen == {"dev"} and all("dev" in record and "test" not in record for record in records)
+    assert not list((tmp_path / "run" / "hyps").glob("*.test.jsonl"))
 
 
 def test_a_phase_starts_from_the_best_weights_of_the_one_before(start, make_task, tmp_path):

@@ -1,0 +1,90 @@
+"""Begin a run with phases that another run has trained: the arms of a comparison share them, each trained once.
+
+The run goes on from them bit for bit as if it had trained them itself (on the same machine with as many threads).
+Whether the two runs' other settings agree is for the caller to check.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from seqdsd.engine.checkpoint import load_checkpoint, load_latest
+from seqdsd.engine.run_state import RunState
+from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.sparsity import MaskSet, Phase, Schedule
+
+
+def take_over(
+    parent: RunFolder, folder: RunFolder, *, model: nn.Module, schedule: Schedule, fingerprint: str
+) -> RunState:
+    """Take the leading phases of ``schedule`` that ``parent`` has finished: records, hypotheses and weights.
+
+    Args:
+        parent: Of the other run, which may still be training later phases.
+        folder: Of the run that begins; the files of the phases are copied into it.
+        model: Is given the weights that the last of these phases handed on.
+        schedule: Of the run that begins.
+        fingerprint: Of the training data (see ``Task``).
+
+    Raises:
+        ValueError: If the runs have no phase in common, or were trained on other data or another network.
+        CheckpointError, RunFolderError: If the parent's files are missing or damaged.
+    """
+    records = _common_phases(parent, schedule)
+    latest = load_latest(parent.checkpoints)
+    if latest is None or latest.state["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{parent.path}: its phases were trained on other data; train this run from its start"
+        )
+    last = records[-1]
+    try:
+        model.load_state_dict(load_checkpoint(parent.weights(last["name"])).tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{parent.path}: its weights are another network's: {error}") from error
+    for record in records:
+        _copy_files(parent, folder, record["name"])
+    state = RunState(records=records, weight_rows=_weight_rows(parent, records))
+    if last["kind"] == "sparse":
+        state.masks = MaskSet.from_state_dict(model, load_checkpoint(parent.mask(last["name"])).tensors)
+    return state
+
+
+def _common_phases(parent: RunFolder, schedule: Schedule) -> list[dict[str, Any]]:
+    common = []
+    for record, phase in zip(parent.read_phases(), schedule, strict=False):
+        if not _is_phase(record, phase):
+            break
+        common.append({"taken_over_from": str(parent.path), **record})  # the run that trained it stays named
+    if not common:
+        raise ValueError(
+            f"{parent.path}: it has not finished this run's first phase ({schedule.phases[0]}), so there is nothing to "
+            "take over"
+        )
+    return common
+
+
+def _is_phase(record: Mapping[str, Any], phase: Phase) -> bool:
+    planned = (phase.name, phase.kind, phase.epochs, phase.learning_rate, phase.sparsity)
+    return planned == tuple(
+        record[key] for key in ("name", "kind", "epochs_planned", "learning_rate", "sparsity")
+    )
+
+
+def _copy_files(parent: RunFolder, folder: RunFolder, phase_name: str) -> None:
+    files = [parent.weights(phase_name), parent.mask(phase_name), *parent.all_hypotheses(phase_name)]
+    for path in files:
+        if path.is_file():
+            copy = folder.path / path.relative_to(parent.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def _weight_rows(parent: RunFolder, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if not parent.weight_statistics.is_file():
+        return []
+    names = {record["name"] for record in records}
+    return [row for row in read_json_lines(parent.weight_statistics) if row["phase"] in names]
