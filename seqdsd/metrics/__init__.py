@@ -3,17 +3,43 @@
 from seqdsd.metrics.bleu import Bleu, bleu, sentence_bleu
 from seqdsd.metrics.cider import CiderD, cider_d
 from seqdsd.metrics.rouge import RougeL, rouge_l
+from seqdsd.metrics.significance import (
+    BootstrapTest,
+    Interval,
+    MeanTest,
+    Sample,
+    SegmentTest,
+    bootstrap_bleu,
+    bootstrap_wer,
+    holm,
+    in_words,
+    mapsswe,
+    paired_t_test,
+    unpaired_t_test,
+)
 from seqdsd.metrics.wer import ErrorRate, cer, wer
 
 __all__ = [
     "Bleu",
+    "BootstrapTest",
     "CiderD",
     "ErrorRate",
+    "Interval",
+    "MeanTest",
     "RougeL",
+    "Sample",
+    "SegmentTest",
     "bleu",
+    "bootstrap_bleu",
+    "bootstrap_wer",
     "cer",
     "cider_d",
+    "holm",
+    "in_words",
+    "mapsswe",
+    "paired_t_test",
     "rouge_l",
     "sentence_bleu",
+    "unpaired_t_test",
     "wer",
 ]
