@@ -197,7 +197,7 @@ def run(
 
 def show(folder: RunFolder, phases: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Print the phases' scores and a few images' captions; the latter go to TensorBoard too, unless they are there."""
-    captions = read_run_captions(folder)
+    captions = read_run_captions(folder, split="test" if "test" in phases[0] else "dev")
     board = folder.tensorboard / "captions"
     if not board.exists():
         log_captions(captions, board)

@@ -7,41 +7,24 @@ and comparisons between runs.
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
-import io
 import math
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image, ImageOps
 from rich.console import Console
 
 from seqdsd.config import PROVENANCE
 from seqdsd.records import RunFolder, RunFolderError, write_atomically
 from seqdsd.reports.caption_terminal import GAP, compare_in_terminal
 from seqdsd.reports.captions import CaptionRun, ImageCaptions, Record, both_ends, in_order, read_run_captions
+from seqdsd.reports.media import data_uri, thumbnail
+from seqdsd.reports.page import asset, file_size, inline, render
 
 DEFAULT_LIMIT = 200
-LONGEST_SIDE = 320
-"""Of an embedded image, in pixels: 200 of them stay well below 10 MB."""
 
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    ValueError,
-    *_BOMBS,
-)  # all that Pillow raises for damaged files
-_JPEG_QUALITY = 80
 _BIN_WIDTH = 10
 _BLEU_KINDS = {"bleu": "BLEU", "neuraltalk_bleu": "NeuralTalk’s BLEU"}
 _NONE = "-"
@@ -136,27 +119,6 @@ def _bin(step: int, count: int) -> Bin:
     return Bin(f"{(size - 1) * _BIN_WIDTH} to {size * _BIN_WIDTH} points {verb}", trend, count)
 
 
-def thumbnail(path: Path, longest_side: int = LONGEST_SIDE) -> tuple[bytes, tuple[int, int]]:
-    """Shrink an image, upright and on white where it is transparent; returns a JPEG and its width and height.
-
-    Raises:
-        ValueError: If Pillow cannot read it, or it is too large to be an honest picture.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, on odd files that it reads all the same
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.draft("RGB", (2 * longest_side, 2 * longest_side))  # shrinks a JPEG while decoding it
-                picture = _on_white(ImageOps.exif_transpose(image))
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    picture.thumbnail((longest_side, longest_side))
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return data.getvalue(), picture.size
-
-
 def main(argv: Sequence[str]) -> None:
     """Entry point of ``seqdsd compare-captions``."""
     parser = _parser()
@@ -180,14 +142,9 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(out, page.html)
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(f"{out}: {page.num_shown} {asked.split} images, {_size(out)}; open it in a browser")
+    print(f"{out}: {page.num_shown} {asked.split} images, {file_size(out)}; open it in a browser")
     if page.num_missing:
         print(f"{page.num_missing} pictures could not be found or read; --images FOLDER says where they are")
-
-
-def _size(path: Path) -> str:
-    size = path.stat().st_size
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -231,35 +188,17 @@ def _render(
     cards: Sequence[tuple[ImageCaptions, Picture]],
     provenance: Mapping[str, Any],
 ) -> str:
-    templates = Environment(
-        autoescape=True,  # captions and file names may hold anything
-        loader=PackageLoader("seqdsd.reports"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, script = (_asset(f"captions.{kind}") for kind in ("css", "js"))
-    return templates.get_template("captions.html").render(
+    return render(
+        "captions.html",
+        styles=("page.css", "captions.css"),
+        scripts=(inline(asset("captions.js")),),
         run=captions,
         cards=cards,
         provenance=provenance,
         scores=_score_table(captions),
         bins=gain_bins(captions.images),
         gap=GAP,
-        style=Markup(style),
-        script=Markup(script),
-        style_hash=_policy_hash(style),
-        script_hash=_policy_hash(script),
     )
-
-
-def _asset(name: str) -> str:
-    return (resources.files("seqdsd.reports") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _policy_hash(text: str) -> str:
-    """How a page's security policy names the one style or script that it allows."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _score_table(captions: CaptionRun) -> ScoreTable:
@@ -315,12 +254,4 @@ def _picture(path: Path | None, *, link: bool) -> Picture:
         data, size = thumbnail(path)
     except ValueError:
         return Picture(problem="image cannot be read")
-    return Picture(src=f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", size=size)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, since a JPEG has no transparency."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return Picture(src=data_uri(data, "image/jpeg"), size=size)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.metrics.bleu import sentence_bleu
-from seqdsd.records import RunFolder, RunFolderError, read_json_lines
+from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.reports.hypotheses import read_media, read_rows
 
 Record = Mapping[str, Any]
 Order = Literal["gain", "loss", "changes", "id"]
@@ -195,42 +196,15 @@ def _check_kind(run: RunFolder, phases: Sequence[Record], split: str) -> None:
 
 
 def _read_hypotheses(run: RunFolder, phase: str, split: str) -> dict[str, _Row]:
-    path = run.hypotheses(phase, split)
-    if not path.is_file():
-        raise RunFolderError(
-            f"{path}: missing, so the captions of phase {phase!r} are unknown; bring the file back or train again"
-        )
     rows: dict[str, _Row] = {}
-    for number, row in enumerate(_read_lines(path), start=1):
-        if problem := _problem(row, rows):
-            raise RunFolderError(f"{path}:{number}: {problem}; bring the file back or train again")
-        refs = tuple(" ".join(ref.split()) for ref in row["refs"])
-        rows[row["id"]] = _Row(refs, " ".join(row["hyp"].split()))
-    if not rows:
-        raise RunFolderError(f"{path}: empty, so the captions of phase {phase!r} are unknown; train again")
+    for number, row in enumerate(read_rows(run, phase, split, kind="captions"), start=1):
+        if not row.refs:
+            raise RunFolderError(
+                f"{run.hypotheses(phase, split)}:{number}: no 'refs' that is a list of one string or more; "
+                "bring the file back or train again"
+            )
+        rows[row.id] = _Row(tuple(" ".join(ref.split()) for ref in row.refs), " ".join(row.hyp.split()))
     return rows
-
-
-def _read_lines(path: Path) -> Iterable[Any]:
-    try:
-        yield from read_json_lines(path)
-    except UnicodeDecodeError as error:
-        raise RunFolderError(
-            f"{path}: not UTF-8 text ({error}); bring the file back or train again"
-        ) from error
-
-
-def _problem(row: Any, earlier: Mapping[str, _Row]) -> str | None:
-    """Why a line is no captioned image, if so."""
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    for key in ("id", "hyp"):
-        if not isinstance(row.get(key), str):
-            return f"no {key!r} that is a string"
-    refs = row.get("refs")
-    if not isinstance(refs, list) or not refs or not all(isinstance(ref, str) for ref in refs):
-        return "no 'refs' that is a list of one string or more"
-    return f"image {row['id']!r} a second time" if row["id"] in earlier else None
 
 
 def _check_same_images(path: Path, first: Mapping[str, _Row], rows: Mapping[str, _Row]) -> None:
@@ -249,21 +223,8 @@ def _image_finder(run: RunFolder, folder: Path | None) -> Callable[[str], Path |
         if not folder.is_dir():
             raise RunFolderError(f"{folder}: no such folder of images; correct --images")
         return lambda id_: _existing(folder / id_)
-    listed = run.images
-    paths = _read_paths(listed) if listed.is_file() else {}
-    return lambda id_: _existing(run.path / paths[id_]) if id_ in paths else None
-
-
-def _read_paths(listed: Path) -> dict[str, str]:
-    paths = {}
-    for number, row in enumerate(_read_lines(listed), start=1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("id", "path")):
-            raise RunFolderError(
-                f"{listed}:{number}: no 'id' and 'path' that are strings; remove the file "
-                "and name the images by --images"
-            )
-        paths[row["id"]] = row["path"]
-    return paths
+    paths = read_media(run.images, remedy="remove the file and name the images by --images")
+    return lambda id_: _existing(paths[id_]) if id_ in paths else None
 
 
 def _existing(path: Path) -> Path | None:

@@ -1,28 +1,27 @@
 """The phases of one DSD run as a table like the paper's Tables 5 and 7: for the terminal, and as Markdown.
 
-Takes the records of ``phases.jsonl``. ``_WORD_ERRORS`` and ``_CAPTIONS`` say what is measured in a run; the layout
-is one for both. Leaves out comparisons between runs, figures and significance.
+Takes the records of ``phases.jsonl``. ``_WORD_ERRORS`` and ``_CAPTIONS`` say what is measured in a run; ``layout`` is
+one for both. Leaves out comparisons between runs, figures and significance.
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, ConsoleRenderable
-from rich.table import Table
+from rich.console import Console, ConsoleRenderable
 
 from seqdsd.records import RunFolder
+from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.record_checks import is_test_split
+from seqdsd.reports.scores import NONE
 
 Record = Mapping[str, Any]
 
 _BEST_MARK = " *"
-_NONE = "-"
 
 _Number = float | int | None
 
@@ -46,8 +45,8 @@ class _Scores:
     def written(self, values: Sequence[_Number], *, scale: int | None = None) -> str:
         """A cell; ``scale`` stands in for that of the scores."""
         factor = self.scale if scale is None else scale
-        cells = [_NONE if value is None else f"{factor * value:z.{self.decimals}f}" for value in values]
-        return _NONE if set(cells) == {_NONE} else "/".join(cells)
+        cells = [NONE if value is None else f"{factor * value:z.{self.decimals}f}" for value in values]
+        return NONE if set(cells) == {NONE} else "/".join(cells)
 
 
 @dataclass(frozen=True)
@@ -77,55 +76,6 @@ class _Measured:
     caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Cells of the table, before any layout."""
-
-    header: list[str]
-    phases: list[list[str]]
-    improvements: list[list[str]]
-    caption: str
-    best: int  # index of the best phase
-
-
-@dataclass(frozen=True)
-class _TerminalTable:
-    """The table in one piece where it fits, and else in two, the scores before what training took."""
-
-    rows: _Rows
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        columns = list(range(len(self.rows.header)))
-        for is_tight in (False, True):
-            if self._width(is_tight) <= options.max_width:
-                yield self._table(columns, is_tight=is_tight, caption=self.rows.caption)
-                return
-        num_scores = len(columns) - len(_TRAINING)
-        yield self._table(columns[:num_scores])
-        yield self._table([0, *columns[num_scores:]], caption=self.rows.caption)
-
-    def _width(self, is_tight: bool) -> int:
-        rows = [self.rows.header, *self.rows.phases, *self.rows.improvements]
-        columns = list(zip(*rows, strict=True))
-        widest = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
-        return sum(widest) + (len(columns) - 1 if is_tight else 2 * len(columns) + 1)
-
-    def _table(self, columns: Sequence[int], *, is_tight: bool = False, caption: str | None = None) -> Table:
-        """One or, if not tight, two spaces between columns, and an edge around them."""
-        padding = (0, 0 if is_tight else 1, 0, 0)
-        table = Table(caption=caption, box=SIMPLE_HEAD, padding=padding, show_edge=not is_tight)
-        for column in columns:
-            table.add_column(self.rows.header[column], justify="right" if column else "left", no_wrap=True)
-        for number, cells in enumerate(self.rows.phases):
-            style = "bold" if number == self.rows.best else None
-            is_last = number == len(self.rows.phases) - 1
-            table.add_row(*(cells[column] for column in columns), style=style, end_section=is_last)
-        for title, *gains in ([cells[column] for column in columns] for cells in self.rows.improvements):
-            if set(gains) != {_NONE}:  # what training took does not improve
-                table.add_row(title, *gains)
-        return table
-
-
 def best_phase(records: Sequence[Record]) -> Record:
     """Return the phase with the lowest dev score at its best epoch, the earliest of equals: it cost the least training.
 
@@ -140,28 +90,53 @@ def best_phase(records: Sequence[Record]) -> Record:
     return min(records, key=_dev_score)
 
 
-def phase_table(records: Sequence[Record]) -> ConsoleRenderable:
-    """Lay out one run's phases for the terminal: word error rates in percent, or BLEU-1 to BLEU-4.
+def phase_grid(records: Sequence[Record], *, name: str = "phases", about: str = "") -> Grid:
+    """One run's phases: word error rates in percent, or BLEU-1 to BLEU-4; then what training took.
 
-    The rows below the line say how far the last phase improves on the first, in points and relative to it.
+    The last section says how far the last phase improves on the first, in points and relative to it.
+
+    Args:
+        records: Of the phases.
+        name: Of the grid.
+        about: Stands before the caption: which run this is, where several are shown.
 
     Raises:
         ValueError: As ``best_phase``, or if a phase has not the scores that a table shows.
     """
-    return _TerminalTable(_rows(records))
+    best = best_phase(records)
+    measured = _measured(records)
+    splits = _splits(records)
+    columns = [_Column("dev", scores) for scores in measured.on_dev]
+    columns += [_Column(split, scores) for split in splits[1:] for scores in measured.on_test]
+    return Grid(
+        name=name,
+        header=("Phase", *(column.title for column in columns), *_TRAINING),
+        sections=(
+            tuple(_phase_cells(record, columns, is_best=record is best) for record in records),
+            _improvement_cells(records[0], records[-1], columns) if len(records) > 1 else (),
+        ),
+        caption=f"{about} {measured.caption(best, splits)}".strip(),
+        num_last=len(_TRAINING),
+        best=next(number for number, record in enumerate(records) if record is best),
+    )
+
+
+def phase_table(records: Sequence[Record]) -> ConsoleRenderable:
+    """Lay out one run's phases for the terminal.
+
+    Raises:
+        ValueError: As ``phase_grid``.
+    """
+    return phase_grid(records).to_terminal()
 
 
 def phase_markdown(records: Sequence[Record]) -> str:
     """Write the same table in GitHub's Markdown, its caption as the last paragraph.
 
     Raises:
-        ValueError: As ``phase_table``.
+        ValueError: As ``phase_grid``.
     """
-    rows = _rows(records)
-    header = [title.replace("\n", " ") for title in rows.header]
-    rule = [":--"] + ["--:"] * (len(header) - 1)
-    lines = [f"| {' | '.join(cells)} |" for cells in [header, rule, *rows.phases, *rows.improvements]]
-    return "\n".join([*lines, "", rows.caption, ""])
+    return phase_grid(records).to_markdown()
 
 
 def _dev_score(record: Record) -> float:
@@ -170,21 +145,6 @@ def _dev_score(record: Record) -> float:
         raise ValueError(f"phase {record['name']!r} has no dev score; the best phase is chosen by it")
     score = scores[best_epoch - 1]
     return math.inf if score is None or math.isnan(score) else float(score)  # NaN is null in JSON
-
-
-def _rows(records: Sequence[Record]) -> _Rows:
-    best = best_phase(records)
-    measured = _measured(records)
-    splits = _splits(records)
-    columns = [_Column("dev", scores) for scores in measured.on_dev]
-    columns += [_Column(split, scores) for split in splits[1:] for scores in measured.on_test]
-    return _Rows(
-        header=["Phase", *(column.title for column in columns), *_TRAINING],
-        phases=[_phase_cells(record, columns, is_best=record is best) for record in records],
-        improvements=_improvement_cells(records[0], records[-1], columns) if len(records) > 1 else [],
-        caption=measured.caption(best, splits),
-        best=next(number for number, record in enumerate(records) if record is best),
-    )
 
 
 def _measured(records: Sequence[Record]) -> _Measured:
@@ -204,19 +164,19 @@ def _measured(records: Sequence[Record]) -> _Measured:
 
 def _splits(records: Sequence[Record]) -> list[str]:
     """Return dev, then the test sets in the order in which they first appear."""
-    names = (name for record in records for name in record if name == "test" or name.startswith("test_"))
+    names = (name for record in records for name in record if is_test_split(name))
     return ["dev", *dict.fromkeys(names)]
 
 
-def _phase_cells(record: Record, columns: Sequence[_Column], *, is_best: bool) -> list[str]:
-    return [
+def _phase_cells(record: Record, columns: Sequence[_Column], *, is_best: bool) -> Cells:
+    return (
         record["name"] + (_BEST_MARK if is_best else ""),
         *(column.scores.written(column.values(record)) for column in columns),
         *(cell(record) for cell in _TRAINING.values()),
-    ]
+    )
 
 
-def _improvement_cells(first: Record, last: Record, columns: Sequence[_Column]) -> list[list[str]]:
+def _improvement_cells(first: Record, last: Record, columns: Sequence[_Column]) -> tuple[Cells, Cells]:
     """Compare the last phase with the first: points gained, then their share of the first's score in percent."""
     absolute, relative = [], []
     for column in columns:
@@ -227,8 +187,8 @@ def _improvement_cells(first: Record, last: Record, columns: Sequence[_Column]) 
         ]
         absolute.append(column.scores.written(gains))
         relative.append(column.scores.written(shares, scale=100))
-    blank = [_NONE] * len(_TRAINING)
-    return [["Improve (abs)", *absolute, *blank], ["Improve (rel)", *relative, *blank]]
+    blank = [NONE] * len(_TRAINING)
+    return ("Improve (abs)", *absolute, *blank), ("Improve (rel)", *relative, *blank)
 
 
 def _percent(fraction: float | int) -> str:

@@ -8,12 +8,11 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.reports.caption_page import LONGEST_SIDE, caption_page, gain_bins, main, thumbnail
+from seqdsd.reports.caption_page import caption_page, gain_bins, main
 from seqdsd.reports.captions import Caption, ImageCaptions, in_order, read_run_captions
 
 DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data")) / "flickr8k"
@@ -137,53 +136,6 @@ def test_missing_and_damaged_images_get_a_placeholder(caption_run):
     assert re.findall(r'class="placeholder">(.*?)<', page.html) == ["image not found", "image cannot be read"]
 
 
-def test_thumbnails_fit_and_keep_their_shape(tmp_path):
-    for size, expected in (((500, 375), (320, 240)), ((100, 900), (36, 320)), ((64, 32), (64, 32))):
-        Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "one.png")
-        data, size = thumbnail(tmp_path / "one.png")
-        assert size == decoded(data).size == expected
-    assert LONGEST_SIDE == 320
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "LA", "P", "1"])
-def test_thumbnails_of_any_mode_are_rgb(tmp_path, mode):
-    path = tmp_path / ("one.jpg" if mode in ("L", "CMYK") else "one.png")
-    Image.new("RGB", (20, 20), (255, 255, 255)).convert(mode).save(path)
-    picture = decoded(thumbnail(path)[0])
-    assert picture.mode == "RGB"
-    assert np.asarray(picture).min() > 250
-
-
-def test_transparency_becomes_white(tmp_path):
-    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "one.png")
-    assert np.asarray(decoded(thumbnail(tmp_path / "one.png")[0])).min() > 250
-
-
-def test_a_rotated_photo_stands_upright(tmp_path):
-    image = Image.new("RGB", (40, 20), "white")
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera lay on its side
-    image.save(tmp_path / "one.jpg", exif=exif)
-    assert thumbnail(tmp_path / "one.jpg")[1] == (20, 40)
-
-
-def test_unreadable_images_are_named(tmp_path, monkeypatch):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    whole = tmp_path / "whole.jpg"
-    Image.fromarray(noise).save(whole)
-    for name, data in (("text.jpg", b"text"), ("empty.jpg", b""), ("cut.jpg", whole.read_bytes()[:900])):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match=f"{name}: cannot be read as an image"):
-            thumbnail(tmp_path / name)
-    for max_pixels in (
-        64 * 64 - 1,
-        64 * 64 // 2 - 1,
-    ):  # Pillow warns from the first on, and refuses from the second
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", max_pixels)
-        with pytest.raises(ValueError, match="whole.jpg: cannot be read .*decompression bomb"):
-            thumbnail(whole)
-
-
 # The command
 
 
@@ -228,33 +180,6 @@ def test_the_command_fails_in_one_line(caption_run, flags, capsys):
 
 
 # In a browser
-
-
-@pytest.fixture
-def open_page(browser, tmp_path):
-    """Opens a page from a file; the test fails where the browser complains, or asks for anything but files."""
-    complaints, contexts = [], []
-
-    def open_(html: str, **settings):
-        path = tmp_path / "page.html"
-        path.write_text(html, encoding="utf-8")
-        contexts.append(browser.new_context(**settings))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith(("file:", "data:")) else complaints.append(request.url)
-            ),
-        )
-        page.goto(path.as_uri())
-        return page
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert complaints == []
 
 
 def visible_ids(page) -> list[str]:

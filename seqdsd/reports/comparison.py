@@ -1,0 +1,301 @@
+"""Runs that can be compared: equal in all but method and seed, sorted into arms.
+
+A comparison's arms have the same epochs in all: baseline and LLR of as many rounds as DSDSD; DSD, of one round, stands
+beside them with fewer. Only complete runs are counted. Leaves out statistics (``contrasts``, ``pair_tests``) and tables
+(``comparison_table``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from seqdsd.reports.hypotheses import Kind
+from seqdsd.reports.runs import ArmName, Record, Refusal, Run
+from seqdsd.reports.scores import Metric, Number
+
+ARMS: tuple[ArmName, ...] = ("Baseline", "LLR", "DSD", "DSDSD")
+"""In the order of tables."""
+
+ANNEAL = "optimizer.anneal"
+"""The baseline, one long phase, has its own."""
+
+_BOOKKEEPING = (
+    "seed",
+    "method",
+    "iters",
+    "out",
+    "device",
+    "checkpoint_minutes",
+    "on_bad_data",
+    "batches.num_workers",
+)
+_NETWORKS = {"ds1": "DeepSpeech 1", "ds2": "DeepSpeech 2", "neuraltalk": "NeuralTalk"}
+_CORPORA = {"an4": "AN4", "flickr8k": "Flickr8k"}
+_EMBEDDED = "the embedded corpus"
+
+
+@dataclass(frozen=True)
+class ArmPhase:
+    """A phase of an arm: its record by seed."""
+
+    index: int
+    name: str
+    records: Mapping[int, Record]
+
+    def scores(self, split: str, metric: Metric) -> dict[int, Number]:
+        """The scores of the seeds that have one."""
+        found = ((seed, metric.of(record, split)) for seed, record in self.records.items())
+        return {seed: score for seed, score in found if score is not None}
+
+    def values(self, key: str) -> list[Number]:
+        """What the records of all seeds hold under a key."""
+        return [record[key] for record in self.records.values()]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one method by seed, ascending; unfinished ones take no part in anything."""
+
+    name: ArmName
+    runs: Mapping[int, Run]
+    unfinished: Mapping[int, Run]
+
+    @property
+    def phases(self) -> tuple[ArmPhase, ...]:
+        """The phases of the complete runs."""
+        if not self.runs:
+            return ()
+        names = [record["name"] for record in next(iter(self.runs.values())).phases]
+        return tuple(
+            ArmPhase(index, name, {seed: run.phases[index] for seed, run in self.runs.items()})
+            for index, name in enumerate(names)
+        )
+
+    def scores(self, split: str, metric: Metric, *, phase: int = -1) -> dict[int, Number]:
+        """What a phase reaches, by seed: by default the last, whose network one gets."""
+        return self.phases[phase].scores(split, metric) if self.runs else {}
+
+    def epochs(self, *, phase: int = -1) -> tuple[int, ...]:
+        """Epochs trained until the end of a phase, of each seed."""
+        last = phase % max(1, len(self.phases))
+        return tuple(sum(record["epochs"] for record in run.phases[: last + 1]) for run in self.runs.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Arms that differ in method and seed only.
+
+    Attributes:
+        title: Network and corpus, and in what else it differs from others beside it.
+        recipe: Of all its runs.
+        network: Its name.
+        corpus: Its name.
+        kind: What is scored.
+        iters: Rounds of its longest arm.
+        settings: What its runs have in common, ``optimizer.anneal`` by its full name; without the bookkeeping.
+        anneals: ``optimizer.anneal`` of the baseline, and of the other arms; None where there is none.
+        arms: Those that have a run, in the order of ``ARMS``.
+        left_out: Second runs of the same arm and seed.
+    """
+
+    title: str
+    recipe: str
+    network: str
+    corpus: str
+    kind: Kind
+    iters: int
+    settings: Mapping[str, Any]
+    anneals: tuple[Any, ...]
+    arms: tuple[Arm, ...]
+    left_out: tuple[Refusal, ...] = ()
+
+    def arm(self, name: ArmName) -> Arm | None:
+        """The arm of that name that has a complete run."""
+        return next((arm for arm in self.arms if arm.name == name and arm.runs), None)
+
+    @property
+    def told_apart_by(self) -> str:
+        """What the title adds to network and corpus, a space before it; empty where these are enough."""
+        return self.title.removeprefix(f"{self.network} on {self.corpus}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the complete runs of any arm."""
+        return tuple(sorted({seed for arm in self.arms for seed in arm.runs}))
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, arm by arm, the unfinished ones after the complete ones."""
+        return tuple(run for arm in self.arms for runs in (arm.runs, arm.unfinished) for run in runs.values())
+
+    @property
+    def unfinished(self) -> tuple[Run, ...]:
+        """Runs that do not count."""
+        return tuple(run for arm in self.arms for run in arm.unfinished.values())
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Test sets of any run, in the order in which the records hold them."""
+        return tuple(dict.fromkeys(split for run in self.runs for split in run.test_splits))
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one run alone, with nothing to compare it to."""
+        return len(self.runs) == 1
+
+
+def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
+    """Sort runs into comparisons; runs of the first dense phase alone are no arm.
+
+    All settings of a comparison's runs agree but for seed, method, rounds and what changes no result (folder, device,
+    checkpoints). The baseline may have its own ``optimizer.anneal``. Baselines and LLR runs are set beside the DSDSD
+    runs of as many rounds, since these have as many epochs; DSD is set beside all of them.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.arm != "Dense":
+            groups.setdefault(_key(run), []).append(run)
+    return _titled([_comparison(members) for group in groups.values() for members in _divided(group)])
+
+
+def _key(run: Run) -> str:
+    return json.dumps([run.recipe, run.kind, _common(run)], sort_keys=True, default=str)
+
+
+def _common(run: Run) -> dict[str, Any]:
+    """The settings in which the runs of a comparison agree."""
+    flat = {name: value for name, value in _flat(run.settings) if name not in (*_BOOKKEEPING, ANNEAL)}
+    if isinstance(flat.get("data"), str):
+        flat["data"] = os.path.normpath(flat["data"])
+    if flat.get("score_test") is True:  # as in folders from before it could be switched off
+        del flat["score_test"]
+    return flat
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _divided(group: Sequence[Run]) -> Iterator[list[Run]]:
+    """Divide runs of the same settings by rounds and annealing; each part has one of each in an arm."""
+    lengths = sorted({run.iters for run in group if run.arm != "DSD"}) or [1]
+    for length in lengths:
+        members = [run for run in group if run.arm == "DSD" or run.iters == length]
+        baselines = _by(_anneal, [run for run in members if run.arm == "Baseline"])
+        others = _by(_anneal, [run for run in members if run.arm != "Baseline"])
+        yield from ([*one, *other] for one, other in product(baselines, others))
+
+
+def _anneal(run: Run) -> Any:
+    return dict(_flat(run.settings)).get(ANNEAL)
+
+
+def _by(key: Callable[[Run], Any], runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs by a key, in the order found; one empty list of none."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str(key(run)), []).append(run)
+    return list(groups.values()) or [[]]
+
+
+def _comparison(runs: Sequence[Run]) -> Comparison:
+    kept, left_out = _without_twins(runs)
+    first = kept[0]
+    network, corpus = _NETWORKS.get(first.recipe, first.recipe), _corpus(first.settings.get("data"))
+    baselines = [run for run in kept if run.arm == "Baseline"]
+    others = [run for run in kept if run.arm != "Baseline"]
+    return Comparison(
+        title=f"{network} on {corpus}",
+        recipe=first.recipe,
+        network=network,
+        corpus=corpus,
+        kind=first.kind,
+        iters=max(run.iters for run in kept),
+        settings=_common(first),
+        anneals=tuple(_anneal(some[0]) if some else None for some in (baselines, others)),
+        arms=tuple(_arm(name, own) for name in ARMS if (own := [run for run in kept if run.arm == name])),
+        left_out=left_out,
+    )
+
+
+def _without_twins(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
+    """Keep one run of each arm and seed: the first that is complete."""
+    kept: dict[tuple[str, int], Run] = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: not run.is_complete):
+        first = kept.setdefault((run.arm, run.seed), run)
+        if first is not run:
+            left_out.append(
+                Refusal(
+                    run.folder.path,
+                    f"{run.folder.path}: {run.arm} with seed {run.seed} a second time, after {first.folder.path}; "
+                    "report one of them",
+                )
+            )
+    return list(kept.values()), tuple(left_out)
+
+
+def _arm(name: ArmName, runs: Iterable[Run]) -> Arm:
+    by_seed = {run.seed: run for run in sorted(runs, key=lambda run: run.seed)}
+    return Arm(
+        name,
+        runs={seed: run for seed, run in by_seed.items() if run.is_complete},
+        unfinished={seed: run for seed, run in by_seed.items() if not run.is_complete},
+    )
+
+
+def _corpus(data: Any) -> str:
+    """The corpus that a setting names: a folder, or a file ``dataset_NAME.json``."""
+    if not isinstance(data, str):
+        return _EMBEDDED
+    name = Path(data).name.removesuffix(".gz").removesuffix(".json").removeprefix("dataset_")
+    return _CORPORA.get(name, name)
+
+
+def _titled(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Add to equal titles as many settings as it takes to tell the comparisons apart."""
+    return tuple(
+        replace(one, title=f"{one.title} ({', '.join(telling)})") if telling else one
+        for one in comparisons
+        for telling in [_telling(one, [other for other in comparisons if other.title == one.title])]
+    )
+
+
+def _telling(one: Comparison, alike: Sequence[Comparison]) -> list[str]:
+    described = [_described(other) for other in alike]
+    chosen: list[str] = []
+    for name in dict.fromkeys(name for settings in described for name in settings):
+        if _num_told_apart(described, [*chosen, name]) > _num_told_apart(described, chosen):
+            chosen.append(name)
+    mine = _described(one)
+    return [f"{name} {_said(mine.get(name))}" for name in chosen]
+
+
+def _num_told_apart(described: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
+    return len({json.dumps([settings.get(name) for name in names], default=str) for settings in described})
+
+
+def _described(comparison: Comparison) -> dict[str, Any]:
+    baseline, others = comparison.anneals
+    return {
+        **comparison.settings,
+        "iters": comparison.iters,
+        "the baseline's anneal": baseline,
+        "anneal": others,
+    }
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

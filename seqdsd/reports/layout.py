@@ -1,0 +1,169 @@
+"""One table, laid out for documents, terminals, papers and spreadsheets. What stands in it is others' business."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, ConsoleRenderable
+from rich.markup import escape
+from rich.table import Table
+
+from seqdsd.reports.scores import NONE
+
+Cells = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of a table, before any layout.
+
+    Attributes:
+        name: What it is called in files: lower case, no spaces.
+        header: A title a column; a line break in it holds in the terminal only.
+        sections: Rows as wide as the header, in sections between which there is a line.
+        caption: What a reader must know; one paragraph.
+        num_labels: So many columns from the left are text.
+        num_last: So many columns from the right go into a second table where there is no room for one.
+        best: Number of the row to be marked, counted over all sections; None for none.
+    """
+
+    name: str
+    header: Cells
+    sections: tuple[tuple[Cells, ...], ...]
+    caption: str
+    num_labels: int = 1
+    num_last: int = 0
+    best: int | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.header):
+                raise ValueError(
+                    f"{self.name}: a row of {len(row)} cells in a table of {len(self.header)} columns: {row}"
+                )
+
+    @property
+    def rows(self) -> tuple[Cells, ...]:
+        """The rows of all sections."""
+        return tuple(row for section in self.sections for row in section)
+
+    @property
+    def plain_header(self) -> Cells:
+        """The header without line breaks."""
+        return tuple(title.replace("\n", " ") for title in self.header)
+
+    def to_markdown(self) -> str:
+        """GitHub's Markdown, the caption as the last paragraph."""
+        rule = [":--"] * self.num_labels + ["--:"] * (len(self.header) - self.num_labels)
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in (self.plain_header, rule, *self.rows)]
+        lines = [f"| {' | '.join(cells)} |" for cells in rows]
+        return "\n".join([*lines, "", self.caption, ""])
+
+    def to_latex(self) -> str:
+        """A ``table`` environment for the package ``booktabs``, labelled ``tab:NAME``; the best row is bold."""
+        columns = "l" * self.num_labels + "r" * (len(self.header) - self.num_labels)
+        numbers = iter(range(len(self.rows)))
+        sections = [
+            "\n".join(_latex_row(row, is_bold=next(numbers) == self.best) for row in section)
+            for section in self.sections
+        ]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{latex(self.caption)}}}",
+                rf"\label{{tab:{self.name}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                _latex_row(self.plain_header),
+                r"\midrule",
+                "\n\\midrule\n".join(section for section in sections if section),
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+    def to_terminal(self) -> ConsoleRenderable:
+        """For rich: one table where there is room, else two."""
+        return _TerminalTable(self)
+
+    def to_csv_rows(self) -> list[Cells]:
+        """Header and rows, for ``csv.writer``; nothing of the layout."""
+        return [self.plain_header, *self.rows]
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "†": r"$\dagger$",
+    "’": "'",
+}
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX prints it; a hyphen before a digit becomes a minus sign."""
+    minus = re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    return "".join(_LATEX.get(character, character) for character in minus)
+
+
+def _latex_row(cells: Sequence[str], *, is_bold: bool = False) -> str:
+    form = r"\textbf{{{}}}" if is_bold else "{}"
+    return " & ".join(form.format(latex(cell)) for cell in cells) + r" \\"
+
+
+@dataclass(frozen=True)
+class _TerminalTable:
+    """The table in one piece where it fits, and else in two, which begin with the same labels."""
+
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        grid, columns = self.grid, list(range(len(self.grid.header)))
+        fits = [is_tight for is_tight in (False, True) if self._width(is_tight) <= options.max_width]
+        if fits or not grid.num_last:
+            yield self._table(columns, is_tight=bool(fits) and fits[0], caption=grid.caption)
+            return
+        num_first = len(columns) - grid.num_last
+        yield self._table(columns[:num_first])
+        yield self._table([*range(grid.num_labels), *columns[num_first:]], caption=grid.caption)
+
+    def _width(self, is_tight: bool) -> int:
+        columns = list(zip(self.grid.header, *self.grid.rows, strict=True))
+        widest = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+        return sum(widest) + (len(columns) - 1 if is_tight else 2 * len(columns) + 1)
+
+    def _table(self, columns: Sequence[int], *, is_tight: bool = False, caption: str | None = None) -> Table:
+        """One or, if not tight, two spaces between columns, and an edge around them."""
+        grid = self.grid
+        padding = (0, 0 if is_tight else 1, 0, 0)
+        text = escape(caption) if caption else None
+        table = Table(caption=text, box=SIMPLE_HEAD, padding=padding, show_edge=not is_tight)
+        for column in columns:
+            is_label = column < grid.num_labels
+            table.add_column(
+                escape(grid.header[column]), justify="left" if is_label else "right", no_wrap=True
+            )
+        ends = set(accumulate(map(len, grid.sections)))
+        for number, row in enumerate(grid.rows):
+            cells = [escape(row[column]) for column in columns]
+            if set(cells[grid.num_labels :]) != {NONE}:  # such as what training took, which does not improve
+                style = "bold" if number == grid.best else None
+                table.add_row(*cells, style=style, end_section=number + 1 in ends)
+        return table

@@ -1,0 +1,203 @@
+"""All numbers of a report for other programs: one JSON object, tidy CSV, and every table in LaTeX.
+
+Numbers are as the records hold them: error rates are fractions, BLEU is from 0 to 100. Not rounded.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from seqdsd.records import json_values, slug
+from seqdsd.reports.comparison import Comparison
+from seqdsd.reports.comparison_table import (
+    comparison_notes,
+    contrast_grid,
+    pair_grid,
+    seed_grid,
+    table_1,
+    table_10,
+)
+from seqdsd.reports.contrasts import Contrast, Effect, Side, contrasts, headline
+from seqdsd.reports.layout import Grid
+from seqdsd.reports.pair_tests import PairTest, pair_tests
+from seqdsd.reports.phase_table import phase_grid
+from seqdsd.reports.record_checks import is_test_split
+from seqdsd.reports.runs import Record, Run, RunSet
+from seqdsd.reports.scores import FAMILIES, PRIMARY, metrics_of
+
+CSV_COLUMNS = ("comparison", "run", "arm", "seed", "complete", "phase", "split", "metric", "value")
+_TRAINING = ("epochs", "learning_rate", "sparsity", "measured_sparsity", "train_seconds")
+
+
+def to_json(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+    """Runs, comparisons with their statistics, and what was refused, as one JSON object."""
+    value = {
+        "runs": [_run(run) for run in run_set.runs],
+        "refused": [{"path": str(one.path), "message": one.message} for one in run_set.refused],
+        "comparisons": [_comparison(one) for one in comparisons],
+    }
+    return json.dumps(json_values(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def to_csv(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+    """A row a value: every score of every phase of every run, and what its training took (as the split ``train``).
+
+    A run stands there once for each comparison that it is part of, and once without one if it is part of none.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    compared = [(one.title, run) for one in comparisons for run in one.runs]
+    known = {run.folder.path for _, run in compared}
+    for title, run in [*compared, *(("", run) for run in run_set.runs if run.folder.path not in known)]:
+        labels = (title, run.name, run.arm, run.seed, str(run.is_complete).lower())
+        writer.writerows((*labels, *row) for record in run.phases for row in _values(record))
+    return out.getvalue()
+
+
+def to_latex(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+    """Every table of the report, for the package ``booktabs``; labels are ``tab:`` and the tables' names."""
+    tables = (grid.to_latex() for grid in report_grids(run_set, comparisons))
+    return "\n".join(["% Needs \\usepackage{booktabs}.\n", *tables])
+
+
+def report_grids(run_set: RunSet, comparisons: Sequence[Comparison]) -> list[Grid]:
+    """Every table: Table 1, those of each comparison of several runs, and the phases of each run."""
+    several = [one for one in comparisons if not one.is_single]
+    compared = [grid for one in several for grid in comparison_grids(one)]
+    grids = [table_1(comparisons), *compared, *map(run_grid, run_set.runs)]
+    return [grid for grid in grids if grid.rows]
+
+
+def comparison_grids(comparison: Comparison) -> list[Grid]:
+    """A comparison's tables, test set by test set."""
+    grids = []
+    for split in comparison.test_splits:
+        for family in FAMILIES[comparison.kind]:
+            grids.append(table_10(comparison, split=split, family=family))
+            grids.append(contrast_grid(comparison, split=split, family=family))
+        grids.append(seed_grid(comparison, split=split, metric=PRIMARY[comparison.kind]))
+        grids.append(pair_grid(comparison, pair_tests(comparison, split=split)))
+    return [grid for grid in grids if grid.rows]
+
+
+def run_grid(run: Run) -> Grid:
+    """A run's phases (Tables 5 and 7), its name before the caption."""
+    unfinished = "" if run.is_complete else f", unfinished: {len(run.phases)} of {run.num_planned} phases"
+    return phase_grid(
+        run.phases,
+        name=slug(f"phases {run.name}"),
+        about=f"{run.name} ({run.arm}, seed {run.seed}{unfinished}).",
+    )
+
+
+def _values(record: Record) -> Iterator[tuple[str, str, str, Any]]:
+    name = record["name"]
+    yield from ((name, "train", key, record[key]) for key in _TRAINING)
+    for split, scores in _scores(record).items():
+        yield from ((name, split, key, value) for key, value in scores.items())
+
+
+def _scores(record: Record) -> dict[str, dict[str, Any]]:
+    """All numbers of dev and the test sets; counts within counts by a dotted name."""
+    return {split: dict(_numbers(record[split])) for split in ("dev", *filter(is_test_split, record))}
+
+
+def _numbers(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | int]]:
+    for key, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, float | int):
+            yield f"{prefix}{key}", value
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "path": str(run.folder.path),
+        "recipe": run.recipe,
+        "arm": run.arm,
+        "method": run.method,
+        "iters": run.iters,
+        "seed": run.seed,
+        "complete": run.is_complete,
+        "phases_planned": run.num_planned,
+        "provenance": run.provenance,
+        "phases": [
+            {
+                "name": record["name"],
+                **{key: record[key] for key in ("kind", *_TRAINING)},
+                "scores": _scores(record),
+            }
+            for record in run.phases
+        ],
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    splits = comparison.test_splits
+    return {
+        "title": comparison.title,
+        "headline": headline(comparison),
+        "recipe": comparison.recipe,
+        "corpus": comparison.corpus,
+        "seeds": comparison.seeds,
+        "arms": {
+            arm.name: {
+                "complete": [run.name for run in arm.runs.values()],
+                "unfinished": [run.name for run in arm.unfinished.values()],
+                "scores": {
+                    split: {metric.key: arm.scores(split, metric) for metric in metrics_of(comparison.kind)}
+                    for split in splits
+                },
+            }
+            for arm in comparison.arms
+        },
+        "notes": comparison_notes(comparison),
+        "contrasts": [
+            _contrast(one)
+            for split in splits
+            for metric in metrics_of(comparison.kind)
+            for one in contrasts(comparison, split=split, metric=metric)
+        ],
+        "pair_tests": [_pair_test(test) for split in splits for test in pair_tests(comparison, split=split)],
+    }
+
+
+def _contrast(contrast: Contrast) -> dict[str, Any]:
+    return {
+        "split": contrast.split,
+        "metric": contrast.metric.key,
+        "before": _side(contrast.before),
+        "after": _side(contrast.after),
+        "improvement": contrast.improvement,
+        "relative": contrast.relative,
+        "unpaired": _effect(contrast.unpaired),
+        "paired": _effect(contrast.paired),
+        "counts": contrast.effect.test if contrast.effect else None,
+        "problem": contrast.problem or None,
+    }
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "arm": side.arm,
+        "phase": side.phase,
+        "epochs": side.epochs,
+        "mean": side.mean,
+        "scores": side.scores,
+    }
+
+
+def _effect(effect: Effect | None) -> dict[str, Any] | None:
+    return None if effect is None else {**asdict(effect), "significant": effect.is_significant}
+
+
+def _pair_test(test: PairTest) -> dict[str, Any]:
+    """As ``PairTest`` has it: differences are after minus before, so an error rate falls where it is below 0."""
+    return {**asdict(test), "problem": test.problem or None}

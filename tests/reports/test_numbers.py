@@ -1,0 +1,117 @@
+"""The exports, read back by other readers: JSON, CSV, and LaTeX that is balanced."""
+
+import csv
+import io
+import json
+import re
+import statistics
+
+import pytest
+
+from seqdsd.reports.comparison import Comparison, compare_runs
+from seqdsd.reports.numbers import CSV_COLUMNS, comparison_grids, report_grids, to_csv, to_json, to_latex
+from seqdsd.reports.runs import RunSet, read_runs
+
+
+@pytest.fixture(scope="module")
+def both(comparison, caption_comparison) -> tuple[RunSet, tuple[Comparison, ...]]:
+    found = read_runs([comparison, caption_comparison])
+    return found, compare_runs(found.runs)
+
+
+@pytest.fixture
+def one_of_everything(make_comparison):
+    """An arm complete, one unfinished, one refused."""
+    folder = make_comparison(seeds=[0], arms=["dense", "baseline", "dsd", "llr"])
+    dsd = read_runs([folder / "seed-0/dsd"]).runs[0].folder
+    dsd.write_phases(dsd.read_phases()[:2])
+    (folder / "seed-0/llr/phases.jsonl").write_text("{")
+    found = read_runs([folder])
+    return found, compare_runs(found.runs)
+
+
+def test_json_holds_runs_and_statistics(both):
+    value = json.loads(to_json(*both))
+    assert len(value["runs"]) == 40 and value["refused"] == []
+    speech, captions = value["comparisons"]
+    assert speech["headline"].startswith("AN4, 5 seeds: DSDSD 12.50")
+    assert speech["arms"]["DSDSD"]["scores"]["test"]["wer"]["2"] == pytest.approx(13 / 120)
+    contrast = next(
+        one
+        for one in speech["contrasts"]
+        if (one["after"]["arm"], one["before"]["arm"]) == ("DSDSD", "Baseline")
+    )
+    assert contrast["improvement"] == pytest.approx(6 / 120)  # a fraction, not rounded
+    assert contrast["counts"] == "paired t-test" and contrast["paired"]["significant"] is True
+    assert contrast["before"]["epochs"] == [12] * 5
+    assert {one["metric"] for one in captions["contrasts"]} >= {"bleu1", "bleu4", "neuraltalk_bleu4"}
+    assert speech["pair_tests"][0]["mapsswe"]["errors_before"] == 20
+    run = next(run for run in value["runs"] if run["arm"] == "DSD")
+    assert run["phases"][1]["sparsity"] == 0.5 and run["phases"][1]["scores"]["test"]["wer"] == pytest.approx(
+        24 / 120
+    )
+
+
+def test_csv_is_tidy(both):
+    rows = list(csv.DictReader(io.StringIO(to_csv(*both))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    scores = [
+        float(row["value"])
+        for row in rows
+        if (row["comparison"], row["arm"], row["phase"], row["split"], row["metric"])
+        == ("DeepSpeech 1 on AN4", "DSDSD", "Dense Iter 2", "test", "wer")
+    ]
+    assert statistics.mean(scores) == pytest.approx(0.125) and len(scores) == 5
+    keys = [tuple(row[column] for column in CSV_COLUMNS[:-1]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert all(float(row["value"]) is not None for row in rows)
+    assert {row["split"] for row in rows} == {"train", "dev", "test"}
+    assert {row["arm"] for row in rows if not row["comparison"]} == {"Dense"}
+
+
+def test_what_is_unfinished_or_refused_is_marked(one_of_everything):
+    value = json.loads(to_json(*one_of_everything))
+    (refused,) = value["refused"]
+    assert "phases.jsonl:1: damaged record" in refused["message"] and refused["path"].endswith("seed-0/llr")
+    dsd = next(run for run in value["runs"] if run["arm"] == "DSD")
+    assert (dsd["complete"], len(dsd["phases"]), dsd["phases_planned"]) == (False, 2, 3)
+    assert value["comparisons"][0]["arms"]["DSD"]["unfinished"] == ["dsd"]
+    rows = csv.DictReader(io.StringIO(to_csv(*one_of_everything)))
+    assert {(row["arm"], row["complete"]) for row in rows} == {
+        ("Baseline", "true"),
+        ("DSD", "false"),
+        ("Dense", "true"),
+    }
+
+
+def test_numbers_that_are_not_finite_become_null(one_of_everything):
+    found, comparisons = one_of_everything
+    found.runs[0].phases[0]["dev"]["loss"] = float("nan")
+    value = json.loads(to_json(found, comparisons))
+    assert value["runs"][0]["phases"][0]["scores"]["dev"]["loss"] is None
+
+
+def test_every_table_in_latex(both):
+    text = to_latex(*both)
+    grids = report_grids(*both)
+    labels = re.findall(r"\\label\{tab:([a-z0-9-]+)\}", text)
+    assert labels == [grid.name for grid in grids] and len(set(labels)) == len(labels)
+    assert len(grids) == 1 + 4 + 6 + 40  # Table 1, of speech, of captions (two kinds of BLEU), of each run
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(grids)
+    assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
+    assert text.isascii() and text.startswith("% Needs \\usepackage{booktabs}.")
+
+
+def test_tables_without_rows_are_left_out(make_comparison):
+    found = read_runs([make_comparison(seeds=[0, 1], arms=["dsd"])])
+    names = [grid.name for grid in comparison_grids(compare_runs(found.runs)[0])]
+    assert names == ["table-10-deepspeech-1-on-an4-test-wer", "seeds-deepspeech-1-on-an4-test-wer"]
+
+
+def test_a_run_alone_has_its_phases_and_says_if_it_is_unfinished(one_of_everything):
+    found, _ = one_of_everything
+    alone = RunSet(tuple(run for run in found.runs if run.arm == "DSD"))
+    grids = report_grids(alone, compare_runs(alone.runs))
+    assert [grid.name for grid in grids] == ["phases-dsd"]
+    assert grids[-1].caption.startswith("dsd (DSD, seed 0, unfinished: 2 of 3 phases). Word error rates")
+    assert report_grids(RunSet(()), ()) == []
