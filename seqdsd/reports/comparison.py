@@ -8,6 +8,7 @@ beside them with fewer. Only complete runs are counted. Leaves out statistics (`
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -143,6 +144,18 @@ class Comparison:
     def test_splits(self) -> tuple[str, ...]:
         """Test sets of any run, in the order in which the records hold them."""
         return tuple(dict.fromkeys(split for run in self.runs for split in run.test_splits))
+
+    @property
+    def seconds(self) -> float:
+        """Training and evaluation of all its phases, those that runs share counted once."""
+        spent = {
+            (run.seed, Path(record.get("taken_over_from", run.folder.path)).name, record["name"]): record
+            for run in self.runs
+            for record in run.phases
+        }
+        return math.fsum(
+            record["train_seconds"] + record.get("evaluate_seconds", 0.0) for record in spent.values()
+        )
 
     @property
     def is_single(self) -> bool:

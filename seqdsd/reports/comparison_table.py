@@ -320,10 +320,16 @@ def _table_10_caption(comparison: Comparison, split: str, family: Sequence[Metri
     return _paragraph(
         f"{comparison.title}: {split} scores, mean and standard deviation over {number}{_in_percent(family)}",
         "An arm's score is that of its last phase; phases that arms share were trained once",
+        f"Training and evaluation took {_hours(comparison.seconds)} in all",
         f"Improve: of the means, relative in percent. {_IMPROVEMENT[:-1]}",
         *comparison_notes(comparison),
         *_signatures(comparison, split, family),
     )
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metric]) -> str:

@@ -1,4 +1,4 @@
-"""All numbers of a report for other programs: one JSON object, tidy CSV, and every table in LaTeX.
+"""All numbers of a report for other programs: one JSON object, tidy CSV, and tables in LaTeX and Markdown.
 
 Numbers are as the records hold them: error rates are fractions, BLEU is from 0 to 100. Not rounded.
 """
@@ -64,6 +64,18 @@ def to_latex(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
     """Every table of the report, for the package ``booktabs``; labels are ``tab:`` and the tables' names."""
     tables = (grid.to_latex() for grid in report_grids(run_set, comparisons))
     return "\n".join(["% Needs \\usepackage{booktabs}.\n", *tables])
+
+
+def to_markdown(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+    """Each comparison's sentence and tables, for a document; of a run that stands alone, its phases."""
+    parts = []
+    for one in comparisons:
+        parts.append(f"**{headline(one)}**\n")
+        parts += [
+            grid.to_markdown()
+            for grid in ([run_grid(one.runs[0])] if one.is_single else comparison_grids(one))
+        ]
+    return "\n".join(parts)
 
 
 def report_grids(run_set: RunSet, comparisons: Sequence[Comparison]) -> list[Grid]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from seqdsd.records import write_atomically
 from seqdsd.reports.comparison import Comparison, compare_runs
-from seqdsd.reports.numbers import to_csv, to_json, to_latex
+from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
 from seqdsd.reports.page import file_size
 from seqdsd.reports.report_page import DEFAULT_MEDIA_MB, ReportPage, report_page
 from seqdsd.reports.runs import RunSet, read_runs
@@ -24,6 +24,7 @@ _WRITERS: dict[str, Callable[[RunSet, Sequence[Comparison]], str]] = {
     "json": to_json,
     "csv": to_csv,
     "latex": to_latex,
+    "markdown": to_markdown,
 }
 _STDOUT = Path("-")
 
@@ -122,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         ("json", "all numbers"),
         ("csv", "a row a number"),
         ("latex", "every table, for booktabs"),
+        ("markdown", "each comparison's sentence and tables"),
     ):
         parser.add_argument(
             f"--{name}", type=Path, metavar="FILE", help=f"also write {what}; - for standard output"

@@ -307,8 +307,10 @@ def write_arm(folder: Path, arm: str, seed: int, *, kind: str = "speech", **sett
         for split in ("dev", "test"):
             write_json_lines(run.hypotheses(name, split), rows)
         score = scores["wer"] if kind == "speech" else -scores["bleu4"]
+        is_own = trained[index] == arm
         records.append(
             {
+                **({} if is_own else {"taken_over_from": str(folder.parent / trained[index])}),
                 "index": index,
                 "name": name,
                 "kind": phase_kind,

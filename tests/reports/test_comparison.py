@@ -42,6 +42,13 @@ def test_five_seeds_of_four_arms(runs):
     assert len(one.runs) == 20  # the shared first phase is no arm
 
 
+def test_time_is_counted_once_where_phases_are_shared(runs):
+    (one,) = compare_runs(runs)
+    lengths = [record["epochs"] for record in one.arm("DSDSD").runs[0].phases]
+    # A seed trains DSDSD (with DSD in it), LLR without the shared first phase, and the baseline; 32 s an epoch.
+    assert one.seconds == 5 * 32 * (3 * sum(lengths) - lengths[0])
+
+
 def test_the_order_of_the_runs_does_not_matter(runs):
     (one,), (other,) = compare_runs(runs), compare_runs(runs[::-1])
     assert [arm.name for arm in one.arms] == [arm.name for arm in other.arms]

@@ -9,7 +9,17 @@ import statistics
 import pytest
 
 from seqdsd.reports.comparison import Comparison, compare_runs
-from seqdsd.reports.numbers import CSV_COLUMNS, comparison_grids, report_grids, to_csv, to_json, to_latex
+from seqdsd.reports.contrasts import headline
+from seqdsd.reports.numbers import (
+    CSV_COLUMNS,
+    comparison_grids,
+    report_grids,
+    run_grid,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+)
 from seqdsd.reports.runs import RunSet, read_runs
 
 
@@ -100,6 +110,21 @@ def test_every_table_in_latex(both):
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(grids)
     assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
     assert text.isascii() and text.startswith("% Needs \\usepackage{booktabs}.")
+
+
+def test_markdown_has_each_comparison_s_sentence_before_its_tables(both):
+    text = to_markdown(*both)
+    speech, captions = both[1]
+    positions = [text.index(f"**{headline(one)}**") for one in both[1]]
+    assert positions == sorted(positions) and positions[0] == 0
+    for grid in comparison_grids(speech) + comparison_grids(captions):
+        assert grid.to_markdown() in text
+
+
+def test_markdown_of_a_run_alone_is_its_phases(make_comparison):
+    found = read_runs([make_comparison(seeds=[0], arms=["baseline"])])
+    (grid,) = map(run_grid, found.runs)
+    assert grid.to_markdown() in to_markdown(found, compare_runs(found.runs))
 
 
 def test_tables_without_rows_are_left_out(make_comparison):

@@ -35,7 +35,7 @@ def test_by_default_the_page_lies_above_all_runs(tmp_path):
 
 def test_numbers_are_written_beside_it(folder, tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
-    files = {name: tmp_path / "new" / f"numbers.{name}" for name in ("json", "csv", "latex")}
+    files = {name: tmp_path / "new" / f"numbers.{name}" for name in ("json", "csv", "latex", "markdown")}
     flags = [part for name, path in files.items() for part in (f"--{name}", str(path))]
     main([str(folder / "seed-0"), str(folder / "seed-1"), "--out", str(out), "--media-mb", "0", *flags])
     assert capsys.readouterr().out.startswith(f"{out}: 4 runs")
@@ -43,6 +43,7 @@ def test_numbers_are_written_beside_it(folder, tmp_path, capsys):
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert {row["arm"] for row in rows} == {"Baseline", "DSD"}
     assert files["latex"].read_text().count(r"\begin{table}") >= 5
+    assert files["markdown"].read_text().startswith("**AN4, 2 seeds: DSD ")
 
 
 def test_a_dash_writes_to_standard_output_and_nothing_else_does(folder, capsys):
