@@ -68,20 +68,22 @@ def report_seconds(folder: Path, *, rounds: int) -> tuple[list[float], int]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comparison", type=Path, help="folder with the runs of a comparison")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args(argv)
     runs = read_runs([asked.comparison]).runs
     cost = statistics_cost(runs)
     print(
-        f"statistics: {cost.statistics_seconds:.2f} s of {cost.train_seconds:.0f} s of training in the phases that take "
-        f"them, {100 * cost.share:.3f} % (limit: {100 * LIMIT_SHARE:g} %)"
+        f"statistics: {cost.statistics_seconds:.2f} s of {cost.train_seconds:.0f} s of training in the phases that "
+        f"take them, {100 * cost.share:.3f} % (limit: {100 * LIMIT_SHARE:g} %)"
     )
     seconds, size = report_seconds(asked.comparison, rounds=asked.rounds)
     print(
-        f"report: {len(runs)} runs, {min(seconds):.1f} to {max(seconds):.1f} s, {max(seconds) / LIMIT_SECONDS:.2f} of the "
-        f"limit of {LIMIT_SECONDS:g} s; page {size / 1e6:.1f} MB"
+        f"report: {len(runs)} runs, {min(seconds):.1f} to {max(seconds):.1f} s, {max(seconds) / LIMIT_SECONDS:.2f} of "
+        f"the limit of {LIMIT_SECONDS:g} s; page {size / 1e6:.1f} MB"
     )
 
 

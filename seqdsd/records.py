@@ -96,6 +96,23 @@ class RunFolder:
         """The pruned layers' weights at the five moments of each round."""
         return self.path / "weights.jsonl"
 
+    def check_format(self, provenance: Mapping[str, Any]) -> None:
+        """Refuse a folder that another version of seqdsd has written in another way.
+
+        Args:
+            provenance: The ``[provenance]`` table of its ``config.toml``.
+
+        Raises:
+            RunFolderError: Naming both formats.
+        """
+        found = provenance.get("format", 1)
+        if found != FORMAT:
+            writer = provenance.get("versions", {}).get("seqdsd", "unknown")
+            raise RunFolderError(
+                f"{self.path}: a run folder of another version (format {found!r}, written by seqdsd {writer}; this one "
+                f"reads format {FORMAT}); use the version that wrote it"
+            )
+
     def write_progress(self, progress: Mapping[str, Any]) -> None:
         """Say how far the run is. Not kept safe: ``read_progress`` takes a half-written file for none."""
         (self.path / "progress.json").write_text(json.dumps(json_values(progress)), encoding="utf-8")

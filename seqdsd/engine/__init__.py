@@ -3,6 +3,7 @@
 from seqdsd.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
+    has_checkpoint,
     load_checkpoint,
     load_latest,
     save_checkpoint,
@@ -28,6 +29,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "TrainingDiverged",
+    "has_checkpoint",
     "load_checkpoint",
     "load_latest",
     "make_fabric",

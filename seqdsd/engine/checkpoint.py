@@ -83,16 +83,19 @@ def save_latest(folder: Path, checkpoint: Checkpoint) -> None:
     os.replace(fresh, last)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether ``load_latest`` would find one, usable or not."""
+    return bool(_latest_paths(folder))
+
+
 def load_latest(folder: Path) -> Checkpoint | None:
     """The last checkpoint, or the previous one where the last is damaged (said in the log); None where there is none.
 
     Raises:
         CheckpointError: If there are checkpoints and none can be used.
     """
-    names = ("next", "last", "previous")  # "next" is there only if a kill came between writing and renaming
-    paths = [path for name in names if (path := folder / f"{name}.safetensors").is_file()]
     problems = []
-    for path in paths:
+    for path in _latest_paths(folder):
         try:
             checkpoint = load_checkpoint(path)
         except CheckpointError as error:
@@ -107,6 +110,11 @@ def load_latest(folder: Path) -> Checkpoint | None:
             "; ".join([*problems, "no usable checkpoint is left: start again in another --out"])
         )
     return None
+
+
+def _latest_paths(folder: Path) -> list[Path]:
+    names = ("next", "last", "previous")  # "next" is there only if a kill came between writing and renaming
+    return [path for name in names if (path := folder / f"{name}.safetensors").is_file()]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

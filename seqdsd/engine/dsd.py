@@ -119,10 +119,10 @@ class DSDTraining:
             self._write_records()
         elif self._start_from is not None:
             self._take_over(self._start_from)
-        if len(self._state.records) == len(self._schedule):
-            return self._state.records
         if self._plans:
             write_json_lines(self._folder.plan, plan_rows(self._plans))
+        if len(self._state.records) == len(self._schedule):
+            return self._state.records
         self._tensorboard = TensorBoardLog(self._folder.tensorboard, first_epoch=self._state.epochs_done)
         with (
             closing(self._tensorboard),
@@ -149,21 +149,19 @@ class DSDTraining:
         self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> MaskHandle | None:
-        """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint within it."""
+        """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint in it."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
-        is_under_way = restored is not None and bool(tensors := restored.under("optimizer"))
-        if is_under_way:
+        if restored is not None and (tensors := restored.under("optimizer")):
             restore_optimizer(optimizer, tensors)
-        elif phase.kind == "sparse":
+        if phase.kind != "sparse":
+            self._observe_weights("after restoring", phase)
+            return None
+        if self._state.masks is None:
             self._state.masks = MaskSet.from_magnitude(self._task.model, self._plans[phase])
             self._observe_weights("before pruning", phase)
-        handle = None
-        if phase.kind == "sparse":
-            assert self._state.masks is not None
-            handle = self._state.masks.attach(optimizer)
-        if not is_under_way and phase.kind != "dense":
-            self._observe_weights("after pruning" if phase.kind == "sparse" else "after restoring", phase)
+        handle = self._state.masks.attach(optimizer)
+        self._observe_weights("after pruning", phase)
         return handle
 
     def _run_epoch(self, phase: Phase) -> None:
@@ -238,19 +236,28 @@ class DSDTraining:
         return evaluation
 
     def _observe_weights(self, moment: Moment, phase: Phase) -> None:
+        """Take the statistics of a moment, once: a resumed run may come to it again."""
         masks, rows = self._state.masks, self._state.weight_rows
-        if masks is not None:  # none in the redense phase of a run whose masks were not kept
-            rows.append(
-                weight_row(self._task.model, masks, moment=moment, phase_name=phase.name, earlier=rows)
-            )
+        if masks is None or any((row["phase"], row["moment"]) == (phase.name, moment) for row in rows):
+            return
+        round_number = (
+            len(self._state.records) + 1
+        ) // 2  # after the first dense phase two phases make a round
+        row = weight_row(
+            self._task.model,
+            masks,
+            moment=moment,
+            phase_name=phase.name,
+            round_number=round_number,
+            earlier=rows,
+        )
+        if row is not None:
+            rows.append(row)
 
     def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
         """Hand on the best weights: record them, and forget all else of the phase."""
-        if phase.kind != "dense":
-            is_sparse = phase.kind == "sparse"
-            self._observe_weights(
-                "after sparse retraining" if is_sparse else "after redense retraining", phase
-            )
+        is_sparse = phase.kind == "sparse"
+        self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
         record = self._record(phase, evaluations)
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
@@ -317,7 +324,7 @@ class DSDTraining:
         own = [record for record in self._state.records if "taken_over_from" not in record]
         now = self._state.now
         finished = sum(phase.epochs for phase in self._schedule.phases[: len(self._state.records)])
-        spent = [record["train_seconds"] + record["evaluate_seconds"] for record in own]
+        spent = [record["train_seconds"] + record.get("evaluate_seconds", 0.0) for record in own]
         return {
             "phase": phase.name,
             "epochs_done": finished + now.epoch,
@@ -383,9 +390,11 @@ class DSDTraining:
         log.info("taken over from %s: %s", parent.path, names)
 
     def _write_records(self) -> None:
-        self._folder.write_phases(self._state.records)
-        if self._state.weight_rows:
+        if (
+            self._state.weight_rows
+        ):  # before the phases: another run may take these over as soon as they are there
             write_json_lines(self._folder.weight_statistics, self._state.weight_rows)
+        self._folder.write_phases(self._state.records)
         if self._all_skipped:
             rows = [{"source": name, "message": message} for name, message in self._all_skipped.items()]
             write_json_lines(self._folder.path / "skipped.jsonl", rows)

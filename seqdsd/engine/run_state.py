@@ -143,6 +143,6 @@ class RunState:
             meter=LossMeter(**state["meter"]),
             best={name: tensor.to(device) for name, tensor in checkpoint.under("best").items()},
             masks=MaskSet.from_state_dict(model, masks) if masks else None,
-            weight_rows=state["weight_rows"],
+            weight_rows=state.get("weight_rows", []),
             skipped=state["skipped"],
         )

@@ -36,7 +36,9 @@ def take_over(
     """
     records = _common_phases(parent, schedule)
     latest = load_latest(parent.checkpoints)
-    if latest is None or latest.state["fingerprint"] != fingerprint:
+    if latest is None:
+        raise ValueError(f"{parent.path}: its checkpoints are missing; train this run from its start")
+    if latest.state["fingerprint"] != fingerprint:
         raise ValueError(
             f"{parent.path}: its phases were trained on other data; train this run from its start"
         )

@@ -13,8 +13,14 @@ from seqdsd.sparsity import LayerStatistics, MaskSet, Moment, weight_statistics
 
 
 def weight_row(
-    model: nn.Module, masks: MaskSet, *, moment: Moment, phase_name: str, earlier: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+    model: nn.Module,
+    masks: MaskSet,
+    *,
+    moment: Moment,
+    phase_name: str,
+    round_number: int,
+    earlier: Sequence[dict[str, Any]],
+) -> dict[str, Any] | None:
     """Statistics of all masked layers at one moment, and what taking them cost.
 
     Args:
@@ -22,15 +28,20 @@ def weight_row(
         masks: Of the round.
         moment: Which of the five.
         phase_name: Of the phase that begins or ends with it.
+        round_number: Of the sparse and redense phase together, from 1.
         earlier: The run's rows so far; a round begins with "before pruning", whose bins its other moments share.
+
+    Returns:
+        A row; None where the round's first moment was not taken (by a version that did not), so that there are no bins.
     """
     started = time.monotonic()
-    begins = [row for row in earlier if row["moment"] == "before pruning"]
-    is_first = moment == "before pruning"
-    first = [] if is_first else [LayerStatistics.from_json(layer) for layer in begins[-1]["layers"]]
+    begin = next((row for row in earlier if row["round"] == round_number), None)
+    if begin is None and moment != "before pruning":
+        return None
+    first = [LayerStatistics.from_json(layer) for layer in begin["layers"]] if begin else []
     layers = [asdict(layer) for layer in weight_statistics(model, masks, earlier=first)]
     return {
-        "round": len(begins) + is_first,
+        "round": round_number,
         "moment": moment,
         "phase": phase_name,
         "seconds": round(time.monotonic() - started, 4),

@@ -28,8 +28,8 @@ from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
-    check_parent,
     describe_training,
+    find_parent,
     finished_phases,
     holds_run,
     train,
@@ -172,13 +172,11 @@ def run(
     console = console or Console()
     folder = RunFolder(config.out)
     has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
-    parent = None if has_run or start_from is None else RunFolder(start_from)
-    if parent is not None:
-        check_parent(parent, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
+    parent = find_parent(start_from, folder, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
     phases = finished_phases(folder, config) if has_run else None
     if phases is None:
         # Not counted again: from captions mended since then, other words would get the ids.
-        known = parent or (folder if has_run else None)
+        known = folder if has_run else parent
         task = make_task(config, WordVocabulary.load(known.path) if known else None)
         phases = train(
             task,

@@ -16,10 +16,11 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram
-from seqdsd.config import PROVENANCE, read_config, read_provenance
+from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes.training import read_run_provenance
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
 from seqdsd.tasks import Captioner, Recogniser
@@ -198,7 +199,7 @@ def recipe_of(folder: RunFolder) -> str:
         raise RunFolderError(
             f"{folder.path}: not a run folder (it has no config.toml); name the --out of a training run"
         )
-    name = read_provenance(folder.config).get("recipe")
+    name = read_run_provenance(folder).get("recipe")
     if name not in _USES:
         raise RunFolderError(
             f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not one known here "

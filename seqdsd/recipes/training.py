@@ -17,7 +17,15 @@ from torch import nn
 
 from seqdsd.config import differences, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
-from seqdsd.engine import DSDTraining, OptimizerSettings, Precision, Task, TrainSettings, make_fabric
+from seqdsd.engine import (
+    DSDTraining,
+    OptimizerSettings,
+    Precision,
+    Task,
+    TrainSettings,
+    has_checkpoint,
+    make_fabric,
+)
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
 from seqdsd.sparsity import Rule, Schedule, resolve
 
@@ -110,6 +118,7 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
         raise RunFolderError(
             f"{folder.path}: there is a run already; go on with --resume or take another --out"
         )
+    read_run_provenance(folder)
     if changed := _changed(folder, config, may_change):
         raise RunFolderError(
             f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
@@ -118,11 +127,14 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
     return True
 
 
-def check_parent(parent: RunFolder, config: RunConfig, *, recipe: str, may_change: Sequence[str]) -> None:
-    """Refuse to take phases over from a run that was trained otherwise.
+def find_parent(
+    start_from: Path | None, folder: RunFolder, config: RunConfig, *, recipe: str, may_change: Sequence[str]
+) -> RunFolder | None:
+    """The run whose leading phases are to be taken over; None where none is asked for or training has begun.
 
     Args:
-        parent: Of the run that has trained them.
+        start_from: Folder of the run that has trained them.
+        folder: Of the run that begins. Its settings may be there already, if it was stopped while it took over.
         config: Of the run that begins.
         recipe: Its recipe's name.
         may_change: Settings that do not change what is trained.
@@ -131,14 +143,30 @@ def check_parent(parent: RunFolder, config: RunConfig, *, recipe: str, may_chang
         RunFolderError: If there is no run, it is another recipe's, or it has other settings than those that decide
             about later phases.
     """
+    if start_from is None or has_checkpoint(folder.checkpoints):
+        return None
+    parent = RunFolder(start_from)
     if not parent.config.is_file():
         raise RunFolderError(f"{parent.path}: no run to start from; --start-from takes the folder of a run")
-    if (its_recipe := read_provenance(parent.config).get("recipe")) != recipe:
+    if (its_recipe := read_run_provenance(parent).get("recipe")) != recipe:
         raise RunFolderError(f"{parent.path}: a run of {its_recipe!r}, from which {recipe!r} cannot start")
     if changed := _changed(parent, config, (*may_change, *LATER_PHASES)):
         raise RunFolderError(
             f"{parent.path}: the run to start from has other settings ({'; '.join(changed)}); give this run the same"
         )
+    return parent
+
+
+def read_run_provenance(folder: RunFolder) -> dict[str, Any]:
+    """How a run came about.
+
+    Raises:
+        ConfigError: If its settings cannot be read.
+        RunFolderError: If another version of seqdsd has written the folder.
+    """
+    provenance = read_provenance(folder.config)
+    folder.check_format(provenance)
+    return provenance
 
 
 def _changed(folder: RunFolder, config: RunConfig, may_change: Sequence[str]) -> list[str]:
@@ -179,7 +207,7 @@ def train(
         folder: Of the run.
         console: Where progress is shown.
         save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them.
-        start_from: A run that may be taken over from (see ``check_parent``), if any.
+        start_from: A run that may be taken over from (see ``find_parent``), if any.
 
     Raises:
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.

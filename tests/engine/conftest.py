@@ -99,13 +99,25 @@ def start(tmp_path, monkeypatch):
     """Start a run, or go on with one: ``start(task, "name")`` returns the phase records."""
     monkeypatch.setattr(os, "fsync", lambda file: None)  # hundreds of checkpoints; no power fails here
 
-    def run(task, name="run", *, schedule=None, rules=None, anneal=1.0, start_from=None, **settings):
+    def run(
+        task,
+        name="run",
+        *,
+        schedule=None,
+        rules=None,
+        anneal=1.0,
+        optimizer=None,
+        start_from=None,
+        **settings,
+    ):
         settings.setdefault("checkpoint_minutes", 60.0)
         training = DSDTraining(
             task,
             schedule or Schedule.dsd(1, 2, (0.5,), (0.05, 0.02, 0.01)),
             rules or [Rule("*")],
-            settings=TrainSettings(NesterovSettings(momentum=0.9, anneal=anneal), seed=5, **settings),
+            settings=TrainSettings(
+                optimizer or NesterovSettings(momentum=0.9, anneal=anneal), seed=5, **settings
+            ),
             folder=RunFolder(tmp_path / name),
             fabric=Fabric(accelerator="cpu", devices=1),
             console=Console(quiet=True),

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from seqdsd.engine import (
+    AdaptiveSettings,
     Checkpoint,
     CheckpointError,
     NesterovSettings,
@@ -102,6 +103,40 @@ def test_the_weights_are_looked_at_at_five_moments(start, make_task, tmp_path):
     assert before["mean_abs"] == rows[4]["layers"][0]["mean_abs"]
     spent = [sum(row["seconds"] for row in rows if row["phase"] == record["name"]) for record in records]
     assert [record["statistics_seconds"] for record in records] == pytest.approx(spent)
+
+
+@pytest.mark.parametrize("kind", ["nesterov", "adam"])
+def test_stopped_before_the_first_step_of_a_phase_no_moment_is_taken_twice(start, make_task, tmp_path, kind):
+    """Adam holds nothing before its first step, so a checkpoint there looks like one between two phases."""
+    optimizer = AdaptiveSettings("adam") if kind == "adam" else NesterovSettings(momentum=0.9)
+    start(make_task(), "unbroken", optimizer=optimizer)
+    for epoch in (2, 4):
+        task, folder = make_task(), RunFolder(tmp_path / f"broken{epoch}")
+
+        def fail(at, index, batch, epoch=epoch):
+            if at == epoch:
+                raise ValueError("bad data")
+
+        task.at_step = fail
+        with pytest.raises(ValueError, match="bad data"):
+            start(task, folder.path.name, optimizer=optimizer)
+        start(make_task(), folder.path.name, optimizer=optimizer)
+        assert_same_run(folder.path, tmp_path / "unbroken")
+
+
+def test_a_checkpoint_from_before_weight_statistics_goes_on(start, make_task, tmp_path):
+    task = make_task()
+    stop_at(task, (3, 1))  # in the sparse phase
+    with pytest.raises(StopRequested):
+        start(task)
+    path = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    checkpoint = load_checkpoint(path)
+    del checkpoint.state["weight_rows"], checkpoint.state["now"]["evaluate_seconds"]
+    for record in checkpoint.state["records"]:
+        del record["evaluate_seconds"], record["statistics_seconds"]
+    save_checkpoint(path, checkpoint)
+    assert len(start(make_task())) == 3
+    assert not RunFolder(tmp_path / "run").weight_statistics.is_file()
 
 
 def test_the_plan_says_what_each_phase_prunes(start, make_task, tmp_path):

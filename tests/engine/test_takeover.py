@@ -118,3 +118,19 @@ def test_records_say_which_phase_is_common_not_the_settings(start, make_task, tm
     folder.phases.write_text(json.dumps({**record, "epochs_planned": 7}) + "\n")
     with pytest.raises(ValueError, match="nothing to take over"):
         start(make_task(), "child", schedule=TWO_ROUNDS, start_from="parent")
+
+
+def test_a_parent_without_weight_statistics_leaves_the_rounds_their_numbers(start, make_task, tmp_path):
+    start(make_task(), "parent", schedule=first_phases(3))
+    RunFolder(tmp_path / "parent").weight_statistics.unlink()  # as a version before them left it
+    start(make_task(), "child", schedule=TWO_ROUNDS, start_from="parent")
+    rows = list(read_json_lines(RunFolder(tmp_path / "child").weight_statistics))
+    assert {(row["round"], row["phase"]) for row in rows} == {(2, "Sparse Iter 2"), (2, "Dense Iter 2")}
+
+
+def test_a_parent_without_checkpoints_is_named(start, make_task, tmp_path):
+    start(make_task(), "parent", schedule=first_phases(1))
+    for name in ("last", "previous"):
+        (tmp_path / "parent" / "checkpoints" / f"{name}.safetensors").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="parent: its checkpoints are missing"):
+        start(make_task(), "child", schedule=TWO_ROUNDS, start_from="parent")

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,14 @@ from torch import nn
 
 from seqdsd.config import read_config
 from seqdsd.engine import AdaptiveSettings, Evaluation, NesterovSettings, StopRequested
-from seqdsd.recipes.training import RunConfig, describe_training, finished_phases, holds_run, train
+from seqdsd.recipes.training import (
+    RunConfig,
+    describe_training,
+    find_parent,
+    finished_phases,
+    holds_run,
+    train,
+)
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.sparsity import Rule
 
@@ -256,6 +264,96 @@ def test_a_run_is_complete_with_all_its_phases(config, folder):
     assert finished_phases(folder, replace(config, iters=2)) is None
     folder.write_phases(records[:2])
     assert finished_phases(folder, config) is None
+
+
+# Whether phases may be taken over from a run.
+
+
+def check(folder, config, *, recipe="lines", may_change=()):
+    child = RunFolder(folder.path.parent / "child")
+    assert find_parent(folder.path, child, config, recipe=recipe, may_change=may_change) == folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "out": Path("elsewhere"),
+            "iters": 4,
+            "epochs": (9,),
+            "sparsities": (0.1,),
+            "learning_rates": (1.0,),
+        },
+        {"method": "llr"},
+    ],
+)
+def test_a_run_may_begin_with_one_that_differs_in_later_phases(config, folder, changes):
+    """Which phases these are is for the phases to say, not for the settings."""
+    start(config)
+    check(folder, replace(config, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 4}, "(seed: 3 -> 4)"),
+        ({"part": PartSettings(2)}, "(part.size: 1 -> 2)"),
+        ({"patience": 0, "iters": 3}, "(patience: 10 -> 0)"),
+        ({"score_test": False}, "(score_test: True -> False)"),
+        ({"hidden_size": 5, "colour": "blue"}, "(hidden_size: 4 -> 5; colour: red -> blue)"),
+    ],
+)
+def test_a_run_that_was_trained_otherwise_is_refused_by_name(config, folder, changes, expected):
+    start(config)
+    with pytest.raises(RunFolderError) as error:
+        check(folder, replace(config, **changes))
+    assert expected in str(error.value) and str(error.value).startswith(f"{folder.path}: ")
+
+
+def test_settings_that_change_nothing_may_differ(config, folder):
+    start(config)
+    changed = replace(config, colour="blue", checkpoint_minutes=1.0)
+    check(folder, changed, may_change=("colour", "checkpoint_minutes"))
+    with pytest.raises(RunFolderError, match=r"\(checkpoint_minutes: 5\.0 -> 1\.0\)"):
+        check(folder, changed, may_change=("colour",))
+
+
+def test_phases_are_taken_over_until_training_has_begun(config, folder, tmp_path):
+    """Settings alone are what a run leaves that was stopped, or refused, while it took over."""
+    start(config)
+    child = RunFolder(tmp_path / "child")
+    child.path.mkdir()
+    shutil.copy(folder.config, child.config)
+    asked = {"recipe": "lines", "may_change": ()}
+    assert find_parent(folder.path, child, config, **asked) == folder
+    shutil.copytree(folder.checkpoints, child.checkpoints)
+    assert find_parent(folder.path, child, config, **asked) is None
+    assert find_parent(None, RunFolder(tmp_path / "other"), config, **asked) is None
+
+
+def test_folders_of_another_version_are_refused(config, folder):
+    start(config)
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace("format = 1", "format = 2"))
+    with pytest.raises(RunFolderError, match=r"another version \(format 2, written by seqdsd"):
+        holds_run(folder, config, resume=True, may_change=())
+    with pytest.raises(RunFolderError, match="another version"):
+        check(folder, config)
+    folder.config.write_text(text.replace("format = 1\n", ""))  # from before it was written
+    assert holds_run(folder, config, resume=True, may_change=())
+
+
+def test_another_recipe_s_run_is_refused(config, folder):
+    start(config)
+    with pytest.raises(RunFolderError, match="a run of 'lines', from which 'circles' cannot start"):
+        check(folder, config, recipe="circles")
+
+
+def test_a_folder_without_a_run_is_refused(config, folder, tmp_path):
+    for nothing in (RunFolder(tmp_path), RunFolder(tmp_path / "nowhere")):
+        with pytest.raises(RunFolderError, match=f"{nothing.path}: no run to start from; --start-from takes"):
+            check(nothing, config)
 
 
 # Settings.
