@@ -23,6 +23,9 @@ examples:
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd compare-captions runs/flickr8k
   seqdsd table runs/an4-ds1
+  seqdsd sweep recipes/an4/ds1.toml --sparsities 0.25 0.5 0.8
+  seqdsd compare recipes/an4/ds1.toml --seeds 0,1,2,3,4
+  seqdsd report runs/compare-ds1
 
 training comes first:
   python -m seqdsd.recipes.ds1                                  a recogniser, of a small corpus made on the spot
@@ -41,10 +44,15 @@ class _Entry:
 
 COMMANDS = {
     "caption": _Entry("seqdsd.recipes.caption", "say what images show, with a trained captioner"),
+    "compare": _Entry("seqdsd.recipes.compare", "train the arms of a fair comparison over several seeds"),
     "compare-captions": _Entry("seqdsd.reports.caption_page", "write a page of every phase's captions"),
     "evaluate": _Entry(
         "seqdsd.recipes.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
     ),
+    "report": _Entry(
+        "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
+    ),
+    "sweep": _Entry("seqdsd.recipes.sweep", "choose sparsity and learning rates on the dev set"),
     "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
     "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
 }

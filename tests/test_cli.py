@@ -110,11 +110,20 @@ def test_version(capsys):
 def test_each_command_has_help_with_an_example(capsys, name):
     status, out, _ = call(capsys, name, "--help")
     assert status == 0
-    assert f"  seqdsd {name} runs/" in out
+    assert f"  seqdsd {name} runs/" in out or f"  seqdsd {name} recipes/" in out
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["evaluate"], ["transcribe", "run"], ["caption", "run"]]
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["evaluate"],
+        ["transcribe", "run"],
+        ["caption", "run"],
+        ["compare"],
+        ["sweep", "ds1"],
+    ],
 )
 def test_a_wrong_command_line_ends_with_status_2(capsys, arguments):
     status, out, err = call(capsys, *arguments)
@@ -354,6 +363,13 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, command):
     status, out, err = call(capsys, command[0], tmp_path, *command[1:])
     assert (status, out) == (1, "")
     assert str(tmp_path) in err and "not a run folder" in err
+
+
+@pytest.mark.parametrize("command", [["compare", "ds9"], ["sweep", "ds9", "--sparsities", "0.5"]])
+def test_a_recipe_that_is_not_there(capsys, command):
+    status, out, err = call(capsys, *command)
+    assert (status, out) == (1, "")
+    assert "error: ds9: neither a settings file nor a recipe; recipes are ds1, neuraltalk" in err
 
 
 def test_a_manifest_that_is_not_there(run, tmp_path, corpus, capsys):

@@ -182,11 +182,16 @@ class MaskSet:
             ValueError: If a name is not the model's or a size does not fit.
         """
         parameters = dict(model.named_parameters())
-        masks = {}
-        for name, packed in state.items():
+        for name in state:
             if name not in parameters:
                 raise ValueError(f"mask for {name!r}, which the model does not have")
-            masks[name] = _unpack(name, packed, parameters[name].shape)
+        # In the model's order, as from_magnitude's: a file sorts the names, and statistics of before and after are
+        # matched by place.
+        masks = {
+            name: _unpack(name, state[name], parameter.shape)
+            for name, parameter in parameters.items()
+            if name in state
+        }
         return cls(model, masks)
 
 

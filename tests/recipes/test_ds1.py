@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 
 from seqdsd.config import read_config, to_toml
-from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, load_checkpoint, save_checkpoint
+from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, dsd, load_checkpoint, save_checkpoint
 from seqdsd.recipes import ds1
 from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolderError, slug
@@ -22,8 +23,8 @@ from seqdsd.tasks import SpeechTask
 RESUME = True
 
 
-def run(config, resume=False):
-    return ds1.run(config, resume=resume, console=Console(quiet=True))
+def run(config, resume=False, *, start_from=None):
+    return ds1.run(config, resume=resume, start_from=start_from, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,22 @@ def weights(result, phase):
 
 def losses(result):
     return [phase["train_loss"] for phase in result.phases]
+
+
+def assert_same(one, other):
+    """The weights of every phase to the bit, and all records but for the time and where phases come from."""
+    for mine, theirs in zip(one.phases, other.phases, strict=True):
+        assert but_for_time(mine) == but_for_time(theirs)
+        first, second = weights(one, mine["name"]), weights(other, mine["name"])
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first), mine["name"]
+
+
+def but_for_time(record):
+    ignored = ("taken_over_from",)
+    return {
+        name: value for name, value in record.items() if not name.endswith("_seconds") and name not in ignored
+    }
 
 
 def test_a_tiny_network_learns_the_tones(trained):
@@ -126,6 +143,29 @@ def test_the_weights_kept_are_those_that_were_scored(trained):
     assert evaluation.metrics == result.phases[1]["test"]
 
 
+def test_the_folder_says_where_the_judged_recordings_are(trained):
+    config, result = trained
+    rows = [json.loads(line) for line in result.folder.audio.read_text().splitlines()]
+    assert [row["id"] for row in rows] == [
+        f"{split}{number:02d}" for split in ("dev", "test") for number in range(6)
+    ]
+    for row in rows:
+        split = row["id"][:-2]
+        assert row["path"] == str(config.data / split / f"{row['id']}.wav")
+        assert soundfile.info(row["path"]).duration > 0.5
+
+
+def test_recordings_are_found_from_another_folder(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
+    """Although the corpus was named from where the run was started."""
+    monkeypatch.chdir(tmp_path)
+    result = run(tiny_ds1(Path("tones"), Path("run"), iters=0, epochs=(1,)))
+    monkeypatch.chdir("/")
+    [path, *_] = [
+        json.loads(line)["path"] for line in (tmp_path / "run" / "audio.jsonl").read_text().splitlines()
+    ]
+    assert soundfile.info(path).duration > 0.5 and result.phases
+
+
 def test_config_and_provenance_are_in_the_folder(trained):
     config, result = trained
     assert read_config(result.folder.config, ds1.Config()) == config
@@ -148,11 +188,7 @@ def test_the_same_settings_give_the_same_run_and_another_seed_another(tone_corpu
     """From config.toml of the first run, as a user would rerun it."""
     first = run(tiny_ds1(tone_corpus.folder, tmp_path / "first"))
     config = read_config(tmp_path / "first" / "config.toml", ds1.Config())
-    again = run(dataclasses.replace(config, out=tmp_path / "again"))
-    assert losses(again) == losses(first)
-    for phase in ("Dense Iter 0", "Sparse Iter 1", "Dense Iter 1"):
-        one, other = weights(first, phase), weights(again, phase)
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same(run(dataclasses.replace(config, out=tmp_path / "again")), first)
     other = run(dataclasses.replace(config, out=tmp_path / "other", seed=1, iters=0))
     assert losses(other)[0] != losses(first)[0]
 
@@ -172,6 +208,158 @@ def test_a_run_is_not_overwritten_and_not_mixed_with_another(tone_corpus, tmp_pa
     ):
         run(changed, RESUME)
     run(dataclasses.replace(config, checkpoint_minutes=1.0), RESUME)  # how, not what
+
+
+# Phases of another run.
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory, write_tone_corpus, tiny_ds1):
+    """Settings of two rounds, and the whole run: (make, result)."""
+    folder = tmp_path_factory.mktemp("rounds")
+    corpus = write_tone_corpus(folder / "tones").folder
+
+    def make(out, **changes):
+        settings = {"iters": 2, "epochs": (2, 1), "sparsities": (0.5, 0.25), "hidden_size": 16}
+        return tiny_ds1(corpus, out, **{**settings, **changes})
+
+    return make, run(make(folder / "whole"))
+
+
+@pytest.mark.parametrize("iters", [0, 1])
+def test_phases_taken_over_are_not_trained_again(rounds, tmp_path, monkeypatch, iters):
+    """The end is that of a run that has trained them all itself."""
+    make, whole = rounds
+    run(make(tmp_path / "parent", iters=iters))
+    loss, epochs = SpeechTask.batches, []
+
+    def note(task, epoch, *, first):
+        epochs.append(epoch)
+        return loss(task, epoch, first=first)
+
+    monkeypatch.setattr(SpeechTask, "batches", note)
+    result = run(make(tmp_path / "run"), start_from=tmp_path / "parent")
+    origins = [record.get("taken_over_from") for record in result.phases]
+    num_shared = 2 * iters + 1
+    assert origins == [str(tmp_path / "parent")] * num_shared + [None] * (5 - num_shared)
+    assert set(epochs) == set(range(num_shared + 1, 6))  # the first phase has two
+    assert_same(result, whole)
+
+
+def test_llr_begins_with_the_dense_phase_of_dsd(rounds, tmp_path):
+    make, whole = rounds
+    result = run(make(tmp_path / "llr", method="llr"), start_from=whole.folder.path)
+    assert [record["name"] for record in result.phases][:2] == ["Dense Iter 0", "LLR Phase 1"]
+    one, other = weights(result, "Dense Iter 0"), weights(whole, "Dense Iter 0")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [record["measured_sparsity"] for record in result.phases] == [0] * 5
+
+
+def test_stopped_before_it_could_take_phases_over_it_does_so_when_it_goes_on(rounds, tmp_path, monkeypatch):
+    """There is a run folder then, but nothing in it to go on from."""
+    make, whole = rounds
+    run(make(tmp_path / "parent", iters=0))
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dsd, "take_over", stop)
+        run(make(tmp_path / "run"), start_from=tmp_path / "parent")
+    assert (tmp_path / "run" / "config.toml").is_file()
+    result = run(make(tmp_path / "run"), RESUME, start_from=tmp_path / "parent")
+    assert result.phases[0].get("taken_over_from") == str(tmp_path / "parent")
+    assert_same(result, whole)
+
+
+def test_once_it_goes_on_by_itself_a_run_needs_no_parent(rounds, tmp_path, monkeypatch):
+    make, whole = rounds
+    run(make(tmp_path / "parent", iters=0))
+    with monkeypatch.context() as patch, pytest.raises(StopRequested):
+        patch.setattr(SpeechTask, "loss", lambda *args: (_ for _ in ()).throw(StopRequested))
+        run(make(tmp_path / "run"), start_from=tmp_path / "parent")
+    (tmp_path / "parent").rename(tmp_path / "gone")
+    result = run(make(tmp_path / "run"), RESUME, start_from=tmp_path / "parent")
+    assert_same(result, whole)
+
+
+def test_stopped_in_a_sparse_phase_it_goes_on_to_the_same_statistics(rounds, tmp_path, monkeypatch):
+    """Of the weights, at all five moments of both rounds, whatever phase it is stopped in."""
+    make, whole = rounds
+    config, loss, done = make(tmp_path / "run"), SpeechTask.loss, []
+    num_batches = len(list(ds1.make_task(config).batches(0, first=0)))
+    stops = [num_batches * epoch + 2 for epoch in (2, 3, 4, 5)]
+
+    def stop(task, model, batch):
+        done.append(batch.ids)
+        if stops and len(done) > stops[0]:
+            del done[-1], stops[0]
+            raise StopRequested
+        return loss(task, model, batch)
+
+    monkeypatch.setattr(SpeechTask, "loss", stop)
+    for _ in range(4):
+        with pytest.raises(StopRequested):
+            run(config, RESUME)
+    result = run(config, RESUME)
+    assert not stops
+    assert_same(result, whole)
+    rows = [
+        [but_for_seconds(json.loads(line)) for line in one.folder.weight_statistics.read_text().splitlines()]
+        for one in (result, whole)
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 10
+
+
+def but_for_seconds(row):
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def test_sub_words_are_those_of_the_run_it_begins_with(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
+    tokenizer = ds1.TokenizerSettings(kind="subwords", vocab_size=14)
+    run(tiny_ds1(tone_corpus.folder, tmp_path / "parent", iters=0, epochs=(1,), tokenizer=tokenizer))
+    monkeypatch.setattr(
+        ds1.SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again")
+    )
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", epochs=(1,), tokenizer=tokenizer)
+    assert len(run(config, start_from=tmp_path / "parent").phases) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"seed": 1}, r"other settings \(seed: 0 -> 1\)"),
+        ({"hidden_size": 24, "patience": 3}, r"\(hidden_size: 16 -> 24; patience: 10 -> 3\)"),
+        ({"score_test": False}, r"\(score_test: True -> False\)"),
+        ({"epochs": (5,)}, "has not finished this run's first phase"),
+    ],
+)
+def test_a_run_trained_otherwise_is_not_begun_with(rounds, tmp_path, changes, what):
+    make, whole = rounds
+    with pytest.raises(ValueError, match=f"{whole.folder.path}: .*{what}"):
+        run(make(tmp_path / "run", **changes), start_from=whole.folder.path)
+    with pytest.raises(RunFolderError, match="nowhere: no run to start from"):
+        run(make(tmp_path / "other"), start_from=tmp_path / "nowhere")
+    assert not (tmp_path / "other").exists()
+
+
+def test_while_settings_are_chosen_the_test_set_is_not_seen(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
+    evaluate = SpeechTask.evaluate
+
+    def evaluate_dev(task, model, split, device):
+        assert split == "dev"
+        return evaluate(task, model, split, device)
+
+    monkeypatch.setattr(SpeechTask, "evaluate", evaluate_dev)
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", score_test=False)
+    result = run(config)
+    assert all("test" not in record and "wer" in record["dev"] for record in result.phases)
+    assert sorted({path.suffixes[0] for path in (tmp_path / "run" / "hyps").iterdir()}) == [".dev"]
+    with pytest.raises(RunFolderError, match="score_test: False -> True"):
+        run(dataclasses.replace(config, score_test=True), RESUME)
+
+
+# Bad data.
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import math
+import re
 import shutil
 import tomllib
 
@@ -27,8 +28,8 @@ RESUME = True
 PHASES = ("Dense Iter 0", "Sparse Iter 1", "Dense Iter 1")
 
 
-def run(config, resume=False):
-    return neuraltalk.run(config, resume=resume, console=Console(quiet=True))
+def run(config, resume=False, *, start_from=None):
+    return neuraltalk.run(config, resume=resume, start_from=start_from, console=Console(quiet=True))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,11 @@ def assert_same(one, other):
         mine, theirs = weights(one.folder, phase), weights(other.folder, phase)
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     for mine, theirs in zip(one.phases, other.phases, strict=True):
-        assert {**mine, "train_seconds": 0} == {**theirs, "train_seconds": 0}
+        assert but_for_time(mine) == but_for_time(theirs)
+
+
+def but_for_time(record):
+    return {name: value for name, value in record.items() if not name.endswith("_seconds")}
 
 
 def skipped(folder):
@@ -263,6 +268,47 @@ def test_words_are_counted_once(shape_corpus, tmp_path, tiny_neuraltalk, monkeyp
     monkeypatch.setattr(CaptionTask, "loss", loss)
     monkeypatch.setattr(WordVocabulary, "build", lambda *args, **options: pytest.fail("counted again"))
     assert_same(run(config, RESUME), whole)
+
+
+@pytest.mark.parametrize(("method", "shared"), [("dsd", 2), ("llr", 1)])
+def test_phases_taken_over_are_not_trained_again(
+    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch, method, shared
+):
+    """Nor are words counted again. The end is that of a run that has trained them all itself."""
+    whole = run(tiny_neuraltalk(shape_corpus, tmp_path / "whole", iters=2, epochs=(2, 1), method=method))
+    parent = run(tiny_neuraltalk(shape_corpus, tmp_path / "parent", iters=shared - 1, epochs=(2, 1)))
+    monkeypatch.setattr(WordVocabulary, "build", lambda *args, **options: pytest.fail("counted again"))
+    config = tiny_neuraltalk(shape_corpus, tmp_path / "run", iters=2, epochs=(2, 1), method=method)
+    result = run(config, start_from=parent.folder.path)
+    num_shared = 2 * shared - 1
+    origins = [record.pop("taken_over_from", None) for record in result.phases]
+    assert origins == [str(parent.folder.path)] * num_shared + [None] * (5 - num_shared)
+    assert [but_for_time(one) for one in result.phases] == [but_for_time(one) for one in whole.phases]
+    for phase in [record["name"] for record in whole.phases]:
+        mine, theirs = weights(result.folder, phase), weights(whole.folder, phase)
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs), phase
+    assert run(config, RESUME, start_from=tmp_path / "gone").phases[-1]["name"] == result.phases[-1]["name"]
+
+
+def test_while_settings_are_chosen_the_test_set_is_not_seen(
+    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch
+):
+    evaluate = CaptionTask.evaluate
+
+    def evaluate_dev(task, model, split, device):
+        assert split == "dev"
+        return evaluate(task, model, split, device)
+
+    monkeypatch.setattr(CaptionTask, "evaluate", evaluate_dev)
+    config = tiny_neuraltalk(shape_corpus, tmp_path / "run", score_test=False)
+    console = Console(file=io.StringIO(), width=150)
+    result = neuraltalk.run(config, console=console)
+    assert all("test" not in record and "bleu4" in record["dev"] for record in result.phases)
+    assert not list((tmp_path / "run" / "hyps").glob("*.test.jsonl"))
+    shown = re.findall(r"(val|test)\d\d\.png", console.file.getvalue())
+    assert shown and set(shown) == {"val"}
+    with pytest.raises(RunFolderError, match="score_test: False -> True"):
+        run(dataclasses.replace(config, score_test=True), RESUME)
 
 
 def test_captions_that_have_changed_are_said_when_a_run_goes_on(

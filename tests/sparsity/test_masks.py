@@ -355,6 +355,14 @@ def test_share_of_pruned_weights():
     assert masks.sparsity() == pytest.approx((80 + 150) / 400)
 
 
+def test_restored_masks_are_in_the_model_s_order_whatever_a_file_s_is():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    masks = MaskSet.from_magnitude(model, resolve(model, [Rule("*")], 0.5))
+    state = dict(reversed(masks.state_dict().items()))
+    assert list(state) == ["1.weight", "0.weight"]
+    assert list(MaskSet.from_state_dict(model, state).masks) == ["0.weight", "1.weight"]
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(0.2, 0.9))
 def test_one_bit_a_weight_and_back(rows, columns, sparsity):

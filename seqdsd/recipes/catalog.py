@@ -1,0 +1,140 @@
+"""The recipes by name, and what commands over many runs of one need: its settings, and whether a run is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqdsd.config import differences, read_config, read_provenance, to_toml
+from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes.command import parse_command
+from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
+from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
+
+
+class UnknownRecipe(ValueError):
+    """It cannot be told which recipe is meant."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What commands over recipes need to know of one."""
+
+    name: str
+    config_class: type[Any]
+    without_data: Callable[[], Any]
+    """Settings for the embedded corpus."""
+    may_change: tuple[str, ...]
+    """Settings that do not change what is trained."""
+
+    @property
+    def module(self) -> str:
+        """For ``python -m``."""
+        return f"seqdsd.recipes.{self.name}"
+
+    def settings(
+        self, file: Path | None, arguments: Sequence[str], *, prog: str, reserved: Sequence[str]
+    ) -> RunConfig:
+        """The settings of a file, or of the embedded corpus, under those of a command line.
+
+        Args:
+            file: Settings file; None takes the embedded corpus, unless the command line names data.
+            arguments: Flags of the recipe.
+            prog: The command that asks, for its messages.
+            reserved: Flags that may not be among them, since the command decides what they would.
+
+        Raises:
+            ConfigError: If the file cannot be used.
+            ValueError: If a flag is reserved.
+            SystemExit: After a wrong flag.
+        """
+        for argument in arguments:
+            flag = argument.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
+            if flag in reserved:
+                raise ValueError(f"{argument} after --: {prog} decides that itself; see {prog} --help")
+        parsed = parse_command(
+            self.config_class,
+            prog=f"{prog} … --",
+            description=f"Settings of the {self.name} recipe.",
+            without_data=self.without_data,
+            argv=[*(["--config", str(file)] if file else []), *arguments],
+        )
+        return parsed.settings
+
+    def check_common(self, path: Path, config: RunConfig) -> None:
+        """See that runs which have ``config`` in common fit to those that have been begun below the file's folder.
+
+        Args:
+            path: Settings file of the runs begun before, if any.
+            config: What the runs have in common.
+
+        Raises:
+            RunFolderError: If the file is of another recipe, or has other settings.
+            ConfigError: If it cannot be read.
+        """
+        has_runs = any(path.parent.glob("seed-*/*/config.toml"))
+        if not has_runs or not path.is_file():
+            return
+        if (its_recipe := read_provenance(path).get("recipe")) != self.name:
+            raise RunFolderError(
+                f"{path}: of runs of {its_recipe!r}, among which {self.name!r} has no place; take another --out"
+            )
+        found = differences(read_config(path, self.config_class()), config)
+        if changed := [line for line in found if line.split(":")[0] not in self.may_change]:
+            raise RunFolderError(
+                f"{path}: the runs there have other settings ({'; '.join(changed)}); take another --out"
+            )
+
+    def write_common(self, path: Path, config: RunConfig) -> None:
+        """Write what runs have in common, for them to be started from."""
+        write_atomically(path, to_toml(config, {"recipe": self.name, **provenance(config.seed)}))
+
+    def has_finished(self, folder: RunFolder, config: RunConfig) -> bool:
+        """Whether the folder holds the complete run with these settings.
+
+        Raises:
+            RunFolderError: If another run is there, or its settings or records are damaged.
+        """
+        try:
+            is_there = holds_run(folder, config, resume=True, may_change=self.may_change)
+            return is_there and finished_phases(folder, config) is not None
+        except ValueError as error:
+            raise RunFolderError(f"{error}; or remove {folder.path}, and it is trained again") from error
+
+
+RECIPES = {
+    ds1.RECIPE: Recipe(ds1.RECIPE, ds1.Config, ds1.embedded_settings, ds1.MAY_CHANGE_ON_RESUME),
+    neuraltalk.RECIPE: Recipe(
+        neuraltalk.RECIPE,
+        neuraltalk.Config,
+        neuraltalk.embedded_settings,
+        neuraltalk.MAY_CHANGE_ON_RESUME,
+    ),
+}
+
+
+def find_recipe(named: str, recipe: str | None) -> tuple[Recipe, Path | None]:
+    """The recipe, and the settings file if one is named.
+
+    Args:
+        named: A settings file whose name begins with its recipe's (``recipes/an4/ds1.toml``), a run's ``config.toml``,
+            or a recipe's name alone.
+        recipe: The recipe's name, where the file does not tell it.
+
+    Raises:
+        UnknownRecipe: If it cannot be told.
+        ConfigError: If the file cannot be read.
+    """
+    known, path = ", ".join(RECIPES), Path(named)
+    if named in RECIPES and recipe in (None, named):
+        return RECIPES[named], None
+    if not path.exists():
+        raise UnknownRecipe(f"{named}: neither a settings file nor a recipe; recipes are {known}")
+    by_name = next((name for name in RECIPES if path.stem.startswith(name)), None)
+    name = recipe or read_provenance(path).get("recipe") or by_name
+    if name not in RECIPES:
+        said = f"{name!r} is none" if name else "its name does not begin with one"
+        raise UnknownRecipe(f"{path}: which recipe is it for? {said} of {known}; say so by --recipe")
+    return RECIPES[name], path

@@ -1,0 +1,301 @@
+"""``seqdsd compare``: does DSD pay? A recipe trained in all arms of a fair comparison, over several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from seqdsd.config import to_toml
+from seqdsd.recipes.arms import ARMS, Arm, make_arms, make_jobs, new_epochs
+from seqdsd.recipes.catalog import Recipe, find_recipe
+from seqdsd.recipes.cluster import print_script, submit_to_slurm
+from seqdsd.recipes.command import run_command
+from seqdsd.recipes.job_display import JobDisplay, in_words
+from seqdsd.recipes.jobs import Job, Share, makespan, run_jobs
+from seqdsd.recipes.speed import Speed, measure_speed
+from seqdsd.recipes.training import RunConfig
+from seqdsd.records import RunFolder, write_atomically
+from seqdsd.reports.comparison import Comparison, compare_runs
+from seqdsd.reports.comparison_table import contrast_grid, table_10
+from seqdsd.reports.contrasts import headline
+from seqdsd.reports.runs import read_runs
+from seqdsd.reports.scores import FAMILIES
+
+PROG = "seqdsd compare"
+RESERVED = ("--config", "--resume", "--start-from", "--dry-run", "--out", "--seed", "--method", "--iters")
+"""Flags of a recipe that commands over many of its runs decide themselves."""
+
+_DESCRIPTION = """\
+Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
+
+  baseline  one dense phase of as many epochs, with its own annealing of the learning rate
+  llr       the same phases and learning rates, nothing pruned
+  dsd       one round: dense, sparse, redense
+  dsdsd     all rounds (--iters)
+
+All arms of a seed start from the same weights; llr and dsd share the very same Dense Iter 0, dsdsd goes on from dsd:
+each phase is trained once. Stop it when you like: the same command goes on, and what is finished is never trained
+again. More seeds or arms may be asked for later.
+"""
+_EPILOG = """\
+examples:
+  seqdsd compare recipes/an4/ds1.toml --dry-run
+  seqdsd compare recipes/an4/ds1.toml --seeds 0,1,2,3,4 --iters 2 --jobs 2
+  seqdsd compare neuraltalk --seeds 0,1,2                    the embedded corpus
+  seqdsd compare ds1.toml -- --epochs 20 --hidden-size 512   settings of the recipe, after --
+  seqdsd compare ds1.toml --submit print > runs.sh           a command a run, for other machines
+  seqdsd compare ds1.toml --submit slurm --slurm time=240 --slurm partition=gpu --slurm gpus_per_node=1
+
+then: seqdsd report runs/compare-ds1
+"""
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """What is asked, resolved."""
+
+    recipe: Recipe
+    common: RunConfig
+    """What all runs have in common; of seed, method and folder each has its own."""
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    out: Path
+
+    @property
+    def settings(self) -> Path:
+        """The file of what all runs have in common."""
+        return self.out / "comparison.toml"
+
+    def jobs(self) -> list[Job]:
+        """A run an arm and seed.
+
+        Raises:
+            RunFolderError: If the folder holds other runs than these, or damaged ones.
+        """
+        self.recipe.check_common(self.settings, self.common)
+        return make_jobs(
+            self.arms,
+            self.seeds,
+            recipe=self.recipe,
+            settings=self.settings,
+            out=self.out,
+            common=self.common,
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of ``seqdsd compare``."""
+    run_command(lambda: compare(argv, Console()))
+
+
+def compare(argv: Sequence[str], console: Console) -> None:
+    """Parse the command line and do as it says.
+
+    Raises:
+        ValueError: For settings or folders that cannot be used.
+        JobsFailed: If a run failed.
+        StopRequested: After Ctrl-C.
+    """
+    asked, settings = split_arguments(argv)
+    options = _parse(asked)
+    plan = _resolve(options, settings)
+    if options.dry_run:
+        describe(plan, options.jobs, console)
+        return
+    with RunFolder(plan.out).locked():
+        jobs = plan.jobs()
+        share = Share.of_this_machine(options.jobs, jobs, device=plan.common.device)
+        plan.recipe.write_common(plan.settings, plan.common)
+        logs = plan.out / "logs"
+        if options.submit == "print":
+            print_script(jobs)
+            return
+        if options.submit == "slurm":
+            submit_to_slurm(jobs, logs=logs, parameters=options.slurm, console=console)
+            return
+        with JobDisplay.open(console) as display:
+            run_jobs(jobs, share=share, logs=logs, show=display)
+    show_result(plan.out, console)
+
+
+def describe(plan: ComparisonPlan, asked: int | None, console: Console) -> None:
+    """Print the arms with their epochs, and how long it will take, from one epoch that is trained and thrown away."""
+    jobs = plan.jobs()
+    share = Share.of_this_machine(asked, jobs, device=plan.common.device)
+    console.print(_arms_table(plan))
+    if plan.common.patience:
+        console.print(
+            f"A phase ends early after {plan.common.patience} epochs without a better dev score (patience); the "
+            "baseline trains all of its epochs."
+        )
+    left = [job for job in jobs if not job.is_done]
+    console.print(f"runs: {len(jobs)}, of which finished: {len(jobs) - len(left)}", highlight=False)
+    if not left:
+        return
+    console.print(f"measuring one epoch; at a time: {share.processes}, threads of each: {share.threads} …")
+    speed = _measure(plan, share)
+    seconds = makespan(jobs, {job.name: speed.seconds(job) for job in jobs}, share.processes)
+    console.print(
+        f"about {in_words(seconds)} here: {sum(job.epochs_left for job in left)} epochs of "
+        f"{speed.epoch_seconds:.1f} s, evaluation included",
+        highlight=False,
+    )
+
+
+def show_result(out: Path, console: Console) -> None:
+    """Print the comparisons that the folder holds: every phase, every contrast with its test, and what it comes to.
+
+    Raises:
+        RunFolderError: If there is no run.
+    """
+    run_set = read_runs([out])
+    for refusal in run_set.refused:
+        console.print(f"not counted: {refusal.message}", style="yellow", markup=False, soft_wrap=True)
+    for one in compare_runs(run_set.runs):
+        _show_tables(one, console)
+        console.print(f"\n{headline(one)}", highlight=False, markup=False)
+        if one.arm("LLR"):
+            console.print(headline(one, against="LLR"), highlight=False, markup=False)
+    report = shlex.join(["seqdsd", "report", str(out)])
+    console.print(f"\nAll of it, as a page: {report}", highlight=False, markup=False, soft_wrap=True)
+
+
+def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Cut at ``--``: before it stands what is the command's, after it what is the recipe's."""
+    arguments = list(argv)
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: If one is no whole number from 0 on, or comes twice.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}")
+    seeds = tuple(int(part) for part in parts)
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"a seed comes twice in {text!r}")
+    return seeds
+
+
+def _arms_table(plan: ComparisonPlan) -> Table:
+    table = Table("arm", "phases", "epochs", "of them new", "learning rates", title=plan.recipe.name)
+    for arm in plan.arms:
+        schedule = arm.config(plan.common).schedule
+        rates = ", ".join(f"{phase.learning_rate:g}" for phase in schedule)
+        if arm.anneal is not None:
+            rates += f", divided by {arm.anneal:g} after every epoch"
+        new = new_epochs(arm, plan.arms, plan.common)
+        table.add_row(arm.name, str(len(schedule)), str(schedule.total_epochs), str(new), rates)
+    return table
+
+
+def _measure(plan: ComparisonPlan, share: Share) -> Speed:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder) / "settings.toml"
+        write_atomically(settings, to_toml(plan.common))
+        return measure_speed(plan.recipe.module, settings, share=share, folder=Path(folder))
+
+
+def _show_tables(comparison: Comparison, console: Console) -> None:
+    family, has_tests = FAMILIES[comparison.kind][0], len(comparison.seeds) > 1
+    for split in comparison.test_splits or ("dev",):
+        for make in (table_10, contrast_grid) if has_tests else (table_10,):
+            console.print(make(comparison, split=split, family=family).to_terminal())
+
+
+def _resolve(options: argparse.Namespace, settings: Sequence[str]) -> ComparisonPlan:
+    recipe, file = find_recipe(options.recipe_file, options.recipe)
+    common = recipe.settings(file, settings, prog=PROG, reserved=RESERVED)
+    common = replace(common, iters=common.iters if options.iters is None else options.iters)
+    arms = make_arms(common, options.arms, baseline_anneal=options.baseline_anneal)
+    out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"
+    common = replace(common, seed=0, method="dsd", out=out)
+    return ComparisonPlan(recipe, common, tuple(arms), options.seeds, out)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)} (settings of the recipe stand after --)")
+    if options.slurm and options.submit != "slurm":
+        parser.error("--slurm goes with --submit slurm")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        usage=f"{PROG} RECIPE [OPTIONS] [-- SETTINGS]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "recipe_file",
+        metavar="RECIPE",
+        help="settings file named after its recipe (recipes/an4/ds1.toml), or a recipe alone (ds1)",
+    )
+    add("--recipe", help="the file's recipe, where its name does not tell")
+    add(
+        "--seeds",
+        type=parse_seeds,
+        default=parse_seeds("0,1,2,3,4"),
+        metavar="0,1,…",
+        help="default: 0,1,2,3,4",
+    )
+    add("--iters", type=int, metavar="N", help="rounds of dsdsd; by default the recipe's")
+    add(
+        "--arms",
+        type=lambda text: text.split(","),
+        default=ARMS,
+        metavar="A,B",
+        help=f"of {','.join(ARMS)}; default: all. Baseline and llr are as long as dsdsd, asked for or not: to set dsd "
+        "beside its equals, take --iters 1",
+    )
+    add("--out", type=Path, help="folder of the comparison; by default runs/compare-NAME")
+    add(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time, each with its share of the cores; by default one a GPU, or one a core",
+    )
+    add(
+        "--baseline-anneal",
+        type=float,
+        metavar="X",
+        help="the baseline's learning rate is divided by X after every epoch (1: stays); by default it falls to the "
+        "last phase's",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print arms, epochs and an estimate of the time from one measured epoch",
+    )
+    add(
+        "--submit",
+        choices=("print", "slurm"),
+        help="print one command a run, or submit them to Slurm (pip install 'seqdsd[slurm]')",
+    )
+    add(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="parameter of submitit's Slurm executor, such as time=240 (minutes) or partition=gpu",
+    )
+    return parser
