@@ -10,9 +10,10 @@ Everywhere a difference is after minus before: fewer errors are negative, a bett
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal
 
 import jiwer
@@ -22,7 +23,6 @@ from jaxtyping import Float
 # The distributions themselves: scipy.stats wraps them, and takes a second to import.
 from scipy.special import ndtr, stdtr, stdtrit
 
-from seqdsd.metrics.bleu import bleu
 from seqdsd.metrics.caption_input import check_captions
 
 _BOUNDARY_WORDS = 2
@@ -531,11 +531,37 @@ def _ngram_counts(
     refs_per_item: Sequence[Sequence[str]], hyps: Sequence[str], order: int
 ) -> Float[np.ndarray, "items counts"]:
     """Of each item: matches and totals of 1- to ``order``-grams, words of the hypothesis and of the reference."""
-    items = [bleu([refs], [hyp]) for refs, hyp in zip(refs_per_item, hyps, strict=True)]
-    counts = [
-        [*item.matches[:order], *item.totals[:order], item.hyp_length, item.ref_length] for item in items
-    ]
-    return np.array(counts, dtype=float)
+    return np.array(
+        [_item_counts(tuple(refs), hyp, order) for refs, hyp in zip(refs_per_item, hyps, strict=True)],
+        dtype=float,
+    )
+
+
+def _item_counts(refs: tuple[str, ...], hyp: str, order: int) -> list[int]:
+    """As ``seqdsd.metrics.bleu`` counts, but many times faster where references come again with another system."""
+    most, lengths = _reference_counts(refs)
+    words = hyp.split()
+    matches = [0] * _MAX_ORDER
+    for ngram, count in _ngrams(words).items():
+        matches[len(ngram) - 1] += min(count, most[ngram])
+    totals = [max(0, len(words) - longer) for longer in range(order)]
+    closest = min(lengths, key=lambda length: (abs(length - len(words)), length))
+    return [*matches[:order], *totals, len(words), closest]
+
+
+@lru_cache(maxsize=5_000)  # images of the largest usual test set
+def _reference_counts(refs: tuple[str, ...]) -> tuple[Counter[tuple[str, ...]], list[int]]:
+    """How often each n-gram may be matched, and the references' lengths."""
+    split = [ref.split() for ref in refs]
+    most: Counter[tuple[str, ...]] = Counter()
+    for words in split:
+        most |= _ngrams(words)
+    return most, [len(words) for words in split]
+
+
+def _ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
+    lengths = range(1, _MAX_ORDER + 1)
+    return Counter(tuple(words[i : i + n]) for n in lengths for i in range(len(words) - n + 1))
 
 
 def _bleu_scores(

@@ -210,7 +210,7 @@ def _measure(plan: ComparisonPlan, share: Share) -> Speed:
 
 def _show_tables(comparison: Comparison, console: Console) -> None:
     family, has_tests = FAMILIES[comparison.kind][0], len(comparison.seeds) > 1
-    for split in comparison.test_splits or ("dev",):
+    for split in comparison.scored_splits:
         for make in (table_10, contrast_grid) if has_tests else (table_10,):
             console.print(make(comparison, split=split, family=family).to_terminal())
 

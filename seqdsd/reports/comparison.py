@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.reports.hypotheses import Kind
+from seqdsd.reports.record_checks import SET_COUNTS
 from seqdsd.reports.runs import ArmName, Record, Refusal, Run
 from seqdsd.reports.scores import Metric, Number
 
@@ -36,7 +37,10 @@ _BOOKKEEPING = (
     "on_bad_data",
     "batches.num_workers",
 )
-_NETWORKS = {"ds1": "DeepSpeech 1", "ds2": "DeepSpeech 2", "neuraltalk": "NeuralTalk"}
+SPARSITIES = "sparsities"
+"""Of no effect on runs that prune nothing."""
+
+_NETWORKS = {"ds1": "DeepSpeech 1", "neuraltalk": "NeuralTalk"}
 _CORPORA = {"an4": "AN4", "flickr8k": "Flickr8k"}
 _EMBEDDED = "the embedded corpus"
 
@@ -99,10 +103,11 @@ class Comparison:
         corpus: Its name.
         kind: What is scored.
         iters: Rounds of its longest arm.
-        settings: What its runs have in common, ``optimizer.anneal`` by its full name; without the bookkeeping.
-        anneals: ``optimizer.anneal`` of the baseline, and of the other arms; None where there is none.
+        settings: What its runs have in common; without the bookkeeping and ``optimizer.anneal``.
+        baseline_anneal: ``optimizer.anneal`` of the baseline; None where there is none.
+        anneal: That of the other arms.
         arms: Those that have a run, in the order of ``ARMS``.
-        left_out: Second runs of the same arm and seed.
+        left_out: Second runs of the same arm and seed, and those scored on other sets than most are.
     """
 
     title: str
@@ -112,7 +117,8 @@ class Comparison:
     kind: Kind
     iters: int
     settings: Mapping[str, Any]
-    anneals: tuple[Any, ...]
+    baseline_anneal: Any
+    anneal: Any
     arms: tuple[Arm, ...]
     left_out: tuple[Refusal, ...] = ()
 
@@ -146,10 +152,15 @@ class Comparison:
         return tuple(dict.fromkeys(split for run in self.runs for split in run.test_splits))
 
     @property
+    def scored_splits(self) -> tuple[str, ...]:
+        """The test sets; dev where test was not scored, as in a sweep."""
+        return self.test_splits or ("dev",)
+
+    @property
     def seconds(self) -> float:
         """Training and evaluation of all its phases, those that runs share counted once."""
         spent = {
-            (run.seed, Path(record.get("taken_over_from", run.folder.path)).name, record["name"]): record
+            (run.seed, _origin(run, record), record["name"]): record
             for run in self.runs
             for record in run.phases
         }
@@ -168,17 +179,26 @@ def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
 
     All settings of a comparison's runs agree but for seed, method, rounds and what changes no result (folder, device,
     checkpoints). The baseline may have its own ``optimizer.anneal``. Baselines and LLR runs are set beside the DSDSD
-    runs of as many rounds, since these have as many epochs; DSD is set beside all of them.
+    runs of as many rounds, since these have as many epochs; DSD is set beside all of them. As they prune nothing, they
+    stand beside runs of any sparsities.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if run.arm != "Dense":
             groups.setdefault(_key(run), []).append(run)
-    return _titled([_comparison(members) for group in groups.values() for members in _divided(group)])
+    return _titled(
+        [
+            _comparison(members)
+            for group in groups.values()
+            for alike in _of_each_sparsity(group)
+            for members in _divided(alike)
+        ]
+    )
 
 
 def _key(run: Run) -> str:
-    return json.dumps([run.recipe, run.kind, _common(run)], sort_keys=True, default=str)
+    common = {name: value for name, value in _common(run).items() if name != SPARSITIES}
+    return json.dumps([run.recipe, run.kind, common], sort_keys=True, default=str)
 
 
 def _common(run: Run) -> dict[str, Any]:
@@ -197,6 +217,36 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _of_each_sparsity(group: Sequence[Run]) -> Iterator[list[Run]]:
+    """Divide runs by the sparsities at which they prune; those that prune nothing join each part."""
+    pruning = _by(_sparsities, [run for run in group if run.method == "dsd"])
+    others = [run for run in group if run.method != "dsd"]
+    used = {_sparsities(part[0]) for part in pruning if part}
+    for part in pruning:
+        yield [*part, *(_joining(others, _sparsities(part[0]), used) if part else others)]
+
+
+def _joining(others: Sequence[Run], wanted: str, used: set[str]) -> list[Run]:
+    """Of runs that prune nothing, those to set beside ``wanted`` sparsities.
+
+    Where several compete for a place, the one of these sparsities has it; one of other sparsities stands beside its own
+    where these are ``used``, so that it need not be named as left out here.
+    """
+    first: dict[tuple[Any, ...], str] = {}
+    ranked = sorted(others, key=lambda run: (not run.is_complete, _sparsities(run) != wanted))
+    for run in ranked:
+        first.setdefault(_place(run), _sparsities(run))
+    return [run for run in ranked if _sparsities(run) == first[_place(run)] or _sparsities(run) not in used]
+
+
+def _place(run: Run) -> tuple[Any, ...]:
+    return run.arm, run.seed, run.iters, str(_anneal(run))
+
+
+def _sparsities(run: Run) -> str:
+    return str(run.settings.get(SPARSITIES))
 
 
 def _divided(group: Sequence[Run]) -> Iterator[list[Run]]:
@@ -222,8 +272,9 @@ def _by(key: Callable[[Run], Any], runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _comparison(runs: Sequence[Run]) -> Comparison:
-    kept, left_out = _without_twins(runs)
-    first = kept[0]
+    alike, of_other_sets = _of_one_set(runs)
+    kept, twins = _without_twins(alike)
+    first = next((run for run in kept if run.method == "dsd"), kept[0])
     network, corpus = _NETWORKS.get(first.recipe, first.recipe), _corpus(first.settings.get("data"))
     baselines = [run for run in kept if run.arm == "Baseline"]
     others = [run for run in kept if run.arm != "Baseline"]
@@ -235,10 +286,40 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
         kind=first.kind,
         iters=max(run.iters for run in kept),
         settings=_common(first),
-        anneals=tuple(_anneal(some[0]) if some else None for some in (baselines, others)),
+        baseline_anneal=_anneal(baselines[0]) if baselines else None,
+        anneal=_anneal(others[0]) if others else None,
         arms=tuple(_arm(name, own) for name in ARMS if (own := [run for run in kept if run.arm == name])),
-        left_out=left_out,
+        left_out=(*of_other_sets, *twins),
     )
+
+
+def _of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
+    """Keep complete runs that are scored on as much as most are; on a tie as the baseline is, else as the first."""
+    complete = [run for run in runs if run.is_complete]
+    if not complete:
+        return list(runs), ()
+    usual = max(complete, key=lambda run: sum(_other_set(run, other) is None for other in complete))
+    told = {run.folder.path: problem for run in complete if (problem := _other_set(run, usual))}
+    left_out = tuple(
+        Refusal(
+            path,
+            f"{path}: {problem} as {usual.folder.path}, so its scores do not compare; train it again on the "
+            "same data, or report it by itself",
+        )
+        for path, problem in told.items()
+    )
+    return [run for run in runs if run.folder.path not in told], left_out
+
+
+def _other_set(run: Run, usual: Run) -> str | None:
+    """Where two runs are scored on sets of other sizes."""
+    last, other = run.phases[-1], usual.phases[-1]
+    for split in ("dev", *run.test_splits):
+        for key in SET_COUNTS:
+            found, expected = (record.get(split, {}).get(key) for record in (last, other))
+            if found is not None and expected is not None and found != expected:
+                return f"{split} has {found} {key.replace('ref_', '')}, not {expected}"
+    return None
 
 
 def _without_twins(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
@@ -265,6 +346,16 @@ def _arm(name: ArmName, runs: Iterable[Run]) -> Arm:
         runs={seed: run for seed, run in by_seed.items() if run.is_complete},
         unfinished={seed: run for seed, run in by_seed.items() if not run.is_complete},
     )
+
+
+def _origin(run: Run, record: Record) -> str:
+    """The folder of the run that trained a phase: where it lies now, or by its name where it is gone.
+
+    A comparison that was moved as a whole is still found, for its arms lie side by side.
+    """
+    path = Path(record.get("taken_over_from", run.folder.path))
+    places = (path, run.folder.path.parent / path.name)
+    return next((str(place.resolve()) for place in places if place.is_dir()), path.name)
 
 
 def _corpus(data: Any) -> str:
@@ -299,12 +390,11 @@ def _num_told_apart(described: Sequence[Mapping[str, Any]], names: Sequence[str]
 
 
 def _described(comparison: Comparison) -> dict[str, Any]:
-    baseline, others = comparison.anneals
     return {
         **comparison.settings,
         "iters": comparison.iters,
-        "the baseline's anneal": baseline,
-        "anneal": others,
+        "the baseline's anneal": comparison.baseline_anneal,
+        "anneal": comparison.anneal,
     }
 
 

@@ -117,7 +117,7 @@ def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
 
 def table_1(comparisons: Sequence[Comparison]) -> Grid:
     """A row a network, corpus and test set: what DSDSD, or else DSD, gains on the baseline."""
-    rows = [row for one in comparisons for split in one.test_splits if (row := _overview_cells(one, split))]
+    rows = [row for one in comparisons for split in one.scored_splits if (row := _overview_cells(one, split))]
     caption = (
         "Baseline: as many epochs as DSDSD in one dense phase. Means over the seeds; WER and its improvement in "
         f"percent, BLEU from 0 to 100, relative improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over "
@@ -150,7 +150,7 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
 def comparison_notes(comparison: Comparison) -> list[str]:
     """What a reader of any table must know: how the baseline is annealed, and which runs do not count."""
     notes = []
-    own, others = comparison.anneals
+    own, others = comparison.baseline_anneal, comparison.anneal
     if comparison.arm("Baseline") and own is not None and own != others:
         beside = "" if others is None else f", that of the other arms by {others:g} within each phase"
         notes.append(f"The baseline's learning rate is divided by {own:g} an epoch{beside}")
@@ -161,7 +161,18 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"Unfinished and not counted: {', '.join(said)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
-    return notes
+    return notes + _circumstances(comparison)
+
+
+def _circumstances(comparison: Comparison) -> list[str]:
+    """In what the runs' making differs, which may change a result."""
+    said = []
+    for key, what in (("git_commit", "git commits"), ("threads", "numbers of threads")):
+        kept = (run.provenance.get(key) for run in comparison.runs)
+        found = sorted({str(value) for value in kept if value is not None})
+        if len(found) > 1:
+            said.append(f"{what} ({', '.join(found)})")
+    return [f"The runs were made with different {' and '.join(said)}"] if said else []
 
 
 def _phase_cells(phase: ArmPhase, split: str, family: Sequence[Metric]) -> Cells:
@@ -221,7 +232,7 @@ def _improvement_rows(comparison: Comparison, split: str, family: Sequence[Metri
 
 
 def _contrast_cells(contrast: Contrast) -> Cells:
-    metric, effect = contrast.metric, contrast.effect
+    metric = contrast.metric
     sides = (contrast.before, contrast.after)
     return (
         metric.title,
@@ -235,7 +246,7 @@ def _contrast_cells(contrast: Contrast) -> Cells:
         _relative(contrast.relative, metric),
         *_effect_cells(contrast.unpaired, metric),
         *_effect_cells(contrast.paired, metric),
-        effect.verdict if effect else f"no test: {contrast.problem}",
+        contrast.verdict,
     )
 
 
@@ -248,7 +259,7 @@ def _contrast_name(contrast: Contrast) -> str:
 def _effect_cells(effect: Effect | None, metric: Metric) -> Cells:
     if effect is None:
         return NONE, NONE
-    return _interval(effect.low, effect.high, metric), _p_value(effect.p_holm)
+    return _interval(effect.low, effect.high, metric), _p_value(effect.p_value)
 
 
 def _seed_cell(arm: Arm, seed: int, split: str, metric: Metric) -> str:
@@ -293,7 +304,7 @@ def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
     if before:
         made = contrasts(comparison, split=split, metric=metric)
         one = next(one for one in made if (one.after.arm, one.before.arm) == (arm.name, "Baseline"))
-        verdict = one.effect.verdict if one.effect else f"no test: {one.problem}"
+        verdict = one.verdict
     else:
         before, mark = arm.scores(split, metric, phase=0), _FIRST_PHASE_MARK
     gain = metric.gain(mean(before.values()), mean(after.values())) if before else None
@@ -339,9 +350,9 @@ def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metr
         f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
         "LLR is taken after as many phases as the other side has",
         "Unpaired: Welch's t-test, as Table 10 of the paper; paired: over the seeds that both have",
-        "p-values are two-sided and Holm-corrected for the contrasts of one score, each test for itself; confidence "
-        "intervals are of each contrast alone",
-        "Verdict: of the paired test where both sides have the same seeds, else of the unpaired",
+        "Confidence intervals and the p-values beside them (two-sided) are of each contrast alone, not corrected",
+        "Verdict: by the p-value of the paired test where both sides have the same seeds, else of the unpaired, "
+        "Holm-corrected for the contrasts of one score",
         *comparison_notes(comparison),
     )
 

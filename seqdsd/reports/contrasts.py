@@ -1,7 +1,7 @@
 """One arm against another over the seeds: how much better, and whether that is more than chance.
 
-An improvement above 0 is better whichever way a score points. Each contrast is tested by both t-tests; the contrasts
-of one split and score are a family, within which Holm's method corrects the p-values of each test.
+An improvement above 0 is better whichever way a score points. Each contrast is tested by both t-tests, one of which
+counts; the contrasts of one split and score are a family, within which Holm's method corrects the p-values that count.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ class Effect:
         low: Lower end of the improvement's 95 % confidence interval, of this contrast alone.
         high: Upper end.
         p_value: Two-sided, of this contrast alone.
-        p_holm: Corrected for the family.
-        family: How many contrasts were corrected for.
     """
 
     test: Literal["unpaired t-test", "paired t-test"]
@@ -55,21 +53,6 @@ class Effect:
     low: float
     high: float
     p_value: float
-    p_holm: float
-    family: int = 1
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether the corrected p-value is below 5 %."""
-        return self.p_holm < ALPHA
-
-    @property
-    def verdict(self) -> str:
-        """The corrected p-value in words, and what it is significant for; one that is not is called so."""
-        said = in_words(self.p_holm, alpha=ALPHA)
-        if not self.is_significant:
-            return said
-        return f"better, {said}" if self.improvement > 0 else f"worse, {said}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +89,8 @@ class Contrast:
         unpaired: Welch's t-test of all seeds of both; None where it cannot be made.
         paired: The t-test over the seeds that both have; None where it cannot be made.
         problem: Why there are no statistics; empty where there are.
+        p_holm: The p-value of the test that counts, corrected for the family; None where none counts.
+        family: How many contrasts were corrected for.
     """
 
     before: Side
@@ -115,11 +100,8 @@ class Contrast:
     unpaired: Effect | None
     paired: Effect | None
     problem: str = ""
-
-    @property
-    def common_seeds(self) -> tuple[int, ...]:
-        """Seeds that both sides have."""
-        return tuple(seed for seed in self.before.scores if seed in self.after.scores)
+    p_holm: float | None = None
+    family: int = 1
 
     @property
     def improvement(self) -> float:
@@ -135,6 +117,21 @@ class Contrast:
     def effect(self) -> Effect | None:
         """The test that counts: paired where both sides have the same seeds, since these share what a seed decides."""
         return self.paired if self.before.scores.keys() == self.after.scores.keys() else self.unpaired
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the corrected p-value is below 5 %."""
+        return self.p_holm is not None and self.p_holm < ALPHA
+
+    @property
+    def verdict(self) -> str:
+        """The corrected p-value in words, and what it is significant for; why there is none, where there is none."""
+        if self.p_holm is None:
+            return f"no test: {self.problem}"
+        said = in_words(self.p_holm, alpha=ALPHA)
+        if not self.is_significant:
+            return said
+        return f"better, {said}" if self.improvement > 0 else f"worse, {said}"
 
     @property
     def is_equal_epochs(self) -> bool:
@@ -162,6 +159,9 @@ def headline(comparison: Comparison, *, against: Literal["Baseline", "LLR"] = "B
         against: The equal-epoch baseline; or LLR, the same phases and learning rates without pruning.
     """
     arm = comparison.arm("DSDSD") or comparison.arm("DSD")
+    if comparison.seeds and not comparison.test_splits:
+        corpus = _capital(comparison.corpus)
+        return f"{corpus}: test was not scored, so there is no result; dev scores only choose settings."
     if arm is None or not comparison.test_splits:
         return f"{_capital(comparison.corpus)}: no complete run of DSD with a test score."
     metric, split = PRIMARY[comparison.kind], comparison.test_splits[0]
@@ -205,10 +205,11 @@ def _in_words(contrast: Contrast) -> str:
         return f"{said}{_signed(metric, contrast.improvement)} points; no statistics: {contrast.problem}."
     relative = "" if effect.relative is None else f" ({_minus(f'{100 * effect.relative:z.1f}')} % relative)"
     interval = f"95 % CI [{_signed(metric, effect.low)}, {_signed(metric, effect.high)}]"
-    verdict = f"significantly {effect.verdict}" if effect.is_significant else effect.verdict
-    test = (
-        f"{effect.test}, Holm-corrected over {effect.family} contrasts" if effect.family > 1 else effect.test
-    )
+    verdict = f"significantly {contrast.verdict}" if contrast.is_significant else contrast.verdict
+    test: str = effect.test
+    if contrast.family > 1:  # an interval without 0 may stand beside a p-value that is not significant
+        interval += " of this contrast alone"
+        test += f", p Holm-corrected over {contrast.family} contrasts"
     return f"{said}{_signed(metric, effect.improvement)} points{relative}, {interval}, {verdict}; {test}."
 
 
@@ -280,7 +281,6 @@ def _effect(test: MeanTest, metric: Metric) -> Effect | None:
         low=low,
         high=high,
         p_value=test.p_value,
-        p_holm=test.p_value,
     )
 
 
@@ -293,16 +293,12 @@ def _problem(contrast: Contrast) -> str:
 
 
 def _corrected(made: Sequence[Contrast]) -> list[Contrast]:
-    """Correct each of the two tests within the family."""
-    unpaired = _holm([one.unpaired for one in made])
-    paired = _holm([one.paired for one in made])
-    return [
-        replace(one, unpaired=first, paired=second)
-        for one, first, second in zip(made, unpaired, paired, strict=True)
-    ]
+    """Correct the p-values that count, of whichever test, within the family.
 
-
-def _holm(effects: Sequence[Effect | None]) -> list[Effect | None]:
-    tested = [effect.p_value for effect in effects if effect]
-    corrected = iter(holm(tested))
-    return [effect and replace(effect, p_holm=next(corrected), family=len(tested)) for effect in effects]
+    A contrast whose seeds all differ by the same was tried like the others: it counts as one with p = 1, the most that
+    it can add to the others' p-values.
+    """
+    tried = [one for one in made if min(len(one.before.scores), len(one.after.scores)) > 1]
+    p_values = holm([one.effect.p_value if one.effect else 1.0 for one in tried])
+    corrected = {id(one): p_value for one, p_value in zip(tried, p_values, strict=True) if one.effect}
+    return [replace(one, p_holm=corrected.get(id(one)), family=len(tried)) for one in made]

@@ -94,10 +94,6 @@ class Grid:
         """For rich: one table where there is room, else two."""
         return _TerminalTable(self)
 
-    def to_csv_rows(self) -> list[Cells]:
-        """Header and rows, for ``csv.writer``; nothing of the layout."""
-        return [self.plain_header, *self.rows]
-
 
 _LATEX = {
     "\\": r"\textbackslash{}",

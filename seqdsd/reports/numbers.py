@@ -22,7 +22,7 @@ from seqdsd.reports.comparison_table import (
     table_1,
     table_10,
 )
-from seqdsd.reports.contrasts import Contrast, Effect, Side, contrasts, headline
+from seqdsd.reports.contrasts import Contrast, Side, contrasts, headline
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.pair_tests import PairTest, pair_tests
 from seqdsd.reports.phase_table import phase_grid
@@ -87,9 +87,9 @@ def report_grids(run_set: RunSet, comparisons: Sequence[Comparison]) -> list[Gri
 
 
 def comparison_grids(comparison: Comparison) -> list[Grid]:
-    """A comparison's tables, test set by test set."""
+    """A comparison's tables, test set by test set; of dev where test was not scored."""
     grids = []
-    for split in comparison.test_splits:
+    for split in comparison.scored_splits:
         for family in FAMILIES[comparison.kind]:
             grids.append(table_10(comparison, split=split, family=family))
             grids.append(contrast_grid(comparison, split=split, family=family))
@@ -152,7 +152,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
-    splits = comparison.test_splits
+    splits = comparison.scored_splits
     return {
         "title": comparison.title,
         "headline": headline(comparison),
@@ -189,9 +189,12 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
         "after": _side(contrast.after),
         "improvement": contrast.improvement,
         "relative": contrast.relative,
-        "unpaired": _effect(contrast.unpaired),
-        "paired": _effect(contrast.paired),
+        "unpaired": asdict(contrast.unpaired) if contrast.unpaired else None,
+        "paired": asdict(contrast.paired) if contrast.paired else None,
         "counts": contrast.effect.test if contrast.effect else None,
+        "p_holm": contrast.p_holm,
+        "family": contrast.family,
+        "significant": contrast.is_significant,
         "problem": contrast.problem or None,
     }
 
@@ -204,10 +207,6 @@ def _side(side: Side) -> dict[str, Any]:
         "mean": side.mean,
         "scores": side.scores,
     }
-
-
-def _effect(effect: Effect | None) -> dict[str, Any] | None:
-    return None if effect is None else {**asdict(effect), "significant": effect.is_significant}
 
 
 def _pair_test(test: PairTest) -> dict[str, Any]:

@@ -11,6 +11,12 @@ from seqdsd.records import RunFolderError
 
 _REMEDY = "bring the file back, or train again into a new folder"
 
+NUM_BINS = 101
+"""Of a layer's histogram."""
+
+SET_COUNTS = ("utterances", "images", "ref_words")
+"""How large the set was that scores are of."""
+
 _Rule = tuple[Callable[[Any], bool], str]
 """Whether a value can be, and what it should be."""
 
@@ -71,6 +77,8 @@ def _is_curve(value: Any) -> bool:
     return isinstance(value, list) and all(one is None or _is_number(one) for one in value)
 
 
+_SECONDS: _Rule = (lambda value: _is_number(value, 0), "a number of at least 0")
+_SHAPE: _Rule = (lambda value: isinstance(value, list) and all(map(_is_count, value)), "whole numbers")
 _PHASE: dict[str, _Rule] = {
     "name": (lambda value: isinstance(value, str) and bool(value.strip()), "a name"),
     "kind": (lambda value: value in ("dense", "sparse", "redense"), "dense, sparse or redense"),
@@ -82,7 +90,11 @@ _PHASE: dict[str, _Rule] = {
     "train_loss": (_is_curve, "a list of numbers"),
     "dev_score": (_is_curve, "a list of numbers"),
     "dev": (lambda value: isinstance(value, dict), "an object"),
-    "train_seconds": (lambda value: _is_number(value, 0), "a number of at least 0"),
+    "train_seconds": _SECONDS,
+}
+_PHASE_IF_THERE: dict[str, _Rule] = {
+    **dict.fromkeys(("evaluate_seconds", "statistics_seconds"), _SECONDS),
+    "taken_over_from": (lambda value: isinstance(value, str), "a string"),
 }
 
 _COUNT: _Rule = (_is_count, "a whole number of at least 0")
@@ -106,10 +118,13 @@ _MOMENT: dict[str, _Rule] = {
 
 _LAYER: dict[str, _Rule] = {
     "name": (lambda value: isinstance(value, str), "a string"),
-    "shape": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "whole numbers"),
+    "shape": _SHAPE,
     **dict.fromkeys(("weights", "zeros", "pruned", "pruned_near_zero"), _COUNT),
     **dict.fromkeys(("low", "high"), (_is_number, "a number")),
-    "histogram": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "counts"),
+    "histogram": (
+        lambda value: isinstance(value, list) and len(value) == NUM_BINS and all(map(_is_count, value)),
+        f"{NUM_BINS} counts",
+    ),
     **dict.fromkeys(
         ("threshold", "mean", "sd", "mean_abs", "pruned_mean_abs", "kept_mean_abs"),
         (lambda value: value is None or _is_number(value), "a number or null"),
@@ -118,7 +133,10 @@ _LAYER: dict[str, _Rule] = {
 
 _PARAMETER: dict[str, _Rule] = {
     "parameter": (lambda value: isinstance(value, str), "a string"),
+    "shape": _SHAPE,
     "count": _COUNT,
+    "rule": (lambda value: value is None or isinstance(value, str), "a string or null"),
+    "why": (lambda value: isinstance(value, str), "a string"),
     "sparsity_by_phase": (
         lambda value: isinstance(value, dict) and all(_is_number(share, 0, 1) for share in value.values()),
         "shares from 0 to 1 by phase",
@@ -140,6 +158,9 @@ def _record_problem(record: Any, rules: Mapping[str, _Rule], of: str = "") -> st
 
 def _phase_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
     """What does not fit within a record, or to those before it."""
+    given = {key: rule for key, rule in _PHASE_IF_THERE.items() if key in record}
+    if problem := _record_problem(record, given):
+        return problem
     if any(one["name"] == record["name"] for one in earlier):
         return f"phase {record['name']!r} a second time"
     if record.get("index", len(earlier)) != len(earlier):
@@ -152,7 +173,7 @@ def _phase_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any
             return f"{curve!r} has {len(record[curve])} values for {epochs} epochs"
     if record["best_epoch"] > epochs:
         return f"'best_epoch' is {record['best_epoch']}, but there were {epochs} epochs"
-    return _scores_problem(record, earlier)
+    return _scores_problem(record, earlier) or _sets_problem(record, earlier)
 
 
 def _scores_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
@@ -163,6 +184,20 @@ def _scores_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, An
         (problem for split in splits if (problem := _record_problem(record[split], kind, f"{split!r}: "))),
         None,
     )
+
+
+def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
+    """Where the scores are of another set than an earlier phase's, or were computed in another way."""
+    for split in ["dev", *filter(is_test_split, record)]:
+        first = next((one for one in earlier if split in one), record)
+        for key in (*SET_COUNTS, "signature"):
+            before, now = first[split].get(key), record[split].get(key)
+            if before is not None and now is not None and before != now:
+                return (
+                    f"{split!r} of phase {record['name']!r} has {key!r} {_shortened(now)}, that of {first['name']!r} "
+                    f"{_shortened(before)}: their scores do not compare"
+                )
+    return None
 
 
 def _layers_problem(layers: Sequence[Any]) -> str | None:

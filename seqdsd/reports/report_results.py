@@ -54,13 +54,12 @@ def headlines(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[st
 
 
 def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: ChartBook) -> Result:
-    splits = comparison.test_splits or ("dev",)
     return Result(
         anchor=f"result-{number}",
         title=comparison.title,
         direction=direction(PRIMARY[comparison.kind]),
         has_seeds=len(comparison.seeds) > 1,
-        splits=[_split(comparison, split, charts) for split in splits],
+        splits=[_split(comparison, split, charts) for split in comparison.scored_splits],
         curves=[charts.add(chart) for chart in arm_charts(comparison, runs)],
     )
 

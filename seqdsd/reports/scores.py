@@ -71,9 +71,9 @@ def metrics_of(kind: Kind) -> tuple[Metric, ...]:
     return tuple(metric for family in FAMILIES[kind] for metric in family)
 
 
-def span(values: Iterable[Number], form: str = "g") -> str:
+def span(values: Iterable[Number]) -> str:
     """Write one number if all are equal, else the smallest and the largest."""
     found = sorted(set(values))
     if not found:
         return NONE
-    return f"{found[0]:{form}}" if len(found) == 1 else f"{found[0]:{form}}–{found[-1]:{form}}"
+    return f"{found[0]:g}" if len(found) == 1 else f"{found[0]:g}–{found[-1]:g}"

@@ -37,7 +37,7 @@ def test_five_seeds_of_four_arms(runs):
     assert (one.title, one.network, one.corpus) == ("DeepSpeech 1 on AN4", "DeepSpeech 1", "AN4")
     assert (one.kind, one.recipe, one.iters, one.seeds) == ("speech", "ds1", 2, (0, 1, 2, 3, 4))
     assert [arm.name for arm in one.arms] == ["Baseline", "LLR", "DSD", "DSDSD"]
-    assert one.anneals == (1.05, 1.0) and one.told_apart_by == ""
+    assert (one.baseline_anneal, one.anneal) == (1.05, 1.0) and one.told_apart_by == ""
     assert (one.unfinished, one.left_out, one.is_single, one.test_splits) == ((), (), False, ("test",))
     assert len(one.runs) == 20  # the shared first phase is no arm
 
@@ -47,6 +47,22 @@ def test_time_is_counted_once_where_phases_are_shared(runs):
     lengths = [record["epochs"] for record in one.arm("DSDSD").runs[0].phases]
     # A seed trains DSDSD (with DSD in it), LLR without the shared first phase, and the baseline; 32 s an epoch.
     assert one.seconds == 5 * 32 * (3 * sum(lengths) - lengths[0])
+
+
+def test_first_phases_of_other_folders_are_counted_each(make_arm):
+    for arm, other in (("dsd", "here"), ("llr", "there")):
+        make_arm(f"{other}/dense", "dense")
+        make_arm(f"{other}/{arm}", arm)
+    runs = read_runs([make_arm("here/dsd", "dsd").path, make_arm("there/llr", "llr").path]).runs
+    (one,) = compare_runs(runs)
+    assert one.seconds == 32 * (8 + 12)
+
+
+def test_time_of_a_comparison_that_was_moved(make_comparison, tmp_path):
+    folder = make_comparison(seeds=[0])
+    before = compare_runs(read_runs([folder]).runs)[0].seconds
+    assert compare_runs(read_runs([folder.rename(tmp_path / "moved")]).runs)[0].seconds == before
+    assert before == 32 * (3 * 12 - 4)
 
 
 def test_the_order_of_the_runs_does_not_matter(runs):
@@ -138,7 +154,7 @@ def test_corpora_are_named(of, data, corpus):
 
 def test_the_baseline_anneals_in_its_own_way(of):
     (one,) = compare_runs([of("baseline", optimizer__anneal=1.3), of("dsdsd"), of("llr")])
-    assert one.anneals == (1.3, 1.0)
+    assert (one.baseline_anneal, one.anneal) == (1.3, 1.0)
     # Baselines of two kinds are two comparisons with the same other arms, never one arm.
     found = compare_runs(
         [of("baseline"), of("baseline", 1, optimizer__anneal=1.3), of("dsdsd"), of("dsdsd", 1)]
@@ -157,6 +173,80 @@ def test_arms_of_as_many_epochs_are_set_beside_each_other(of):
     assert (one.iters, [arm.name for arm in one.arms]) == (1, ["Baseline", "LLR", "DSD"])
     assert (two.iters, [arm.name for arm in two.arms]) == (2, ["Baseline", "LLR", "DSD", "DSDSD"])
     assert [one.told_apart_by, two.told_apart_by] == [" (iters 1)", " (iters 2)"]
+
+
+def test_runs_that_prune_nothing_stand_beside_every_sparsity(of):
+    runs = [
+        *(of("dsd", sparsities=[share]) for share in (0.3, 0.5, 0.8)),
+        of("baseline", sparsities=[0.9]),
+        of("llr", sparsities=[0.3]),
+    ]
+    found = compare_runs(runs)
+    assert [one.told_apart_by for one in found] == [f" (sparsities {share})" for share in (0.3, 0.5, 0.8)]
+    for one in found:
+        assert [arm.name for arm in one.arms if arm.runs] == ["Baseline", "LLR", "DSD"]
+        assert one.left_out == one.unfinished == ()
+    assert [one.arm("DSD").runs[0] for one in found] == runs[:3]
+    # Alone they are one comparison: nothing else tells them apart.
+    (alone,) = compare_runs(runs[3:])
+    assert [arm.name for arm in alone.arms] == ["Baseline", "LLR"]
+
+
+def test_of_two_that_prune_nothing_each_stands_beside_its_own_sparsities(of):
+    def run(arm, share):
+        return of(arm, sparsities=[share])
+
+    one, other = compare_runs([run(arm, share) for share in (0.3, 0.5) for arm in ("llr", "dsd")])
+    assert [one.settings["sparsities"], other.settings["sparsities"]] == [[0.3], [0.5]]
+    assert one.arm("LLR").runs[0] == run("llr", 0.3) and other.arm("LLR").runs[0] == run("llr", 0.5)
+    assert one.left_out == other.left_out == ()
+    # One that stands nowhere else is named.
+    (one,) = compare_runs([run("dsd", 0.3), run("llr", 0.3), run("llr", 0.9)])
+    assert one.arm("LLR").runs[0] == run("llr", 0.3) and "LLR with seed 0 a second" in one.left_out[0].message
+    # A complete one of other sparsities counts before an unfinished one.
+    late = replace(run("llr", 0.3), phases=run("llr", 0.3).phases[:1])
+    one, _ = compare_runs([run("dsd", 0.3), late, run("dsd", 0.5), run("llr", 0.5)])
+    assert one.arm("LLR").runs[0] == run("llr", 0.5)
+
+
+def on_another_set(run: Run, split: str = "test", **counts: int) -> Run:
+    return replace(run, phases=tuple({**one, split: {**one[split], **counts}} for one in run.phases))
+
+
+@pytest.mark.parametrize(
+    ("split", "counts", "said"),
+    [
+        ("test", {"utterances": 7, "ref_words": 20}, "test has 7 utterances, not 42"),
+        ("test", {"ref_words": 20}, "test has 20 words, not 120"),
+        ("dev", {"utterances": 41}, "dev has 41 utterances, not 42"),
+    ],
+)
+def test_runs_scored_on_another_set_are_left_out_by_name(of, split, counts, said):
+    odd = on_another_set(of("dsdsd", 1), split, **counts)
+    (one,) = compare_runs([odd, of("baseline"), of("baseline", 1), of("dsdsd")])
+    assert list(one.arm("DSDSD").runs) == [0] and list(one.arm("Baseline").runs) == [0, 1]
+    (refusal,) = one.left_out
+    assert refusal.path == odd.folder.path and str(odd.folder.path) in refusal.message
+    assert said in refusal.message and "train it again on the same data" in refusal.message
+
+
+def test_of_as_many_runs_on_either_set_the_first_decides(of):
+    small = on_another_set(of("dsdsd"), utterances=7)
+    assert compare_runs([small, of("dsdsd", 1)])[0].runs == (small,)
+    assert compare_runs([of("dsdsd", 1), small])[0].runs == (of("dsdsd", 1),)
+    # A baseline is what all is compared with, wherever it stands.
+    assert compare_runs([small, of("baseline")])[0].runs == (of("baseline"),)
+    # Runs of which no set agrees in all with another's leave one: never none.
+    odd = [on_another_set(of("dsdsd", seed), utterances=seed) for seed in range(3)]
+    assert compare_runs(odd)[0].runs == (odd[0],)
+
+
+def test_counts_that_were_not_kept_are_no_other_set(of):
+    old = of("dsdsd")
+    counts = {key: value for key, value in old.phases[-1]["test"].items() if key != "utterances"}
+    old = replace(old, phases=(*old.phases[:-1], {**old.phases[-1], "test": counts}))
+    (one,) = compare_runs([old, of("baseline")])
+    assert len(one.runs) == 2 and not one.left_out
 
 
 def test_unfinished_runs_take_no_part(of):

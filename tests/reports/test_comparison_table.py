@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
+from scipy import stats
 
 from seqdsd.reports.comparison import Comparison, compare_runs
 from seqdsd.reports.comparison_table import (
@@ -142,11 +143,17 @@ def test_contrasts(speech):
         "5.00",
         "28.57",
     )
-    assert grid.rows[2][7:] == ("[3.08, 6.92]", "0.002", "[4.27, 5.73]", "<0.001", "better, p < 0.001")
+    assert grid.rows[2][7:] == ("[3.08, 6.92]", "<0.001", "[4.27, 5.73]", "<0.001", "better, p < 0.001")
     assert grid.rows[0][2] == "12 : 8"
     assert grid.rows[4][-1].startswith("not significant (p = 0.3")
     assert "Holm-corrected for the contrasts of one score" in grid.caption
-    assert "confidence intervals are of each contrast alone" in grid.caption
+    assert (
+        "Confidence intervals and the p-values beside them (two-sided) are of each contrast alone"
+        in grid.caption
+    )
+    # Beside the interval the p-value of this contrast alone, in the verdict the corrected one.
+    alone = stats.ttest_rel((20, 22, 19, 23, 21), (19, 22, 18, 21, 22)).pvalue
+    assert grid.rows[4][10] == f"{alone:.3f}"
 
 
 def test_contrasts_of_captions_are_a_family_a_score(captions):
@@ -197,6 +204,28 @@ def test_runs_left_out_are_said(make_arm):
     folders = [make_arm(place, "dsd").path for place in ("a", "b")]
     (note,) = comparison_notes(compare_runs(read_runs(folders).runs)[0])
     assert note.startswith("Not counted: ") and "DSD with seed 0 a second time" in note
+
+
+def test_runs_of_another_test_set_are_said(make_comparison):
+    runs = read_runs([make_comparison(seeds=[0, 1], arms=["baseline", "dsd"])]).runs
+    small = replace(
+        runs[3], phases=tuple({**one, "test": {**one["test"], "utterances": 7}} for one in runs[3].phases)
+    )
+    (note,) = comparison_notes(compare_runs([*runs[:3], small])[0])[1:]
+    assert note.startswith("Not counted: ") and "test has 7 utterances, not 42" in note
+
+
+def test_other_commits_and_threads_are_said(speech, make_comparison):
+    assert not any("were made with different" in note for note in comparison_notes(speech))
+    first, second = read_runs([make_comparison(seeds=[0, 1], arms=["dsd"])]).runs
+    for changes, said in (
+        ({"threads": 2}, "different numbers of threads (1, 2)"),
+        ({"git_commit": "0a"}, "different git commits (0a, 6f7db7ee1d90)"),
+        ({"git_commit": "0a", "threads": 2}, "git commits (0a, 6f7db7ee1d90) and numbers of threads (1, 2)"),
+    ):
+        other = replace(second, provenance={**second.provenance, **changes})
+        (note,) = comparison_notes(compare_runs([first, other])[0])
+        assert note.startswith("The runs were made with ") and note.endswith(said)
 
 
 def test_pairs(speech):

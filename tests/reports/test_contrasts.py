@@ -15,6 +15,11 @@ LLR = (19, 22, 18, 21, 22)
 DSD = (18, 19, 17, 20, 18)
 DSDSD = (15, 16, 13, 17, 14)
 
+# Better by a little: significant alone, not as one of three.
+BASELINE_NEAR = (0.100, 0.110, 0.105, 0.112)
+LLR_NEAR = (0.102, 0.107, 0.106, 0.110)
+DSDSD_NEAR = (0.096, 0.102, 0.102, 0.110)
+
 
 @pytest.fixture(scope="module")
 def runs(comparison) -> list[Run]:
@@ -66,7 +71,7 @@ def test_the_six_contrasts(whole):
         ("LLR", "Baseline"),
         ("DSDSD", "DSD"),
     ]
-    assert all(one.common_seeds == (0, 1, 2, 3, 4) and not one.problem for one in found)
+    assert all(one.paired.count == (5, 5) and not one.problem for one in found)
 
 
 def test_fewer_errors_are_an_improvement(whole):
@@ -94,13 +99,43 @@ def test_effects_are_scipys(whole):
 
 def test_p_values_are_corrected_for_all_contrasts_of_a_score(whole):
     found = contrasts(whole, split="test", metric=WER)
-    for effects in ([one.unpaired for one in found], [one.paired for one in found]):
-        assert [one.p_holm for one in effects] == pytest.approx(holm([one.p_value for one in effects]))
-        assert {one.family for one in effects} == {6}
+    assert [one.p_holm for one in found] == pytest.approx(holm([one.paired.p_value for one in found]))
+    assert {one.family for one in found} == {6}
     llr = pair(found, "LLR", "Baseline")
     assert llr.paired.p_value == pytest.approx(stats.ttest_rel(BASELINE, LLR).pvalue)
-    assert not llr.paired.is_significant and llr.paired.verdict.startswith("not significant (p = 0.3")
-    assert pair(found, "DSDSD", "Baseline").paired.verdict == "better, p < 0.001"
+    assert not llr.is_significant and llr.verdict.startswith("not significant (p = 0.3")
+    assert pair(found, "DSDSD", "Baseline").verdict == "better, p < 0.001"
+
+
+def test_the_p_values_that_count_are_corrected_together(made):
+    """Seeds match in one contrast of three, so one family holds the p-values of both tests."""
+    found = contrasts(
+        made(baseline=(0.10, 0.12, 0.11, 0.13), llr=(0.105, 0.115, 0.11, 0.125), dsdsd=(0.09, 0.10, 0.10)),
+        split="test",
+        metric=WER,
+    )
+    assert [one.effect.test for one in found] == ["unpaired t-test", "unpaired t-test", "paired t-test"]
+    assert [one.p_holm for one in found] == pytest.approx(holm([one.effect.p_value for one in found]))
+    assert {one.family for one in found} == {3}
+
+
+def test_contrasts_that_cannot_be_tested_do_not_weaken_the_correction(made):
+    # LLR is better than the baseline by the same on every seed: tried, but without a test.
+    found = contrasts(
+        made(baseline=(0.10, 0.12, 0.11), llr=(0.09, 0.11, 0.10), dsdsd=(0.08, 0.09, 0.095)),
+        split="test",
+        metric=WER,
+    )
+    llr = pair(found, "LLR", "Baseline")
+    assert (llr.effect, llr.p_holm, llr.is_significant, llr.family) == (None, None, False, 3)
+    tested = [one.effect.p_value for one in found if one.effect]
+    assert [one.p_holm for one in found if one.effect] == pytest.approx(holm([*tested, 1.0])[:2])
+    # One seed is no attempt.
+    found = contrasts(
+        made(baseline=(0.10, 0.12, 0.11), llr=(0.09,), dsdsd=(0.08, 0.09, 0.095)), split="test", metric=WER
+    )
+    only = pair(found, "DSDSD", "Baseline")
+    assert only.family == 1 and only.p_holm == only.paired.p_value
 
 
 def test_llr_is_taken_after_as_many_epochs(whole):
@@ -133,7 +168,7 @@ def test_a_loss_is_below_zero_and_called_worse(made):
     assert one.improvement == pytest.approx(-(0.63 - 0.31) / 3)
     assert one.relative == pytest.approx(-32 / 31)
     assert one.paired.low < one.paired.high < 0
-    assert one.paired.is_significant and one.paired.verdict == "worse, p < 0.001"
+    assert one.is_significant and one.verdict == "worse, p < 0.001"
 
 
 def test_one_seed_has_a_difference_and_no_statistics(made):
@@ -149,7 +184,7 @@ def test_the_paired_test_counts_where_the_seeds_are_the_same(made):
     (one,) = contrasts(made(baseline=(0.10, 0.12, 0.11), dsd=(0.09, 0.10, 0.10)), split="test", metric=WER)
     assert one.effect is one.paired
     (one,) = contrasts(made(baseline=(0.10, 0.12, 0.11), dsd=(0.09, 0.10)), split="test", metric=WER)
-    assert one.effect is one.unpaired and one.paired is not None and one.common_seeds == (0, 1)
+    assert one.effect is one.unpaired and one.paired.count == (2, 2)
     assert one.paired.p_value == pytest.approx(stats.ttest_rel([0.10, 0.12], [0.09, 0.10]).pvalue)
     assert one.unpaired.count == (3, 2)
 
@@ -160,12 +195,13 @@ def test_seeds_that_differ_by_the_same_prove_nothing(made):
     (one,) = contrasts(made(baseline=before, dsd=after), split="test", metric=WER)
     assert one.paired is None and one.effect is None and one.unpaired is not None
     assert one.problem == "all seeds differ by the same, so that nothing is known of chance"
-    assert one.unpaired.p_holm == pytest.approx(stats.ttest_ind(before, after, equal_var=False).pvalue)
+    assert one.verdict == f"no test: {one.problem}" and not one.is_significant
+    assert one.unpaired.p_value == pytest.approx(stats.ttest_ind(before, after, equal_var=False).pvalue)
 
 
 def test_no_difference_at_all(made):
     (one,) = contrasts(made(baseline=(0.1, 0.1), dsd=(0.1, 0.1)), split="test", metric=WER)
-    assert one.improvement == 0 and one.paired.p_holm == 1 and not one.paired.is_significant
+    assert one.improvement == 0 and one.p_holm == 1 and not one.is_significant
 
 
 def test_a_perfect_baseline_has_no_relative_improvement(made):
@@ -185,8 +221,8 @@ def test_scores_that_are_not_there(whole):
 def test_the_headline(whole):
     assert headline(whole) == (
         "AN4, 5 seeds: DSDSD 12.50 ± 1.32 % against the equal-epoch baseline's 17.50 ± 1.32 % WER: improvement 5.00 "
-        "points (28.6 % relative), 95 % CI [4.27, 5.73], significantly better, p < 0.001; paired t-test, "
-        "Holm-corrected over 6 contrasts."
+        "points (28.6 % relative), 95 % CI [4.27, 5.73] of this contrast alone, significantly better, "
+        "p < 0.001; paired t-test, p Holm-corrected over 6 contrasts."
     )
     assert headline(whole, against="LLR").startswith("AN4, 5 seeds: DSDSD 12.50 ± 1.32 % against LLR's 17.00")
 
@@ -197,7 +233,28 @@ def test_the_headline_of_no_gain(made):
         "AN4, 3 seeds: DSDSD 9.93 ± 0.15 % against the equal-epoch baseline's 9.90 ± 0.56 % WER: improvement −0.03 "
         "points (−0.3 % relative), 95 % CI [−1.5"
     )
-    assert "], not significant (p = 0.93); paired t-test." in said
+    assert "], not significant (p = 0.93); paired t-test." in said  # nothing to correct for
+
+
+def test_the_headline_explains_an_interval_without_0_beside_no_significance(made):
+    whole = made(baseline=BASELINE_NEAR, llr=LLR_NEAR, dsdsd=DSDSD_NEAR)
+    one = pair(contrasts(whole, split="test", metric=WER), "DSDSD", "Baseline")
+    assert one.effect.low > 0 and one.effect.p_value < 0.05 < one.p_holm
+    said = headline(whole)
+    assert "] of this contrast alone, not significant (p = " in said
+    assert said.endswith("; paired t-test, p Holm-corrected over 3 contrasts.")
+
+
+def test_the_headline_where_test_was_not_scored(runs):
+    def without_test(run: Run) -> Run:
+        return replace(
+            run,
+            phases=tuple({key: value for key, value in one.items() if key != "test"} for one in run.phases),
+        )
+
+    for arms in (("Baseline", "DSD", "DSDSD"), ("LLR",)):
+        (one,) = compare_runs([without_test(run) for run in runs if run.arm in arms])
+        assert headline(one).startswith("AN4: test was not scored")
 
 
 def test_the_headline_says_where_epochs_differ(made):

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_json_holds_runs_and_statistics(both):
         if (one["after"]["arm"], one["before"]["arm"]) == ("DSDSD", "Baseline")
     )
     assert contrast["improvement"] == pytest.approx(6 / 120)  # a fraction, not rounded
-    assert contrast["counts"] == "paired t-test" and contrast["paired"]["significant"] is True
+    assert contrast["counts"] == "paired t-test" and contrast["significant"] is True
+    assert contrast["paired"]["p_value"] < contrast["p_holm"] < 0.001 and contrast["family"] == 6
     assert contrast["before"]["epochs"] == [12] * 5
     assert {one["metric"] for one in captions["contrasts"]} >= {"bleu1", "bleu4", "neuraltalk_bleu4"}
     assert speech["pair_tests"][0]["mapsswe"]["errors_before"] == 20
@@ -99,6 +101,27 @@ def test_numbers_that_are_not_finite_become_null(one_of_everything):
     found.runs[0].phases[0]["dev"]["loss"] = float("nan")
     value = json.loads(to_json(found, comparisons))
     assert value["runs"][0]["phases"][0]["scores"]["dev"]["loss"] is None
+
+
+def test_dev_is_shown_where_test_was_not_scored(both):
+    speech = [run for run in both[0].runs if run.kind == "speech"]
+    runs = RunSet(tuple(replace(run, phases=tuple(map(without_test, run.phases))) for run in speech))
+    compared = compare_runs(runs.runs)
+    assert [grid.name.removeprefix("table-") for grid in report_grids(runs, compared)[:3]] == [
+        "1",
+        "10-deepspeech-1-on-an4-dev-wer",
+        "contrasts-deepspeech-1-on-an4-dev-wer",
+    ]
+    (one,) = json.loads(to_json(runs, compared))["comparisons"]
+    assert list(one["arms"]["DSDSD"]["scores"]) == ["dev"] and len(one["contrasts"]) == 6
+    assert "test was not scored" in one["headline"]
+    text = to_markdown(runs, compared)
+    assert "dev WER mean" in text and "test WER" not in text
+    assert r"table-10-deepspeech-1-on-an4-dev-wer" in to_latex(runs, compared)
+
+
+def without_test(record):
+    return {key: value for key, value in record.items() if key != "test"}
 
 
 def test_every_table_in_latex(both):

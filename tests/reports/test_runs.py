@@ -259,6 +259,9 @@ WER_ALONE = {"wer": 0.1}
         ({"dev_score": [0.1]}, "'dev_score' has 1 values for 2 epochs"),
         ({"train_seconds": -1}, "'train_seconds' must be a number of at least 0"),
         ({"train_seconds": ...}, "no 'train_seconds'"),
+        ({"evaluate_seconds": "2"}, "'evaluate_seconds' must be a number of at least 0, got '2'"),
+        ({"taken_over_from": 5}, "'taken_over_from' must be a string, got 5"),
+        ({"statistics_seconds": None}, "'statistics_seconds' must be a number of at least 0, got None"),
         ({"dev": None}, "'dev' must be an object, got None"),
         ({"dev": {"cer": 0.1}}, "'dev': no 'wer'"),
         ({"dev": {**WER_ALONE, "wer": -0.1}}, "'dev': 'wer' must be a fraction of at least 0, got -0.1"),
@@ -271,6 +274,32 @@ def test_phases_that_no_run_writes(refusal, changes, problem):
     said = refusal(changed(**changes))
     assert f"phases.jsonl:2: {problem}" in said, said
     assert "bring the file back, or train again" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("speech", "utterances", 7),
+        ("speech", "ref_words", 20),
+        ("speech", "signature", "other"),
+        ("captions", "images", 7),
+    ],
+)
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_phases_scored_on_different_sets(make_arm, kind, key, value, split):
+    folder = make_arm("run", "dsd", kind=kind)
+    records = folder.read_phases()
+    before = records[2][split][key]
+    records[2][split] = {**records[2][split], key: value}
+    folder.write_phases(records)
+    (refused,) = read_runs([folder.path]).refused
+    assert f"phases.jsonl:3: {split!r} of phase 'Dense Iter 1' has {key!r} {value!r}" in refused.message
+    assert f"that of 'Dense Iter 0' {repr(before)[:30]}" in refused.message
+    del records[2][split][
+        key
+    ]  # as in records from before it was kept; a word error rate has always had its words
+    folder.write_phases(records)
+    assert bool(read_runs([folder.path]).refused) == (key == "ref_words")
 
 
 def test_scores_of_captions_that_cannot_be(make_arm):
@@ -353,7 +382,8 @@ def test_hypotheses_that_were_not_kept_are_no_damage(make_arm):
     ("change", "problem"),
     [
         (lambda row: row.pop("moment"), "no 'moment'"),
-        (lambda row: row["layers"][1].update(histogram=[1, 2.5]), "layer 2: 'histogram' must be counts"),
+        (lambda row: row["layers"][1].update(histogram=[1, 2.5]), "layer 2: 'histogram' must be 101 counts"),
+        (lambda row: row["layers"][1].update(histogram=[1000]), "layer 2: 'histogram' must be 101 counts"),
         (
             lambda row: row["layers"][1].update(weights=999),
             "layer 2: the histogram counts 1000 of 999 weights",
@@ -372,9 +402,25 @@ def test_weights_that_no_run_writes(refusal, change, problem):
     assert f"weights.jsonl:3: {problem}" in refusal(damage)
 
 
-def test_a_plan_that_no_run_writes(refusal):
-    said = refusal(lambda run: run.plan.write_text('{"parameter": "fc.weight"}\n'))
-    assert "plan.jsonl:1: no 'count'" in said
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda row: row.pop("count"), "no 'count'"),
+        (lambda row: row.pop("shape"), "no 'shape'"),
+        (lambda row: row.update(shape=5), "'shape' must be whole numbers, got 5"),
+        (lambda row: row.pop("rule"), "no 'rule'"),
+        (lambda row: row.update(rule=3), "'rule' must be a string or null, got 3"),
+        (lambda row: row.pop("why"), "no 'why'"),
+        (lambda row: row.update(why=None), "'why' must be a string, got None"),
+    ],
+)
+def test_a_plan_that_no_run_writes(refusal, change, problem):
+    def damage(run: RunFolder) -> None:
+        rows = [json.loads(line) for line in run.plan.read_text().splitlines()]
+        change(rows[1])
+        write_json_lines(run.plan, rows)
+
+    assert f"plan.jsonl:2: {problem}" in refusal(damage)
 
 
 @pytest.mark.parametrize("name", ["audio", "images"])
