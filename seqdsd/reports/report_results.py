@@ -49,8 +49,8 @@ def results(comparisons: Sequence[Comparison], runs: Sequence[Run], charts: Char
 
 
 def headlines(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str]:
-    """The result of each comparison; where there is none, that of each run."""
-    return [headline(one) for one in comparisons] or [_score(run) for run in runs]
+    """The result of each comparison; where there is none, that of each run. What several say is said once."""
+    return list(dict.fromkeys(map(headline, comparisons))) or [_score(run) for run in runs]
 
 
 def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: ChartBook) -> Result:

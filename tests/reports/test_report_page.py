@@ -469,6 +469,12 @@ def test_a_phone_scrolls_down_only(show, html):
     assert max(widths) <= 360 and min(width for width in widths if width) > 200
 
 
+def test_a_run_with_a_long_name_fits_a_phone(show, make_arm):
+    folder = make_arm("llr_0.002-0.00125-0.00075-0.00025-7.5e-05-and_more_of_it", "dsdsd")
+    page = show(page_of(folder.path), viewport={"width": 360, "height": 780})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
 def test_the_keyboard_reaches_what_can_be_chosen(show, one_html):
     page = show(one_html)
     reached = []
