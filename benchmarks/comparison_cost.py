@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqdsd.reports.runs import Run, read_runs
+from seqdsd.reports.runs.reading import Run, read_runs
 
 LIMIT_SECONDS = 20.0
 LIMIT_SHARE = 0.01

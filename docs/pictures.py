@@ -14,7 +14,7 @@ from rich.console import Console
 
 from seqdsd.records import RunFolder
 from seqdsd.reports import phase_table
-from seqdsd.reports.caption_page import caption_page
+from seqdsd.reports.captions.page import caption_page
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS.parent / "recipes" / "an4" / "records" / "ds1-dsd-seed0"

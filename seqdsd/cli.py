@@ -45,7 +45,7 @@ class _Entry:
 COMMANDS = {
     "caption": _Entry("seqdsd.recipes.caption", "say what images show, with a trained captioner"),
     "compare": _Entry("seqdsd.recipes.compare", "train the arms of a fair comparison over several seeds"),
-    "compare-captions": _Entry("seqdsd.reports.caption_page", "write a page of every phase's captions"),
+    "compare-captions": _Entry("seqdsd.reports.captions.page", "write a page of every phase's captions"),
     "evaluate": _Entry(
         "seqdsd.recipes.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
     ),

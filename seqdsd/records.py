@@ -14,7 +14,7 @@
     progress.json          how far the run is, for those who watch it from another process
     checkpoints/           written by seqdsd.engine.checkpoint
     tb/                    TensorBoard
-    captions.html          written by seqdsd.reports.caption_page when asked for
+    captions.html          written by seqdsd.reports.captions.page when asked for
 """
 
 from __future__ import annotations

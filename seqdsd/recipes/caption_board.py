@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from seqdsd.reports.captions import CaptionRun, ImageCaptions, both_ends
+from seqdsd.reports.captions.changes import CaptionRun, ImageCaptions, both_ends
 from seqdsd.vision import ImageError, read_image
 
 LONGEST_SIDE = 320

@@ -22,11 +22,11 @@ from seqdsd.recipes.jobs import Job, Share, makespan, run_jobs
 from seqdsd.recipes.speed import Speed, measure_speed
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, write_atomically
-from seqdsd.reports.comparison import Comparison, compare_runs
-from seqdsd.reports.comparison_table import contrast_grid, table_10
-from seqdsd.reports.contrasts import headline
-from seqdsd.reports.runs import read_runs
-from seqdsd.reports.scores import FAMILIES
+from seqdsd.reports.comparison.arms import Comparison, compare_runs
+from seqdsd.reports.comparison.contrasts import headline
+from seqdsd.reports.comparison.tables import contrast_grid, table_10
+from seqdsd.reports.runs.reading import read_runs
+from seqdsd.reports.runs.scores import FAMILIES
 
 PROG = "seqdsd compare"
 RESERVED = ("--config", "--resume", "--start-from", "--dry-run", "--out", "--seed", "--method", "--iters")

@@ -35,8 +35,8 @@ from seqdsd.recipes.training import (
     train,
 )
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.reports.caption_terminal import compare_in_terminal
-from seqdsd.reports.captions import read_run_captions
+from seqdsd.reports.captions.changes import read_run_captions
+from seqdsd.reports.captions.terminal import compare_in_terminal
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import CAPTION_RULES
 from seqdsd.sparsity.schedule import NEURALTALK_EPOCHS, NEURALTALK_LEARNING_RATES, NEURALTALK_SPARSITIES

@@ -19,7 +19,7 @@ from seqdsd.recipes.job_display import JobDisplay
 from seqdsd.recipes.jobs import Job, Share, run_jobs
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.scores import PRIMARY
+from seqdsd.reports.runs.scores import PRIMARY
 from seqdsd.sparsity import Schedule
 
 PROG = "seqdsd sweep"

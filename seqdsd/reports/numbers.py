@@ -13,8 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from seqdsd.records import json_values, slug
-from seqdsd.reports.comparison import Comparison
-from seqdsd.reports.comparison_table import (
+from seqdsd.reports.comparison.arms import Comparison
+from seqdsd.reports.comparison.contrasts import Contrast, Side, contrasts, headline
+from seqdsd.reports.comparison.pairs import PairTest, pair_tests
+from seqdsd.reports.comparison.tables import (
     comparison_notes,
     contrast_grid,
     pair_grid,
@@ -22,13 +24,11 @@ from seqdsd.reports.comparison_table import (
     table_1,
     table_10,
 )
-from seqdsd.reports.contrasts import Contrast, Side, contrasts, headline
 from seqdsd.reports.layout import Grid
-from seqdsd.reports.pair_tests import PairTest, pair_tests
 from seqdsd.reports.phase_table import phase_grid
-from seqdsd.reports.record_checks import is_test_split
-from seqdsd.reports.runs import Record, Run, RunSet
-from seqdsd.reports.scores import FAMILIES, PRIMARY, metrics_of
+from seqdsd.reports.runs.checks import is_test_split
+from seqdsd.reports.runs.reading import Record, Run, RunSet
+from seqdsd.reports.runs.scores import FAMILIES, PRIMARY, metrics_of
 
 CSV_COLUMNS = ("comparison", "run", "arm", "seed", "complete", "phase", "split", "metric", "value")
 _TRAINING = ("epochs", "learning_rate", "sparsity", "measured_sparsity", "train_seconds")

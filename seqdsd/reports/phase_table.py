@@ -16,8 +16,8 @@ from rich.console import Console, ConsoleRenderable
 
 from seqdsd.records import RunFolder
 from seqdsd.reports.layout import Cells, Grid
-from seqdsd.reports.record_checks import is_test_split
-from seqdsd.reports.scores import NONE
+from seqdsd.reports.runs.checks import is_test_split
+from seqdsd.reports.runs.scores import NONE
 
 Record = Mapping[str, Any]
 

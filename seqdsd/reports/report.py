@@ -14,11 +14,11 @@ from pathlib import Path
 from rich.console import Console
 
 from seqdsd.records import write_atomically
-from seqdsd.reports.comparison import Comparison, compare_runs
+from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
-from seqdsd.reports.page import file_size
-from seqdsd.reports.report_page import DEFAULT_MEDIA_MB, ReportPage, report_page
-from seqdsd.reports.runs import RunSet, read_runs
+from seqdsd.reports.page.rendering import file_size
+from seqdsd.reports.page.report import DEFAULT_MEDIA_MB, ReportPage, report_page
+from seqdsd.reports.runs.reading import RunSet, read_runs
 
 _WRITERS: dict[str, Callable[[RunSet, Sequence[Comparison]], str]] = {
     "json": to_json,

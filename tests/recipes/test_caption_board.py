@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.reports.captions import read_run_captions
+from seqdsd.reports.captions.changes import read_run_captions
 
 REFS = ["a red square on white", "there is a square"]
 # By image: the caption of each phase. The first gains most, the last loses most.

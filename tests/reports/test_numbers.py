@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from seqdsd.reports.comparison import Comparison, compare_runs
-from seqdsd.reports.contrasts import headline
+from seqdsd.reports.comparison.arms import Comparison, compare_runs
+from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.numbers import (
     CSV_COLUMNS,
     comparison_grids,
@@ -21,7 +21,7 @@ from seqdsd.reports.numbers import (
     to_latex,
     to_markdown,
 )
-from seqdsd.reports.runs import RunSet, read_runs
+from seqdsd.reports.runs.reading import RunSet, read_runs
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Captions from phase to phase: what changed, as a page and in the terminal."""

@@ -1,0 +1,411 @@
+"""A comparison as tables: the paper's Table 10 and Table 1, its contrasts, its seeds, and its networks pair by pair.
+
+Only which number stands where; ``contrasts`` and ``pairs`` compute, ``layout`` lays out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from seqdsd.records import slug
+from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
+from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread
+from seqdsd.reports.comparison.pairs import PairTest
+from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.runs.scores import NONE, PRIMARY, Metric, Number, span
+
+_DOMAINS = {"speech": "Speech", "captions": "Captions"}
+_FIRST_PHASE_MARK = " †"
+_IMPROVEMENT = "An improvement above 0 is better."
+
+
+def table_10(comparison: Comparison, *, split: str, family: Sequence[Metric]) -> Grid:
+    """Every phase of every arm over the seeds; a phase that arms share stands there once.
+
+    Args:
+        comparison: Of any arms.
+        split: A test set, or dev.
+        family: The scores of the table; one alone has its standard deviation in a column of its own.
+    """
+    rows: dict[Cells, list[str]] = {}
+    for arm in comparison.arms:
+        for phase in arm.phases:
+            rows.setdefault(_phase_cells(phase, split, family), []).append(arm.name)
+    sections: dict[str, list[Cells]] = {}
+    for cells, names in rows.items():
+        sections.setdefault(", ".join(names), []).append(cells)
+    own = [tuple((names, *cells[1:]) for cells in section) for names, section in sections.items()]
+    return Grid(
+        name=slug(f"table 10 {comparison.title} {split} {family[-1].title}"),
+        header=("Arm", "Phase", *_score_titles(split, family), "Seeds", "Sparsity", "Epochs", "LR"),
+        sections=(*own, _improvement_rows(comparison, split, family)),
+        caption=_table_10_caption(comparison, split, family),
+        num_labels=2,
+        num_last=4,
+    )
+
+
+def contrast_grid(comparison: Comparison, *, split: str, family: Sequence[Metric]) -> Grid:
+    """Every contrast of the arms with both t-tests; the contrasts of one score are a family of tests."""
+    sections = tuple(
+        tuple(_contrast_cells(one) for one in contrasts(comparison, split=split, metric=metric))
+        for metric in family
+    )
+    return Grid(
+        name=slug(f"contrasts {comparison.title} {split} {family[-1].title}"),
+        header=(
+            "Score",
+            "Contrast",
+            "Epochs",
+            "Before",
+            "After",
+            "Improve\n(abs)",
+            "Improve\n(rel)",
+            "Unpaired\n95 % CI",
+            "p",
+            "Paired\n95 % CI",
+            "p",
+            "Verdict",
+        ),
+        sections=sections,
+        caption=_contrasts_caption(comparison, split, family),
+        num_labels=2,
+        num_last=5,
+    )
+
+
+def seed_grid(comparison: Comparison, *, split: str, metric: Metric) -> Grid:
+    """Every arm's score by seed, then mean and standard deviation."""
+    arms = comparison.arms
+    seeds = sorted({seed for arm in arms for seed in (*arm.runs, *arm.unfinished)})
+    scores = [list(arm.scores(split, metric).values()) for arm in arms]
+    rows = tuple((str(seed), *(_seed_cell(arm, seed, split, metric) for arm in arms)) for seed in seeds)
+    summary = (
+        ("Mean", *(metric.written(_mean(one)) for one in scores)),
+        ("SD", *(metric.written(spread(one)) for one in scores)),
+    )
+    return Grid(
+        name=slug(f"seeds {comparison.title} {split} {metric.title}"),
+        header=("Seed", *(arm.name for arm in arms)),
+        sections=(rows, summary),
+        caption=_paragraph(
+            f"{comparison.title}: {split} {metric.title} of each arm's last phase{_in_percent([metric])}",
+            *comparison_notes(comparison),
+        ),
+    )
+
+
+def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
+    """Arms against the baseline of the same seed, by what they said (see ``pairs``)."""
+    metric = PRIMARY[comparison.kind]
+    is_speech = comparison.kind == "speech"
+    header = ("Seed", "Contrast", "Before", "After", "Improve\n(abs)", "Bootstrap\n95 % CI", "p")
+    by_seed: dict[int, list[Cells]] = {}
+    for test in tests:
+        cells = _pair_cells(test, metric) + (_segment_cells(test) if is_speech else ())
+        by_seed.setdefault(test.seed, []).append(cells)
+    return Grid(
+        name=slug(f"pairs {comparison.title} {tests[0].split if tests else ''}"),
+        header=header + (("MAPSSWE\nsegments", "z", "p") if is_speech else ()),
+        sections=tuple(map(tuple, by_seed.values())),
+        caption=_pairs_caption(comparison, tests, metric),
+        num_labels=2,
+        num_last=3 if is_speech else 0,
+    )
+
+
+def table_1(comparisons: Sequence[Comparison]) -> Grid:
+    """A row a network, corpus and test set: what DSDSD, or else DSD, gains on the baseline."""
+    rows = [row for one in comparisons for split in one.scored_splits if (row := _overview_cells(one, split))]
+    caption = (
+        "Baseline: as many epochs as DSDSD in one dense phase. Means over the seeds; WER and its improvement in "
+        f"percent, BLEU from 0 to 100, relative improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over "
+        "the seeds, Holm-corrected for the contrasts of the comparison."
+    )
+    if any(_FIRST_PHASE_MARK in cell for row in rows for cell in row):
+        caption += " †: no baseline was run; the run's own first phase, of fewer epochs."
+    return Grid(
+        name="table-1",
+        header=(
+            "Network",
+            "Domain",
+            "Corpus",
+            "Score",
+            "Seeds",
+            "Baseline",
+            "Arm",
+            "DSD",
+            "Abs.",
+            "Rel.",
+            "Verdict",
+        ),
+        sections=(tuple(rows),),
+        caption=caption,
+        num_labels=4,
+        num_last=3,
+    )
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """What a reader of any table must know: how the baseline is annealed, and which runs do not count."""
+    notes = []
+    own, others = comparison.baseline_anneal, comparison.anneal
+    if comparison.arm("Baseline") and own is not None and own != others:
+        beside = "" if others is None else f", that of the other arms by {others:g} within each phase"
+        notes.append(f"The baseline's learning rate is divided by {own:g} an epoch{beside}")
+    if comparison.unfinished:
+        said = (
+            f"{run.name} ({len(run.phases)} of {run.num_planned} phases)" for run in comparison.unfinished
+        )
+        notes.append(f"Unfinished and not counted: {', '.join(said)}")
+    if comparison.left_out:
+        notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
+    return notes + _circumstances(comparison)
+
+
+def _circumstances(comparison: Comparison) -> list[str]:
+    """In what the runs' making differs, which may change a result."""
+    said = []
+    for key, what in (("git_commit", "git commits"), ("threads", "numbers of threads")):
+        kept = (run.provenance.get(key) for run in comparison.runs)
+        found = sorted({str(value) for value in kept if value is not None})
+        if len(found) > 1:
+            said.append(f"{what} ({', '.join(found)})")
+    return [f"The runs were made with different {' and '.join(said)}"] if said else []
+
+
+def _phase_cells(phase: ArmPhase, split: str, family: Sequence[Metric]) -> Cells:
+    """All cells of a row, with the scores by seed in place of the arm: rows are of one phase where these are equal."""
+    scores = [phase.scores(split, metric) for metric in family]
+    return (
+        repr(scores),
+        phase.name,
+        *_score_cells([list(one.values()) for one in scores], family),
+        str(len(phase.records)),
+        span(100 * sparsity for sparsity in phase.values("sparsity")) + "%",
+        span(phase.values("epochs")),
+        span(phase.values("learning_rate")),
+    )
+
+
+def _score_titles(split: str, family: Sequence[Metric]) -> Cells:
+    if len(family) == 1:
+        return f"{split} {family[0].title}\nmean", "SD"
+    return tuple(f"{split}\n{metric.title}" for metric in family)
+
+
+def _score_cells(scores: Sequence[Sequence[Number]], family: Sequence[Metric]) -> Cells:
+    means = [metric.written(_mean(one)) for one, metric in zip(scores, family, strict=True)]
+    spreads = [metric.written(spread(one)) for one, metric in zip(scores, family, strict=True)]
+    if len(family) == 1:
+        return means[0], spreads[0]
+    return tuple(_with_spread(middle, sd) for middle, sd in zip(means, spreads, strict=True))
+
+
+def _with_spread(middle: str, sd: str) -> str:
+    return middle if sd == NONE else f"{middle} ± {sd}"
+
+
+def _improvement_rows(comparison: Comparison, split: str, family: Sequence[Metric]) -> tuple[Cells, ...]:
+    """How far DSD and DSDSD improve on the baseline, in points and relative to it."""
+    made = [contrasts(comparison, split=split, metric=metric) for metric in family]
+    rows: list[Cells] = []
+    for arm in ("DSD", "DSDSD"):
+        pairs = [
+            next((one for one in some if (one.after.arm, one.before.arm) == (arm, "Baseline")), None)
+            for some in made
+        ]
+        if any(pairs):
+            gains = [
+                metric.written(one.improvement if one else None)
+                for metric, one in zip(family, pairs, strict=True)
+            ]
+            shares = [
+                _relative(one.relative if one else None, metric)
+                for metric, one in zip(family, pairs, strict=True)
+            ]
+            for title, cells in (("Improve (abs)", gains), ("Improve (rel)", shares)):
+                scores = (cells[0], NONE) if len(family) == 1 else tuple(cells)
+                rows.append((title, f"{arm} on Baseline", *scores, *[NONE] * 4))
+    return tuple(rows)
+
+
+def _contrast_cells(contrast: Contrast) -> Cells:
+    metric = contrast.metric
+    sides = (contrast.before, contrast.after)
+    return (
+        metric.title,
+        _contrast_name(contrast),
+        " : ".join(span(side.epochs) for side in sides),
+        *(
+            _with_spread(metric.written(side.mean), metric.written(spread(list(side.scores.values()))))
+            for side in sides
+        ),
+        metric.written(contrast.improvement),
+        _relative(contrast.relative, metric),
+        *_effect_cells(contrast.unpaired, metric),
+        *_effect_cells(contrast.paired, metric),
+        contrast.verdict,
+    )
+
+
+def _contrast_name(contrast: Contrast) -> str:
+    """LLR's phase is named: it need not be its last."""
+    before = contrast.before
+    return f"{contrast.after.arm} on {before.phase if before.arm == 'LLR' else before.arm}"
+
+
+def _effect_cells(effect: Effect | None, metric: Metric) -> Cells:
+    if effect is None:
+        return NONE, NONE
+    return _interval(effect.low, effect.high, metric), _p_value(effect.p_value)
+
+
+def _seed_cell(arm: Arm, seed: int, split: str, metric: Metric) -> str:
+    if seed in arm.unfinished:
+        return "unfinished"
+    return metric.written(arm.scores(split, metric).get(seed))
+
+
+def _pair_cells(test: PairTest, metric: Metric) -> Cells:
+    labels = (str(test.seed), f"{test.after} on {test.before}")
+    found = test.bootstrap
+    if found is None:
+        return *labels, *[NONE] * 5
+    sign = -1 if metric.is_error else 1
+    low, high = sorted((sign * found.difference.low, sign * found.difference.high))
+    return (
+        *labels,
+        metric.written(found.before.value),
+        metric.written(found.after.value),
+        metric.written(sign * found.difference.value),
+        _interval(low, high, metric),
+        _p_value(test.bootstrap_holm),
+    )
+
+
+def _segment_cells(test: PairTest) -> Cells:
+    found = test.mapsswe
+    if found is None:
+        return NONE, NONE, NONE
+    # As everywhere, above 0 is better.
+    return str(found.num_segments), f"{-found.z:z.2f}", _p_value(test.mapsswe_holm)
+
+
+def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
+    metric = PRIMARY[comparison.kind]
+    arm = comparison.arm("DSDSD") or comparison.arm("DSD")
+    if arm is None or not (after := arm.scores(split, metric)):
+        return None
+    baseline = comparison.arm("Baseline")
+    before = baseline.scores(split, metric) if baseline else {}
+    mark, verdict = "", "no baseline"
+    if before:
+        made = contrasts(comparison, split=split, metric=metric)
+        one = next(one for one in made if (one.after.arm, one.before.arm) == (arm.name, "Baseline"))
+        verdict = one.verdict
+    else:
+        before, mark = arm.scores(split, metric, phase=0), _FIRST_PHASE_MARK
+    gain = metric.gain(mean(before.values()), mean(after.values())) if before else None
+    return (
+        comparison.network,
+        _DOMAINS[comparison.kind],
+        comparison.corpus + comparison.told_apart_by + ("" if split == "test" else f", {split}"),
+        metric.title,
+        str(len(after)),
+        metric.written(_mean(list(before.values()))) + mark,
+        arm.name,
+        metric.written(_mean(list(after.values()))),
+        metric.written(gain),
+        _relative(
+            gain / mean(before.values()) if gain is not None and mean(before.values()) else None, metric
+        ),
+        verdict,
+    )
+
+
+def _table_10_caption(comparison: Comparison, split: str, family: Sequence[Metric]) -> str:
+    seeds = comparison.seeds
+    number = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else "one seed: no spread and no test"
+    return _paragraph(
+        f"{comparison.title}: {split} scores, mean and standard deviation over {number}{_in_percent(family)}",
+        "An arm's score is that of its last phase; phases that arms share were trained once",
+        f"Training and evaluation took {_hours(comparison.seconds)} in all",
+        f"Improve: of the means, relative in percent. {_IMPROVEMENT[:-1]}",
+        *comparison_notes(comparison),
+        *_signatures(comparison, split, family),
+    )
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metric]) -> str:
+    return _paragraph(
+        f"{comparison.title}: contrasts on {split}, epochs and scores (mean ± standard deviation over the seeds) of "
+        f"both sides, before first{_in_percent(family)}",
+        f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
+        "LLR is taken after as many phases as the other side has",
+        "Unpaired: Welch's t-test, as Table 10 of the paper; paired: over the seeds that both have",
+        "Confidence intervals and the p-values beside them (two-sided) are of each contrast alone, not corrected",
+        "Verdict: by the p-value of the paired test where both sides have the same seeds, else of the unpaired, "
+        "Holm-corrected for the contrasts of one score",
+        *comparison_notes(comparison),
+    )
+
+
+def _pairs_caption(comparison: Comparison, tests: Sequence[PairTest], metric: Metric) -> str:
+    problems = dict.fromkeys(test.problem for test in tests if test.problem)
+    resamples = {test.bootstrap.resamples for test in tests if test.bootstrap}
+    drawn = f" ({span(resamples)} resamples of the test set)" if resamples else ""
+    return _paragraph(
+        f"{comparison.title}: networks of the same seed on the same {'utterances' if metric.is_error else 'images'}, "
+        f"{metric.title}{_in_percent([metric])}",
+        _IMPROVEMENT[:-1],
+        f"Paired bootstrap{drawn}"
+        + (", and the matched-pairs sentence-segment word error test (MAPSSWE)" if metric.is_error else ""),
+        f"p-values are two-sided and Holm-corrected for all {len(tests)} pairs, each test for itself; they say nothing "
+        "of what another seed would give",
+        *(f"No test: {problem}" for problem in problems),
+    )
+
+
+def _signatures(comparison: Comparison, split: str, family: Sequence[Metric]) -> list[str]:
+    """How the scores were computed; scores of different signatures are not to be compared."""
+    kept = [record.get(split) or {} for run in comparison.runs for record in run.phases]
+    found = list(dict.fromkeys(scores["signature"] for scores in kept if "signature" in scores))
+    notes = []
+    if family[0].key.startswith("neuraltalk_"):
+        notes.append("NeuralTalk BLEU is without the brevity penalty, as its script counts")
+    if len(found) > 1:
+        notes.append(f"The scores were computed in different ways and may not compare: {'; '.join(found)}")
+    return notes + ([f"Signature: {found[0]}"] if len(found) == 1 else [])
+
+
+def _paragraph(*sentences: str) -> str:
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
+
+
+def _in_percent(family: Sequence[Metric]) -> str:
+    return ", in percent" if family[0].unit == "%" else ", from 0 to 100"
+
+
+def _mean(scores: Sequence[Number]) -> float | None:
+    return float(mean(scores)) if scores else None
+
+
+def _relative(share: float | int | None, metric: Metric) -> str:
+    return NONE if share is None else f"{100 * share:z.{metric.decimals}f}"
+
+
+def _interval(low: float, high: float, metric: Metric) -> str:
+    return f"[{metric.written(low)}, {metric.written(high)}]"
+
+
+def _p_value(p_value: float | None) -> str:
+    if p_value is None:
+        return NONE
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,0 +1,183 @@
+"""Runs as the report's page describes them: what they are called, how they came about, what was pruned and how.
+
+Their scores are ``numbers``' tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import tomli_w
+
+from seqdsd.reports.comparison.arms import Comparison
+from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.runs.reading import Run
+from seqdsd.reports.runs.scores import NONE
+
+_PROVENANCE = {
+    "command": "Command",
+    "started": "Started",
+    "machine": "Machine",
+    "threads": "Threads",
+    "python": "Python",
+    "git_commit": "Commit",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is pruned by which rule, or why that is not known; and the numbers and names of the runs that do so."""
+
+    grid: Grid | None
+    said: str
+    numbers: list[int]
+    labels: list[str]
+
+
+def shown_runs(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """All but the first dense phases that arms beside them hold too: these have taken over their records."""
+    held = [_trained(run) for run in runs if run.arm != "Dense"]
+    return tuple(run for run in runs if run.arm != "Dense" or _trained(run) not in held)
+
+
+def _trained(run: Run) -> tuple[Any, ...]:
+    """What tells one trained first phase from another."""
+    first = run.phases[0]
+    return run.recipe, run.seed, first["train_loss"], first["dev_score"]
+
+
+def run_label(run: Run, comparisons: Sequence[Comparison]) -> str:
+    """What a run is called: by arm and seed where one comparison holds all, else by its folder."""
+    state = "" if run.is_complete else " (unfinished)"
+    is_alone = len(comparisons) == 1 and not comparisons[0].is_single and run in comparisons[0].runs
+    return f"{run.arm}, seed {run.seed}{state}" if is_alone else f"{run.name}{state}"
+
+
+def default_run(runs: Sequence[Run]) -> int:
+    """The number of the run that is shown first: the longest of the arms, complete if one is."""
+    return max(
+        range(len(runs)), key=lambda number: (runs[number].is_complete, len(runs[number].phases), -number)
+    )
+
+
+def provenance_rows(run: Run) -> list[tuple[str, str]]:
+    """How a run came about, and what it took: names and values."""
+    known, versions = run.provenance, run.provenance.get("versions", {})
+    rows = [("Folder", str(run.folder.path)), ("Seed", str(run.seed)), ("Recipe", run.recipe)]
+    rows += [(title, str(known[key])) for key, title in _PROVENANCE.items() if key in known]
+    if isinstance(versions, Mapping):
+        rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    rows += [("Device", str(run.settings[key])) for key in ("device",) if key in run.settings]
+    return [*rows, ("Training", _duration(_total(run, "train_seconds"))), *_cost_rows(run)]
+
+
+def settings_text(run: Run) -> str:
+    """All settings of a run, as its ``config.toml`` has them."""
+    return tomli_w.dumps(dict(run.settings))
+
+
+def all_runs_grid(runs: Sequence[Run], labels: Sequence[str]) -> Grid:
+    """A row a run: how far it is, what it took, and where it was made."""
+    rows = (
+        (
+            label,
+            run.arm,
+            str(run.seed),
+            f"{len(run.phases)} of {run.num_planned}",
+            str(_total(run, "epochs")),
+            _duration(_total(run, "train_seconds")),
+            str(run.provenance.get("started", NONE)),
+            str(run.provenance.get("git_commit", NONE)),
+            str(run.folder.path),
+        )
+        for run, label in zip(runs, labels, strict=True)
+    )
+    return Grid(
+        name="all-runs",
+        header=("Run", "Arm", "Seed", "Phases", "Epochs", "Training", "Started", "Commit", "Folder"),
+        sections=(tuple(rows),),
+        caption="Training: time in training steps and dev scores; phases that a run took over from another count too.",
+    )
+
+
+def plans(runs: Sequence[Run], labels: Sequence[str]) -> list[Plan]:
+    """Every plan once, with the runs that follow it."""
+    found: list[Plan] = []
+    for number, run in enumerate(runs):
+        grid, said = plan_grid(run), without_plan(run)
+        known = next((plan for plan in found if (plan.grid, plan.said) == (grid, said)), None)
+        if known is None:
+            known = Plan(grid, said, [], [])
+            found.append(known)
+        known.numbers.append(number)
+        known.labels.append(labels[number])
+    return found
+
+
+def plan_grid(run: Run) -> Grid | None:
+    """A row a parameter: which rule decided what; None where the folder does not say."""
+    if not run.plan:
+        return None
+    phases = list(dict.fromkeys(phase for row in run.plan for phase in row["sparsity_by_phase"]))
+    rows = tuple(_plan_row(row, phases) for row in run.plan)
+    total = sum(row["count"] for row in run.plan)
+    pruned = [_pruned(run, phase) for phase in phases]
+    return Grid(
+        name="plan",
+        header=("Parameter", "Shape", "Rule", "Why", "Weights", *(f"{phase}\npruned %" for phase in phases)),
+        sections=(
+            rows,
+            (("All", "", "", "", f"{total:,}", *(f"{100 * one / max(1, total):.2f}" for one in pruned)),),
+        ),
+        caption="A parameter is pruned by the first rule whose pattern fits its name; what no rule fits stays dense.",
+        num_labels=4,
+    )
+
+
+def without_plan(run: Run) -> str:
+    """What to say where there is no plan to show."""
+    if run.plan:
+        return ""
+    if run.method != "dsd" or run.iters == 0:
+        return "This run prunes nothing."
+    sparse = (record for record in run.phases if record["sparsity"])
+    shares = ", ".join(f"{record['name']} {100 * record['sparsity']:g} %" for record in sparse)
+    return (
+        f"The run folder does not say which rule pruned what (it has no {run.folder.plan.name}). "
+        f"Of every pruned parameter: {shares or 'nothing yet'}."
+    )
+
+
+def _plan_row(row: Mapping[str, Any], phases: Sequence[str]) -> Cells:
+    shares = (row["sparsity_by_phase"].get(phase) for phase in phases)
+    return (
+        row["parameter"],
+        " × ".join(map(str, row["shape"])),
+        row["rule"] or NONE,
+        row["why"],
+        f"{row['count']:,}",
+        *(NONE if not share else f"{100 * share:g}" for share in shares),
+    )
+
+
+def _pruned(run: Run, phase: str) -> float:
+    return float(sum(row["count"] * (row["sparsity_by_phase"].get(phase) or 0) for row in run.plan))
+
+
+def _cost_rows(run: Run) -> list[tuple[str, str]]:
+    """What it cost to look at the weights, where the records say so."""
+    seconds, training = _total(run, "statistics_seconds"), _total(run, "train_seconds")
+    if not run.weights or not training:
+        return []
+    return [("Weight statistics", f"{seconds:.2f} s, {100 * seconds / training:.3f} % of training")]
+
+
+def _total(run: Run, key: str) -> float | int:
+    return sum(record.get(key, 0) for record in run.phases)
+
+
+def _duration(seconds: float | int) -> str:
+    return str(timedelta(seconds=round(seconds)))

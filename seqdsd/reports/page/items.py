@@ -1,0 +1,216 @@
+"""The utterances or images of a report: what each phase of its runs says of them, with their recordings or pictures.
+
+Runs that were scored on the same items share them. Leaves out how they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seqdsd.records import RunFolderError
+from seqdsd.reports.comparison.arms import Comparison
+from seqdsd.reports.page.media import Embedded, audio_uri, embed, picture_uri
+from seqdsd.reports.page.utterances import Item, as_json, caption_marks, fitting, make_items, most_changed
+from seqdsd.reports.runs.hypotheses import Hypothesis, Kind
+from seqdsd.reports.runs.reading import Run, read_hypotheses, read_images, read_recordings
+
+MAX_TEXT_BYTES = 2_500_000
+"""Of all texts together: enough for what five seeds of four arms say of some 500 utterances of 18 words."""
+
+_NOUNS: dict[Kind, tuple[str, str]] = {
+    "speech": ("utterance", "recording"),
+    "captions": ("image", "picture"),
+}
+_ENCODE: dict[Kind, Callable[[Path], str]] = {"speech": audio_uri, "captions": picture_uri}
+_FILES: dict[Kind, Callable[[Run], dict[str, Path]]] = {"speech": read_recordings, "captions": read_images}
+
+
+@dataclass(frozen=True)
+class View:
+    """Columns that are shown beside each other: the phases of a run, or the last phases of a seed's arms."""
+
+    run: int | None
+    seed: int | None
+    columns: tuple[tuple[str, int], ...]
+    """Their titles and numbers."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the columns."""
+        return tuple(number for _, number in self.columns)
+
+
+@dataclass
+class _Group:
+    """Runs that were scored on the same items, while they are read."""
+
+    kind: Kind
+    runs: list[int] = field(default_factory=list)
+    columns: list[Sequence[Hypothesis]] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Items:
+    """All that a page's script needs to show items, and what the page must say of them.
+
+    Attributes:
+        groups: A JSON object for each set of items.
+        problems: Runs whose hypotheses cannot be shown, and why.
+        num_embedded: Recordings and pictures in the page.
+    """
+
+    groups: tuple[dict[str, Any], ...]
+    problems: tuple[str, ...]
+    num_embedded: int
+
+
+def read_items(
+    runs: Sequence[Run], comparisons: Sequence[Comparison], *, split: str | None, max_media_bytes: int
+) -> Items:
+    """Read and score what every phase of the runs says, and embed what it is said of, the most changed first.
+
+    Args:
+        runs: They are numbered by their places.
+        comparisons: Of these runs; they say which arms stand beside each other.
+        split: Whose items; None takes each run's first test set, or dev where it has none.
+        max_media_bytes: Of all data URIs together.
+    """
+    groups, problems = _read_groups(runs, split)
+    for group in groups:
+        group.views += _arm_views(group, runs, comparisons)
+    made, room, room_for_text = [], max_media_bytes, MAX_TEXT_BYTES
+    num_embedded = 0
+    for group in groups:
+        group_json, embedded, num_bytes = _finished(group, runs, room, room_for_text)
+        made.append(group_json)
+        room -= sum(map(len, embedded.uris.values()))
+        room_for_text -= num_bytes
+        num_embedded += len(embedded.uris)
+    return Items(tuple(made), tuple(problems), num_embedded)
+
+
+def chosen_split(run: Run, split: str | None) -> str:
+    """The split that is shown: the one asked for, else the first test set, else dev."""
+    return split or next(iter(run.test_splits), "dev")
+
+
+def _read_groups(runs: Sequence[Run], split: str | None) -> tuple[list[_Group], list[str]]:
+    groups: dict[Any, _Group] = {}
+    problems = []
+    for number, run in enumerate(runs):
+        try:
+            columns = _columns(run, chosen_split(run, split))
+        except RunFolderError as error:
+            problems.append(str(error))
+            continue
+        key = (run.kind, chosen_split(run, split), *sorted((row.id, row.refs) for row in columns[0]))
+        group = groups.setdefault(key, _Group(run.kind))
+        first = len(group.columns)
+        titles = ((record["name"], first + place) for place, record in enumerate(run.phases))
+        group.views.append(View(number, None, tuple(titles)))
+        group.runs.append(number)
+        group.columns += columns
+    return list(groups.values()), problems
+
+
+def _columns(run: Run, split: str) -> list[Sequence[Hypothesis]]:
+    """What each phase says, checked to be of the same items."""
+    columns: list[Sequence[Hypothesis]] = []
+    for record in run.phases:
+        rows = read_hypotheses(run, record["name"], split)
+        if columns and (odd := sorted({row.id for row in columns[0]} ^ {row.id for row in rows})):
+            path = run.folder.hypotheses(record["name"], split)
+            raise RunFolderError(
+                f"{path}: other items than in the first phase, {odd[0]!r} for one; bring the file back or train again"
+            )
+        columns.append(rows)
+    return columns
+
+
+def _arm_views(group: _Group, runs: Sequence[Run], comparisons: Iterable[Comparison]) -> list[View]:
+    """A view for each seed of a comparison: the last phase of every arm."""
+    last = {runs[view.run].folder.path: view.columns[-1][1] for view in group.views if view.run is not None}
+    views = []
+    for comparison in comparisons:
+        for seed in comparison.seeds:
+            arms = [(arm.name, arm.runs[seed].folder.path) for arm in comparison.arms if seed in arm.runs]
+            columns = tuple((name, last[path]) for name, path in arms if path in last)
+            if len(columns) > 1:
+                views.append(View(None, seed, columns))
+    return views
+
+
+def _finished(
+    group: _Group, runs: Sequence[Run], room: int, room_for_text: int
+) -> tuple[dict[str, Any], Embedded, int]:
+    """A group as JSON, what was embedded, and how large the texts are."""
+    columns = [view.numbers for view in group.views]
+    ranked = most_changed(make_items(group.columns, kind=group.kind), columns)
+    rows = [as_json(item, **_marks(item, group)) for item in ranked]
+    shown, num_bytes = fitting(rows, room_for_text)
+    paths = _paths(group, runs)
+    files = [(item.id, paths[item.id]) for item in ranked[:shown] if item.id in paths]
+    embedded = embed(files, _ENCODE[group.kind], max_bytes=room)
+    for row in rows[:shown]:
+        if row["id"] in embedded.uris:
+            row["media"] = embedded.uris[row["id"]]
+    group_json = {
+        "kind": group.kind,
+        "runs": group.runs,
+        "views": [_view_as_json(view) for view in group.views],
+        "items": rows[:shown],
+        "notes": _notes(group.kind, total=len(rows), shown=shown, files=len(files), embedded=embedded),
+    }
+    return group_json, embedded, num_bytes
+
+
+def _marks(item: Item, group: _Group) -> dict[str, Any]:
+    """Captions show what changed from column to column; utterances, what is wrong."""
+    if group.kind == "speech":
+        return {}
+    return {"marks": [caption_marks(item, view.numbers) for view in group.views]}
+
+
+def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
+    """Where the group's files are, as far as they are there, by the first run that says so."""
+    found: dict[str, Path] = {}
+    for number in group.runs:
+        listed = _FILES[group.kind](runs[number])
+        found.update((id_, path) for id_, path in listed.items() if id_ not in found and path.is_file())
+    return found
+
+
+def _view_as_json(view: View) -> dict[str, Any]:
+    return {"run": view.run, "seed": view.seed, "columns": view.columns}
+
+
+def _notes(kind: Kind, *, total: int, shown: int, files: int, embedded: Embedded) -> list[str]:
+    """What is not on the page."""
+    item, medium = _NOUNS[kind]
+    notes = []
+    if shown < total:
+        notes.append(f"The page holds {shown:,} of {total:,} {item}s: those whose scores change most.")
+    if files < shown:
+        verb = "has" if shown - files == 1 else "have"
+        notes.append(
+            f"{_counted(shown - files, item)} {verb} no {medium} that can be found from the run folder."
+        )
+    if embedded.left_out:
+        number = len(embedded.left_out)
+        notes.append(
+            f"{_counted(len(embedded.uris), medium)} embedded, of what changes most; {number:,} left out: --media-mb "
+            "gives more room."
+        )
+    if embedded.unreadable:
+        notes.append(
+            f"{_counted(len(embedded.unreadable), medium)} cannot be read, {embedded.unreadable[0]} for one."
+        )
+    return notes
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,86 @@
+"""The report's results: each comparison's sentence, tables and charts, split by split.
+
+Which numbers stand in a table is ``comparison.tables``'s business, how a chart looks is ``charts``'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seqdsd.reports.comparison.arms import Comparison
+from seqdsd.reports.comparison.contrasts import headline
+from seqdsd.reports.comparison.pairs import pair_tests
+from seqdsd.reports.comparison.tables import contrast_grid, pair_grid, seed_grid, table_10
+from seqdsd.reports.layout import Grid
+from seqdsd.reports.page.run_charts import ChartBook, arm_charts, direction, score_box
+from seqdsd.reports.runs.reading import Run
+from seqdsd.reports.runs.scores import FAMILIES, PRIMARY
+
+
+@dataclass(frozen=True)
+class Split:
+    """A comparison's tables on one split, and the id of its box plot."""
+
+    name: str
+    box: str | None
+    seeds: Grid
+    table_10: list[Grid]
+    contrasts: list[Grid]
+    pairs: Grid | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A comparison's part of the page, with the ids of its curves."""
+
+    anchor: str
+    title: str
+    direction: str
+    has_seeds: bool
+    splits: list[Split]
+    curves: list[str]
+
+
+def results(comparisons: Sequence[Comparison], runs: Sequence[Run], charts: ChartBook) -> list[Result]:
+    """Each comparison of several runs; ``runs`` are all of the page, and ``charts`` takes in what is drawn."""
+    several = [one for one in comparisons if not one.is_single]
+    return [_result(one, number, runs, charts) for number, one in enumerate(several)]
+
+
+def headlines(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str]:
+    """The result of each comparison; where there is none, that of each run. What several say is said once."""
+    return list(dict.fromkeys(map(headline, comparisons))) or [_score(run) for run in runs]
+
+
+def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: ChartBook) -> Result:
+    return Result(
+        anchor=f"result-{number}",
+        title=comparison.title,
+        direction=direction(PRIMARY[comparison.kind]),
+        has_seeds=len(comparison.seeds) > 1,
+        splits=[_split(comparison, split, charts) for split in comparison.scored_splits],
+        curves=[charts.add(chart) for chart in arm_charts(comparison, runs)],
+    )
+
+
+def _split(comparison: Comparison, split: str, charts: ChartBook) -> Split:
+    families = FAMILIES[comparison.kind]
+    box = score_box(comparison, split=split)
+    tests = pair_tests(comparison, split=split)
+    contrasts = [contrast_grid(comparison, split=split, family=family) for family in families]
+    return Split(
+        name=split,
+        box=charts.add(box) if box else None,
+        seeds=seed_grid(comparison, split=split, metric=PRIMARY[comparison.kind]),
+        table_10=[table_10(comparison, split=split, family=family) for family in families],
+        contrasts=[grid for grid in contrasts if grid.rows],
+        pairs=pair_grid(comparison, tests) if tests else None,
+    )
+
+
+def _score(run: Run) -> str:
+    metric, last = PRIMARY[run.kind], run.phases[-1]
+    split = next(iter(run.test_splits), "dev")
+    score = " ".join(filter(None, (metric.written(metric.of(last, split)), metric.unit, metric.title)))
+    return f"{run.name}: {score} on {split} after {last['name']}; the first phase alone, with nothing to compare it to."

@@ -1,0 +1,286 @@
+"""Run folders to be reported: found, read and checked; a damaged one is refused by name and the rest is read.
+
+Leaves out what runs have to do with each other: see ``comparison``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from seqdsd.config import PROVENANCE, ConfigError, read_values
+from seqdsd.records import FORMAT, RunFolder, RunFolderError
+from seqdsd.reports.runs.hypotheses import Hypothesis, Kind, read_lines, read_media, read_rows
+from seqdsd.reports.runs.checks import check_phases, check_plan, check_weights, is_test_split
+
+Record = Mapping[str, Any]
+ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
+
+SEARCH_DEPTH = 3
+"""Folders below the one given: seed-0/dsd of a comparison are two."""
+
+_METHODS = ("baseline", "llr", "dsd")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that could be read, its records checked.
+
+    Attributes:
+        folder: Where it is.
+        name: The end of its path, as long as it takes to tell it from the other runs read with it.
+        recipe: ``ds1``, ``neuraltalk`` …
+        method: ``dsd``, ``llr`` or ``baseline``.
+        iters: Rounds of sparse and redense phases.
+        seed: Of everything random.
+        settings: All of ``config.toml`` but its provenance.
+        provenance: How the run came about.
+        phases: Records of the finished phases, at least one.
+        weights: Statistics of the pruned layers, a record a moment; none where nothing was pruned.
+        plan: What is pruned by which rule, a record a parameter; none where nothing was pruned.
+    """
+
+    folder: RunFolder
+    name: str
+    recipe: str
+    method: str
+    iters: int
+    seed: int
+    settings: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    phases: tuple[Record, ...]
+    weights: tuple[Record, ...] = ()
+    plan: tuple[Record, ...] = ()
+
+    @property
+    def arm(self) -> ArmName:
+        """What it is in a comparison; ``Dense`` is the first phase alone, which the other arms hold too."""
+        if self.method != "dsd":
+            return "Baseline" if self.method == "baseline" else "LLR"
+        return ("Dense", "DSD", "DSDSD")[min(self.iters, 2)]
+
+    @property
+    def num_planned(self) -> int:
+        """Phases of the run when it is complete."""
+        return _num_planned(self.method, self.iters)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all phases are finished."""
+        return len(self.phases) == self.num_planned
+
+    @property
+    def kind(self) -> Kind:
+        """What is scored."""
+        return "speech" if "wer" in self.phases[0]["dev"] else "captions"
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """Test sets, in the order in which the records hold them."""
+        names = (name for record in self.phases for name in record if is_test_split(name))
+        return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A run folder that is not reported; the message names the damaged file and the remedy."""
+
+    path: Path
+    message: str
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """What was found: the runs in the order of the paths given, and what is refused."""
+
+    runs: tuple[Run, ...]
+    refused: tuple[Refusal, ...] = ()
+
+
+def read_runs(paths: Sequence[Path]) -> RunSet:
+    """Read run folders, and those in folders above run folders; each counts once.
+
+    Raises:
+        RunFolderError: If a path is no folder, or there is no run in it.
+    """
+    folders: dict[Path, Path] = {}
+    for folder in (folder for path in paths for folder in _run_folders(path)):
+        folders.setdefault(folder.resolve(), folder)
+    runs, refused = [], []
+    for folder in folders.values():
+        try:
+            runs.append(_read_run(RunFolder(folder)))
+        except RunFolderError as error:
+            refused.append(Refusal(folder, str(error)))
+        except OSError as error:
+            refused.append(
+                Refusal(folder, f"{folder}: cannot be read ({error}); see to its files' permissions")
+            )
+    return RunSet(_named(runs), tuple(refused))
+
+
+def read_hypotheses(run: Run, phase_name: str, split: str) -> tuple[Hypothesis, ...]:
+    """What a phase of the run says of a split: ``id``, ``refs`` and ``hyp`` of each utterance or image.
+
+    Raises:
+        RunFolderError: If the file is missing, empty or damaged; the line is named.
+    """
+    return read_rows(run.folder, phase_name, split, kind=run.kind)
+
+
+def read_recordings(run: Run) -> dict[str, Path]:
+    """Where the run's recordings lie, by utterance; nothing where the folder does not say.
+
+    Raises:
+        RunFolderError: If the list is damaged.
+    """
+    return read_media(run.folder.audio)
+
+
+def read_images(run: Run) -> dict[str, Path]:
+    """Where the run's images lie, by id; nothing where the folder does not say.
+
+    Raises:
+        RunFolderError: If the list is damaged.
+    """
+    return read_media(run.folder.images)
+
+
+def _run_folders(path: Path) -> Sequence[Path]:
+    """The path itself if it is a run, else those below it."""
+    if not path.is_dir():
+        what = "not a folder" if path.exists() else "no such folder"
+        raise RunFolderError(f"{path}: {what}; name a run folder, or a folder above run folders")
+    found = [path] if _is_run(path) else list(_search(path, SEARCH_DEPTH))
+    if not found:
+        raise RunFolderError(
+            f"{path}: no run in it, up to {SEARCH_DEPTH} folders below (a run has a config.toml); "
+            "name a run folder, or a folder above run folders"
+        )
+    return found
+
+
+def _search(path: Path, depth: int) -> Iterator[Path]:
+    for folder in sorted(path.iterdir(), key=_natural):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        if _is_run(folder):
+            yield folder
+        elif depth > 1:
+            yield from _search(folder, depth - 1)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.toml").is_file() or (folder / "phases.jsonl").is_file()
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts seed-2 before seed-10."""
+    parts = re.findall(r"\d+|\D+", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _read_run(folder: RunFolder) -> Run:
+    settings = _read_config(folder)
+    provenance = settings.pop(PROVENANCE, {})
+    _check_version(folder, provenance)
+    method, iters = _method(folder, settings), _whole_number(folder, settings, "iters")
+    phases = _read_phases(folder, planned=_num_planned(method, iters))
+    run = Run(
+        folder=folder,
+        name=folder.path.name,
+        recipe=provenance["recipe"],
+        method=method,
+        iters=iters,
+        seed=_whole_number(folder, settings, "seed"),
+        settings=settings,
+        provenance=provenance,
+        phases=phases,
+        weights=_read_records(folder.weight_statistics),
+        plan=_read_records(folder.plan),
+    )
+    check_weights(folder.weight_statistics, run.weights)
+    check_plan(folder.plan, run.plan)
+    _check_files(run)
+    return run
+
+
+def _read_config(folder: RunFolder) -> dict[str, Any]:
+    path = folder.config
+    if not path.is_file():
+        raise RunFolderError(f"{path}: missing, so the run's settings are unknown; bring the file back")
+    try:
+        return read_values(path)
+    except ConfigError as error:
+        raise RunFolderError(f"{error}; mend the file or bring it back") from error
+
+
+def _check_version(folder: RunFolder, provenance: Any) -> None:
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("recipe"), str):
+        raise RunFolderError(
+            f'{folder.config}: no recipe = "…" in a table [{PROVENANCE}]; bring the file back, or name the recipe there'
+        )
+    if (found := provenance.get("format", FORMAT)) != FORMAT:
+        raise RunFolderError(
+            f"{folder.config}: the run folder is from another version of seqdsd (format {found}, this one reads "
+            f"{FORMAT}); report it with the version that wrote it"
+        )
+
+
+def _method(folder: RunFolder, settings: Mapping[str, Any]) -> str:
+    value = settings.get("method")
+    if not isinstance(value, str) or value not in _METHODS:
+        raise RunFolderError(
+            f"{folder.config}: method must be one of {', '.join(_METHODS)}, got {value!r}; bring the file back, or "
+            "report the run with the version that wrote it"
+        )
+    return value
+
+
+def _whole_number(folder: RunFolder, settings: Mapping[str, Any], key: str) -> int:
+    value = settings.get(key)
+    if type(value) is not int or value < 0:
+        raise RunFolderError(
+            f"{folder.config}: {key} must be a whole number of at least 0, got {value!r}; bring the file back"
+        )
+    return value
+
+
+def _read_phases(folder: RunFolder, *, planned: int) -> tuple[Record, ...]:
+    if not folder.phases.is_file() or not (records := _read_records(folder.phases)):
+        raise RunFolderError(
+            f"{folder.path}: no finished phase (none in phases.jsonl); wait until one is finished, or go on with "
+            f"--resume --config {folder.config}"
+        )
+    check_phases(folder.phases, records, planned=planned)
+    return records
+
+
+def _read_records(path: Path) -> tuple[Any, ...]:
+    return tuple(read_lines(path)) if path.is_file() else ()
+
+
+def _check_files(run: Run) -> None:
+    """Read what is used lazily once: a run with a damaged file would otherwise stop the report half-way."""
+    for record in run.phases:
+        for split in ("dev", *run.test_splits):
+            if run.folder.hypotheses(record["name"], split).is_file():
+                read_hypotheses(run, record["name"], split)
+    read_recordings(run)
+    read_images(run)
+
+
+def _num_planned(method: str, iters: int) -> int:
+    return 1 if method == "baseline" else 2 * iters + 1
+
+
+def _named(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Name runs by the ends of their paths, all of equal length, short but each for itself."""
+    paths = [run.folder.path.resolve().parts for run in runs]
+    length = 1
+    while len({path[-length:] for path in paths}) < len(paths):
+        length += 1
+    return tuple(replace(run, name="/".join(path[-length:])) for run, path in zip(runs, paths, strict=True))

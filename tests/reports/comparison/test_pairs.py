@@ -1,0 +1,109 @@
+"""Networks of one seed against each other: that the right hypotheses meet, and what is said where they cannot."""
+
+import json
+import shutil
+
+import pytest
+
+from seqdsd.metrics.significance import bootstrap_bleu, bootstrap_wer, holm, mapsswe
+from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.reports.comparison.arms import Comparison, compare_runs
+from seqdsd.reports.comparison.pairs import pair_tests
+from seqdsd.reports.runs.reading import read_runs
+
+RESAMPLES = 200
+
+
+def read(folder) -> Comparison:
+    return compare_runs(read_runs([folder]).runs)[0]
+
+
+def texts(folder, phase: str, key: str) -> list:
+    lines = RunFolder(folder).hypotheses(phase, "test").read_text().splitlines()
+    return [json.loads(line)[key] for line in lines]
+
+
+@pytest.fixture
+def two_arms(comparison, tmp_path):
+    """The baseline and DSD of one seed, to be damaged."""
+    for arm in ("baseline", "dsd"):
+        shutil.copytree(comparison / "seed-0" / arm, tmp_path / "two" / arm)
+    return tmp_path / "two"
+
+
+def test_every_arm_and_seed_against_the_baseline(comparison):
+    tests = pair_tests(read(comparison), split="test", resamples=RESAMPLES)
+    assert [(test.seed, test.after) for test in tests] == [
+        (seed, arm) for seed in range(5) for arm in ("DSDSD", "DSD", "LLR")
+    ]
+    assert {test.before for test in tests} == {"Baseline"} and not any(test.problem for test in tests)
+    # What the last phases said, read in another way.
+    seed = comparison / "seed-3"
+    refs, before = (texts(seed / "baseline", "Baseline", key) for key in ("ref", "hyp"))
+    after = texts(seed / "dsdsd", "Dense Iter 2", "hyp")
+    test = tests[9]
+    assert test.mapsswe == mapsswe(refs, before, after)
+    assert (test.mapsswe.errors_before, test.mapsswe.errors_after) == (23, 17)  # as the fixture has them
+    assert test.bootstrap == bootstrap_wer(refs, before, after, resamples=RESAMPLES)
+    assert test.bootstrap.difference.value == pytest.approx(-6 / 120)
+
+
+def test_each_test_is_corrected_for_all_pairs(comparison):
+    tests = pair_tests(read(comparison), split="test", resamples=RESAMPLES)
+    assert [test.mapsswe_holm for test in tests] == holm([test.mapsswe.p_value for test in tests])
+    assert [test.bootstrap_holm for test in tests] == holm([test.bootstrap.p_value for test in tests])
+    assert tests[0].mapsswe_holm > tests[0].mapsswe.p_value
+
+
+def test_captions_by_bleu_alone(caption_comparison):
+    tests = pair_tests(read(caption_comparison), split="test", resamples=RESAMPLES)
+    seed = caption_comparison / "seed-1"
+    refs, before = (texts(seed / "baseline", "Baseline", key) for key in ("refs", "hyp"))
+    after = texts(seed / "dsd", "Dense Iter 1", "hyp")
+    assert (tests[4].seed, tests[4].after) == (1, "DSD")
+    assert tests[4].bootstrap == bootstrap_bleu(refs, before, after, resamples=RESAMPLES)
+    assert tests[4].mapsswe is None and tests[4].mapsswe_holm is None
+
+
+def test_items_meet_by_their_ids(two_arms):
+    (expected,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    path = RunFolder(two_arms / "dsd").hypotheses("Dense Iter 1", "test")
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    (test,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    assert test == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda rows: rows[:-1], "baseline and dsd were scored on different items"),
+        (
+            lambda rows: [{**rows[0], "ref": "stop"}, *rows[1:]],
+            "baseline and dsd have different references of 'u00'",
+        ),
+        (
+            lambda rows: [{"id": row["id"], "hyp": row["hyp"]} for row in rows],
+            "no references beside the hypotheses of baseline and dsd",
+        ),
+    ],
+)
+def test_hypotheses_that_do_not_meet(two_arms, change, problem):
+    path = RunFolder(two_arms / "dsd").hypotheses("Dense Iter 1", "test")
+    write_json_lines(path, change([json.loads(line) for line in path.read_text().splitlines()]))
+    (test,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    assert (test.problem, test.bootstrap, test.mapsswe) == (problem, None, None)
+    assert (test.bootstrap_holm, test.mapsswe_holm) == (None, None)
+
+
+def test_hypotheses_that_were_not_kept(comparison, tmp_path):
+    for arm in ("baseline", "dsd", "llr"):
+        shutil.copytree(comparison / "seed-0" / arm, tmp_path / "runs" / arm)
+    shutil.rmtree(tmp_path / "runs/dsd/hyps")
+    dsd, llr = pair_tests(read(tmp_path / "runs"), split="test", resamples=RESAMPLES)
+    assert "dense-iter-1.test.jsonl: missing" in dsd.problem and dsd.bootstrap is None
+    assert not llr.problem and llr.mapsswe_holm == llr.mapsswe.p_value  # one test is corrected for one
+
+
+def test_without_a_baseline_there_is_none(comparison):
+    runs = [run for run in read_runs([comparison / "seed-0"]).runs if run.arm != "Baseline"]
+    assert pair_tests(compare_runs(runs)[0], split="test") == ()
