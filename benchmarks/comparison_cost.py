@@ -1,6 +1,6 @@
 """What a comparison costs besides its training: the statistics taken while training, and the report afterwards.
 
-    python -m benchmarks.comparison_cost recipes/an4/records/compare
+    python -m benchmarks.comparison_cost runs/compare-ds1
 
 The first is read from the run folders, where every phase's record says what its statistics took; the second is timed as
 a user waits for it, in a process of its own.

@@ -107,10 +107,9 @@ class RunFolder:
         """
         found = provenance.get("format", 1)
         if found != FORMAT:
-            writer = provenance.get("versions", {}).get("seqdsd", "unknown")
             raise RunFolderError(
-                f"{self.path}: a run folder of another version (format {found!r}, written by seqdsd {writer}; this one "
-                f"reads format {FORMAT}); use the version that wrote it"
+                f"{self.config}: the run folder is from another version of seqdsd (format {found}, this one reads "
+                f"{FORMAT}); use or report it with the version that wrote it"
             )
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:

@@ -240,9 +240,8 @@ class DSDTraining:
         masks, rows = self._state.masks, self._state.weight_rows
         if masks is None or any((row["phase"], row["moment"]) == (phase.name, moment) for row in rows):
             return
-        round_number = (
-            len(self._state.records) + 1
-        ) // 2  # after the first dense phase two phases make a round
+        # After the first dense phase two phases make a round.
+        round_number = (len(self._state.records) + 1) // 2
         row = weight_row(
             self._task.model,
             masks,
@@ -390,9 +389,8 @@ class DSDTraining:
         log.info("taken over from %s: %s", parent.path, names)
 
     def _write_records(self) -> None:
-        if (
-            self._state.weight_rows
-        ):  # before the phases: another run may take these over as soon as they are there
+        # Before the phases: another run may take these over as soon as they are there.
+        if self._state.weight_rows:
             write_json_lines(self._folder.weight_statistics, self._state.weight_rows)
         self._folder.write_phases(self._state.records)
         if self._all_skipped:

@@ -19,6 +19,7 @@ from seqdsd.recipes.cluster import print_script, submit_to_slurm
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.job_display import JobDisplay, in_words
 from seqdsd.recipes.jobs import Job, Share, makespan, run_jobs
+from seqdsd.recipes.many_runs import RESERVED, parse_options, parse_seeds, split_arguments
 from seqdsd.recipes.speed import Speed, measure_speed
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, write_atomically
@@ -29,9 +30,6 @@ from seqdsd.reports.runs.reading import read_runs
 from seqdsd.reports.runs.scores import FAMILIES
 
 PROG = "seqdsd compare"
-RESERVED = ("--config", "--resume", "--start-from", "--dry-run", "--out", "--seed", "--method", "--iters")
-"""Flags of a recipe that commands over many of its runs decide themselves."""
-
 _DESCRIPTION = """\
 Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
 
@@ -167,28 +165,6 @@ def show_result(out: Path, console: Console) -> None:
     console.print(f"\nAll of it, as a page: {report}", highlight=False, markup=False, soft_wrap=True)
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cut at ``--``: before it stands what is the command's, after it what is the recipe's."""
-    arguments = list(argv)
-    at = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:at], arguments[at + 1 :]
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """``0,1,2`` as numbers.
-
-    Raises:
-        argparse.ArgumentTypeError: If one is no whole number from 0 on, or comes twice.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}")
-    seeds = tuple(int(part) for part in parts)
-    if len(set(seeds)) < len(seeds):
-        raise argparse.ArgumentTypeError(f"a seed comes twice in {text!r}")
-    return seeds
-
-
 def _arms_table(plan: ComparisonPlan) -> Table:
     table = Table("arm", "phases", "epochs", "of them new", "learning rates", title=plan.recipe.name)
     for arm in plan.arms:
@@ -227,9 +203,7 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str]) -> Comparison
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(f"unknown: {' '.join(unknown)} (settings of the recipe stand after --)")
+    options = parse_options(parser, argv)
     if options.slurm and options.submit != "slurm":
         parser.error("--slurm goes with --submit slurm")
     return options

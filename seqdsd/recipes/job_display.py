@@ -40,9 +40,9 @@ class JobDisplay(JobsView):
         self._say(f"{job.name}: waiting for another process that is writing to {job.folder.path}")
 
     def ended(self, job: Job, *, failure: str | None, log: Path) -> None:
-        """Say so, with the last score on dev."""
+        """Say so, with the last epoch's score on dev: the phase hands on its best one's."""
         progress = job.folder.read_progress()
-        result = f"done, dev {progress['dev']}" if progress else "done"
+        result = f"done, last epoch's dev {progress['dev']}" if progress else "done"
         self._say(f"{job.name}: {f'failed ({failure}); see {log}' if failure else result}")
 
     def states(self, states: JobStates) -> None:

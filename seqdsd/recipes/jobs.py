@@ -297,7 +297,8 @@ def _failure(status: int) -> str | None:
         return None
     if status == -signal.SIGKILL:
         return "killed; if you did not do it, memory ran out, and fewer --jobs help"
-    return f"exit status {status}" if status > 0 else f"ended by {signal.Signals(-status).name}"
+    names = {one.value: one.name for one in signal.Signals}  # real-time signals have none
+    return f"exit status {status}" if status > 0 else f"ended by {names.get(-status, f'signal {-status}')}"
 
 
 def _log(logs: Path, job: Job) -> Path:

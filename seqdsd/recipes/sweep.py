@@ -14,9 +14,9 @@ from rich.table import Table
 from seqdsd.config import read_values
 from seqdsd.recipes.catalog import Recipe, find_recipe
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.compare import RESERVED, parse_seeds, split_arguments
 from seqdsd.recipes.job_display import JobDisplay
 from seqdsd.recipes.jobs import Job, Share, run_jobs
+from seqdsd.recipes.many_runs import RESERVED, parse_options, parse_seeds, split_arguments
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.reports.runs.scores import PRIMARY
@@ -158,7 +158,7 @@ def sweep(argv: Sequence[str], console: Console) -> None:
         StopRequested: After Ctrl-C.
     """
     asked, settings = split_arguments(argv)
-    options = _parse(asked)
+    options = parse_options(_parser(), asked)
     plan = _resolve(options, settings)
     if options.dry_run:
         jobs = plan.jobs()
@@ -252,14 +252,6 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str]) -> SweepPlan:
     for point in points:
         unique.setdefault(point.config(common).schedule, point)
     return SweepPlan(recipe, common, tuple(unique.values()), options.seeds, out)
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    options, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(f"unknown: {' '.join(unknown)} (settings of the recipe stand after --)")
-    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -198,7 +198,9 @@ def test_each_run_says_how_it_came_about(unbroken):
 def test_the_result_is_printed(unbroken):
     out, printed = unbroken
     for arm in PHASES:
-        assert f"seed-0/{arm}: training " in printed and f"seed-0/{arm}: done, dev WER" in printed
+        assert (
+            f"seed-0/{arm}: training " in printed and f"seed-0/{arm}: done, last epoch's dev WER" in printed
+        )
     for expected in (
         "Dense Iter 2",
         "DSDSD on Baseline",

@@ -73,7 +73,7 @@ def test_without_a_terminal_there_are_lines_alone(jobs):
     assert console.file.getvalue().splitlines() == [
         "a: training 10 epochs; log: logs/a.log",
         f"b: waiting for another process that is writing to {jobs[1].folder.path}",
-        "a: done, dev WER 12.34 %",
+        "a: done, last epoch's dev WER 12.34 %",
         "b: done",
         "c: failed (exit status 1); see logs/a.log",
         "stopping: the runs save where they stand; once more stops them at once",

@@ -244,7 +244,11 @@ def test_of_many_failures_the_first_is_shown_in_full():
 
 @pytest.mark.parametrize(
     ("number", "expected"),
-    [("SIGKILL", "killed; if you did not do it, memory ran out"), ("SIGSEGV", "ended by SIGSEGV")],
+    [
+        ("SIGKILL", "killed; if you did not do it, memory ran out"),
+        ("SIGSEGV", "ended by SIGSEGV"),
+        ("SIGRTMIN + 1", "ended by signal"),
+    ],
 )
 def test_a_process_that_dies_of_a_signal(number, expected):
     code = f"import os, signal; os.kill(os.getpid(), signal.{number})"

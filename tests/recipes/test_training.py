@@ -336,7 +336,9 @@ def test_folders_of_another_version_are_refused(config, folder):
     start(config)
     text = folder.config.read_text()
     folder.config.write_text(text.replace("format = 1", "format = 2"))
-    with pytest.raises(RunFolderError, match=r"another version \(format 2, written by seqdsd"):
+    with pytest.raises(
+        RunFolderError, match=r"from another version of seqdsd \(format 2, this one reads 1\)"
+    ):
         holds_run(folder, config, resume=True, may_change=())
     with pytest.raises(RunFolderError, match="another version"):
         check(folder, config)

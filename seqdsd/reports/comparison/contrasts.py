@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
+from statistics import mean, stdev
 from typing import Literal
 
 from seqdsd.metrics.significance import MeanTest, holm, in_words, paired_t_test, unpaired_t_test
@@ -188,10 +188,7 @@ def score_in_words(scores: Sequence[Number], metric: Metric, *, is_named: bool =
 
 def spread(scores: Sequence[Number]) -> float | None:
     """Standard deviation over seeds, estimated (divided by their number less 1); None of fewer than two."""
-    if len(scores) < 2:
-        return None
-    middle = mean(scores)
-    return math.sqrt(sum((score - middle) ** 2 for score in scores) / (len(scores) - 1))
+    return float(stdev(scores)) if len(scores) > 1 else None
 
 
 def _in_words(contrast: Contrast) -> str:

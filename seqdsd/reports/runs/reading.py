@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.config import PROVENANCE, ConfigError, read_values
-from seqdsd.records import FORMAT, RunFolder, RunFolderError
+from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.reports.runs.hypotheses import Hypothesis, Kind, read_lines, read_media, read_rows
 from seqdsd.reports.runs.checks import check_phases, check_plan, check_weights, is_test_split
 
@@ -223,11 +223,7 @@ def _check_version(folder: RunFolder, provenance: Any) -> None:
         raise RunFolderError(
             f'{folder.config}: no recipe = "…" in a table [{PROVENANCE}]; bring the file back, or name the recipe there'
         )
-    if (found := provenance.get("format", FORMAT)) != FORMAT:
-        raise RunFolderError(
-            f"{folder.config}: the run folder is from another version of seqdsd (format {found}, this one reads "
-            f"{FORMAT}); report it with the version that wrote it"
-        )
+    folder.check_format(provenance)
 
 
 def _method(folder: RunFolder, settings: Mapping[str, Any]) -> str:
