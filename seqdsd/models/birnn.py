@@ -93,6 +93,7 @@ class SharedInputBiRNN(nn.Module):
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
     ) -> Float[Tensor, "valid hidden"]:
         """Sum of both directions' states for each packed frame; each item starts from 0 at either end."""
-        projected = self.norm(self.input(inputs))
-        weight = self.weight_recurrent.to(projected.dtype)
-        return _BidirectionalScan.apply(projected, weight, packing, self.clip)
+        # Under autocast too in the weights' precision: errors of a frame would run on through all later ones, and in
+        # bfloat16 products this small took longer.
+        projected = self.norm(self.input(inputs)).to(self.weight_recurrent.dtype)
+        return _BidirectionalScan.apply(projected, self.weight_recurrent, packing, self.clip)

@@ -165,6 +165,21 @@ def test_bf16_autocast_stays_near():
     assert layer.weight_recurrent.grad.dtype == torch.float32
 
 
+def test_under_autocast_the_recurrence_itself_is_exact():
+    """The projection is rounded to bfloat16; from there on each frame's error would go into all later ones."""
+    layer = build(scale=0.9).float()
+    packing = FramePacking.of(torch.tensor([50, 30]), 50, CPU)
+    frames = torch.randn(80, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        projected = layer.input(frames)
+        actual = layer(frames, packing)
+    assert projected.dtype == torch.bfloat16 and actual.dtype == torch.float32
+    items = [packing.unpack(projected.float())[item, :length] for item, length in enumerate([50, 30])]
+    expected = [slow_recurrence(one, layer.weight_recurrent, layer.clip) for one in items]
+    unpacked = packing.unpack(actual)
+    torch.testing.assert_close([unpacked[0], unpacked[1, :30]], expected)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_on_the_gpu():

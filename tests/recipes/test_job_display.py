@@ -1,5 +1,7 @@
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,17 @@ def test_without_a_terminal_there_are_lines_alone(jobs):
     ]
 
 
+def read_all(master: int) -> str:
+    """What was written to a pseudo-terminal whose other end is closed; a read gives a part of it only."""
+    parts = []
+    with os.fdopen(master, "rb", buffering=0) as file:
+        # Linux ends it with an error, not with an empty read.
+        with suppress(OSError):
+            while part := file.read(65536):
+                parts.append(part)
+    return b"".join(parts).decode()
+
+
 def test_in_a_terminal_the_table_is_drawn_and_in_the_end_gone(tmp_path, monkeypatch):
     """A real pseudo-terminal, and a real process."""
     monkeypatch.setenv("TERM", "xterm")
@@ -93,13 +106,14 @@ time.sleep(1.5)
     monkeypatch.chdir(tmp_path)
     job = Job("seed-0/dense", ("-c", code), RunFolder(tmp_path), epochs=2)
     master, terminal = os.openpty()
-    with os.fdopen(terminal, "w") as file:
+    with ThreadPoolExecutor() as reader, os.fdopen(terminal, "w") as file:
+        reading = reader.submit(read_all, master)  # meanwhile: a full terminal would block the one who writes
         console = Console(file=file, width=80)
         with JobDisplay.open(console) as display:
             run_jobs([job], share=Share(1, 1), logs=tmp_path / "logs", show=display)
         console.print("after")
-    shown = os.read(master, 1_000_000).decode()
-    os.close(master)
+        file.close()
+        shown = reading.result()
     assert "seed-0/dense: training 2 epochs" in shown
     assert (
         "Dense Iter 0  1 of 2  WER 50.00 %" in shown and "0 of 1 runs, 1 of 2 epochs, about 9 s left" in shown
