@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.hypotheses import read_media, read_rows
+from seqdsd.reports.runs.hypotheses import COUNTED, read_media, read_rows
 
 Record = Mapping[str, Any]
 Order = Literal["gain", "loss", "changes", "id"]
@@ -149,7 +149,7 @@ def read_run_captions(run: RunFolder, *, split: str = "test", images: Path | Non
             f"{run.phases}: no phase records; wait until the run has finished its first phase"
         )
     _check_kind(run, phases, split)
-    by_phase = {record["name"]: _read_hypotheses(run, record["name"], split) for record in phases}
+    by_phase = {record["name"]: _read_hypotheses(run, record, split) for record in phases}
     first = next(iter(by_phase.values()))
     for name, rows in by_phase.items():
         _check_same_images(run.hypotheses(name, split), first, rows)
@@ -195,9 +195,11 @@ def _check_kind(run: RunFolder, phases: Sequence[Record], split: str) -> None:
             )
 
 
-def _read_hypotheses(run: RunFolder, phase: str, split: str) -> dict[str, _Row]:
+def _read_hypotheses(run: RunFolder, record: Record, split: str) -> dict[str, _Row]:
     rows: dict[str, _Row] = {}
-    for number, row in enumerate(read_rows(run, phase, split, kind="captions"), start=1):
+    phase, num_scored = record["name"], record[split].get(COUNTED["captions"])
+    found = read_rows(run, phase, split, kind="captions", num_scored=num_scored)
+    for number, row in enumerate(found, start=1):
         if not row.refs:
             raise RunFolderError(
                 f"{run.hypotheses(phase, split)}:{number}: no 'refs' that is a list of one string or more; "

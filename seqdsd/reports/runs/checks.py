@@ -173,17 +173,24 @@ def _phase_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any
             return f"{curve!r} has {len(record[curve])} values for {epochs} epochs"
     if record["best_epoch"] > epochs:
         return f"'best_epoch' is {record['best_epoch']}, but there were {epochs} epochs"
-    return _scores_problem(record, earlier) or _sets_problem(record, earlier)
+    return (
+        _scores_problem(record, earlier) or _sets_problem(record, earlier) or _rates_problem(record, earlier)
+    )
 
 
 def _scores_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
     """What is wrong with the scores; all phases are of the kind of the first."""
-    kind = _SPEECH if "wer" in (earlier[0] if earlier else record)["dev"] else _CAPTIONS
+    kind = _SPEECH if _is_speech(record, earlier) else _CAPTIONS
     splits = ["dev", *filter(is_test_split, record)]
     return next(
         (problem for split in splits if (problem := _record_problem(record[split], kind, f"{split!r}: "))),
         None,
     )
+
+
+def _is_speech(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the run's first phase has word error rates."""
+    return "wer" in (earlier[0] if earlier else record)["dev"]
 
 
 def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
@@ -197,6 +204,24 @@ def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]
                     f"{split!r} of phase {record['name']!r} has {key!r} {_shortened(now)}, that of {first['name']!r} "
                     f"{_shortened(before)}: their scores do not compare"
                 )
+    return None
+
+
+def _rates_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
+    """Where a word error rate is not the one that its own counts make."""
+    for split in ["dev", *filter(is_test_split, record)]:
+        if _is_speech(record, earlier) and (problem := _rate_problem(record[split])):
+            return f"{split!r}: {problem}"
+    return None
+
+
+def _rate_problem(scores: Mapping[str, Any]) -> str | None:
+    rate, words = scores["wer"], scores["ref_words"]
+    errors = sum(scores[edit] for edit in ("substitutions", "deletions", "insertions"))
+    if not words:  # seqdsd.metrics.wer refuses to score such a set
+        return "'ref_words' is 0, and without words there is no word error rate"
+    if not math.isclose(rate, errors / words, rel_tol=0, abs_tol=1e-9):
+        return f"'wer' is {rate}, but {errors} errors in {words} words make {errors / words}"
     return None
 
 

@@ -11,6 +11,9 @@ from seqdsd.records import RunFolder, RunFolderError, read_json_lines
 
 Kind = Literal["speech", "captions"]
 
+COUNTED: dict[Kind, str] = {"speech": "utterances", "captions": "images"}
+"""The key under which scores say how many they are of."""
+
 _REMEDY = "bring the file back or train again"
 
 
@@ -29,11 +32,20 @@ class Hypothesis:
     hyp: str
 
 
-def read_rows(folder: RunFolder, phase_name: str, split: str, *, kind: Kind) -> tuple[Hypothesis, ...]:
+def read_rows(
+    folder: RunFolder, phase_name: str, split: str, *, kind: Kind, num_scored: int | None = None
+) -> tuple[Hypothesis, ...]:
     """What a phase says of a split; row N is line N + 1 of its file.
 
+    Args:
+        folder: Of the run.
+        phase_name: Of the phase.
+        split: ``dev``, or a test set.
+        kind: What is scored.
+        num_scored: Utterances or images that the phase's scores are of; None where its record does not say.
+
     Raises:
-        RunFolderError: If the file is missing, empty or damaged; the line is named.
+        RunFolderError: If the file is missing, empty or damaged (the line is named), or has not ``num_scored`` lines.
     """
     path = folder.hypotheses(phase_name, split)
     what = "captions" if kind == "captions" else "hypotheses"
@@ -49,6 +61,11 @@ def read_rows(folder: RunFolder, phase_name: str, split: str, *, kind: Kind) -> 
         rows[row["id"]] = Hypothesis(row["id"], _refs(row, kind), row["hyp"])
     if not rows:
         raise RunFolderError(f"{path}: empty, so the {what} of phase {phase_name!r} are unknown; train again")
+    if num_scored is not None and len(rows) != num_scored:
+        raise RunFolderError(
+            f"{path}: {len(rows)} {COUNTED[kind]}, but phases.jsonl says that phase {phase_name!r} was scored on "
+            f"{num_scored}; {_REMEDY}"
+        )
     return tuple(rows.values())
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from seqdsd.config import PROVENANCE, ConfigError, read_values
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.hypotheses import Hypothesis, Kind, read_lines, read_media, read_rows
 from seqdsd.reports.runs.checks import check_phases, check_plan, check_weights, is_test_split
+from seqdsd.reports.runs.hypotheses import COUNTED, Hypothesis, Kind, read_lines, read_media, read_rows
 
 Record = Mapping[str, Any]
 ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
@@ -264,7 +264,8 @@ def _check_files(run: Run) -> None:
     for record in run.phases:
         for split in ("dev", *run.test_splits):
             if run.folder.hypotheses(record["name"], split).is_file():
-                read_hypotheses(run, record["name"], split)
+                num_scored = record.get(split, {}).get(COUNTED[run.kind])
+                read_rows(run.folder, record["name"], split, kind=run.kind, num_scored=num_scored)
     read_recordings(run)
     read_images(run)
 

@@ -182,6 +182,20 @@ def test_damaged_hypotheses_name_the_line(caption_run, line, problem):
         read_run_captions(caption_run)
 
 
+def test_captions_of_which_some_are_lost(caption_run):
+    """In every phase, so that they still agree with each other."""
+    records = caption_run.read_phases()
+    caption_run.write_phases({**one, "test": {**one["test"], "images": 4}} for one in records)
+    assert len(read_run_captions(caption_run).images) == 4
+    for record in records:
+        path = caption_run.hypotheses(record["name"], "test")
+        path.write_text(path.read_text().partition("\n")[2])
+    with pytest.raises(
+        ValueError, match=r"dense-iter-0\.test\.jsonl: 3 images, but .* scored on 4; bring the"
+    ):
+        read_run_captions(caption_run)
+
+
 def test_hypotheses_that_are_no_text_or_empty(caption_run):
     path = caption_run.hypotheses("Dense Iter 1", "test")
     path.write_bytes(b"\xff\xfe\x00")

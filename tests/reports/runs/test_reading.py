@@ -302,6 +302,42 @@ def test_phases_scored_on_different_sets(make_arm, kind, key, value, split):
     assert bool(read_runs([folder.path]).refused) == (key == "ref_words")
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"wer": 0.5}, "'wer' is 0.5, but 24 errors in 120 words make 0.2"),
+        ({"substitutions": 36}, "'wer' is 0.2, but 36 errors in 120 words make 0.3"),
+        ({"deletions": 12}, "'wer' is 0.2, but 36 errors in 120 words make 0.3"),
+        ({"insertions": 12}, "'wer' is 0.2, but 36 errors in 120 words make 0.3"),
+        ({"wer": 0.2000001}, "'wer' is 0.2000001, but 24 errors in 120 words make 0.2"),
+    ],
+)
+def test_an_error_rate_that_its_counts_do_not_make(refusal, split, changes, problem):
+    def damage(run: RunFolder) -> None:
+        records = run.read_phases()
+        assert (records[1][split]["wer"], records[1][split]["substitutions"]) == (0.2, 24)
+        records[1][split].update(changes)
+        run.write_phases(records)
+
+    assert f"phases.jsonl:2: {split!r}: {problem}; bring the file back" in refusal(damage)
+
+
+def test_an_error_rate_of_no_words(refusal):
+    def damage(run: RunFolder) -> None:
+        run.write_phases({**one, "dev": {**one["dev"], "ref_words": 0}} for one in run.read_phases())
+
+    assert "phases.jsonl:1: 'dev': 'ref_words' is 0" in refusal(damage)
+
+
+def test_an_error_rate_may_be_rounded(make_arm):
+    folder = make_arm("run", "dsd")
+    records = folder.read_phases()
+    records[1]["dev"]["wer"] += 9e-10
+    folder.write_phases(records)
+    assert len(read_runs([folder.path]).runs) == 1
+
+
 def test_scores_of_captions_that_cannot_be(make_arm):
     folder = make_arm("run", "dsd", kind="captions")
     for score, problem in (
@@ -370,6 +406,34 @@ def test_garbled_hypotheses(refusal, line, problem):
 def test_empty_hypotheses(refusal):
     said = refusal(lambda run: run.hypotheses("Dense Iter 1", "test").write_text(""))
     assert "dense-iter-1.test.jsonl: empty" in said
+
+
+@pytest.mark.parametrize(("kind", "counted"), [("speech", "utterances"), ("captions", "images")])
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_hypotheses_of_which_some_are_lost(make_arm, kind, counted, split):
+    folder = make_arm("run", "dsd", kind=kind)
+    path = folder.hypotheses("Sparse Iter 1", split)
+    whole = path.read_text()
+    for text, count in ((whole.partition("\n")[2], 41), (whole + '{"id": "more", "hyp": ""}\n', 43)):
+        path.write_text(text)
+        (refused,) = read_runs([folder.path]).refused
+        assert refused.message == (
+            f"{path}: {count} {counted}, but phases.jsonl says that phase 'Sparse Iter 1' was scored on 42; bring the "
+            "file back or train again"
+        )
+
+
+@pytest.mark.parametrize(("kind", "counted"), [("speech", "utterances"), ("captions", "images")])
+def test_hypotheses_of_records_that_do_not_count_them(make_arm, kind, counted):
+    """As in folders from before the number was recorded."""
+    folder = make_arm("run", "dsd", kind=kind)
+    records = folder.read_phases()
+    for record in records:
+        del record["test"][counted]
+    folder.write_phases(records)
+    path = folder.hypotheses("Sparse Iter 1", "test")
+    path.write_text(path.read_text().partition("\n")[2])
+    assert len(read_runs([folder.path]).runs) == 1
 
 
 def test_hypotheses_that_were_not_kept_are_no_damage(make_arm):
