@@ -27,6 +27,7 @@ from seqdsd.engine import (
     make_fabric,
 )
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
+from seqdsd.reports.runs.checks import check_phases
 from seqdsd.sparsity import Rule, Schedule, resolve
 
 
@@ -177,10 +178,15 @@ def _changed(folder: RunFolder, config: RunConfig, may_change: Sequence[str]) ->
 
 
 def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]] | None:
-    """The records of a run that is complete; None of one that is not."""
+    """The records of a run that is complete; None of one that is not.
+
+    Raises:
+        RunFolderError: If there are records that no run with these settings writes.
+    """
     if not folder.phases.is_file():
         return None
     records = folder.read_phases()
+    check_phases(folder.phases, records, planned=len(config.schedule))
     return records if len(records) == len(config.schedule) else None
 
 

@@ -184,13 +184,17 @@ def test_a_job_an_arm_and_seed_each_after_what_it_needs(common):
     assert not any(job.is_done for job in jobs)
 
 
-def write_run(folder, config, num_phases):
-    folder.path.mkdir(parents=True)
-    folder.config.write_text(to_toml(replace(config, out=folder.path)))
-    folder.write_phases({"name": phase.name} for phase in list(config.schedule)[:num_phases])
+@pytest.fixture
+def write_run(phase_records):
+    def write(folder, config, num_phases):
+        folder.path.mkdir(parents=True)
+        folder.config.write_text(to_toml(replace(config, out=folder.path)))
+        folder.write_phases(phase_records(list(config.schedule)[:num_phases]))
+
+    return write
 
 
-def test_only_complete_runs_are_done(common, tmp_path):
+def test_only_complete_runs_are_done(common, write_run, tmp_path):
     arms = arms_of(common)
     for name, num_phases in (("dense", 1), ("dsd", 3), ("dsdsd", 4), ("baseline", 1)):
         config = replace(arms[name].config(common), seed=5)
@@ -199,7 +203,7 @@ def test_only_complete_runs_are_done(common, tmp_path):
     assert done == {"seed-5/dense", "seed-5/dsd", "seed-5/baseline"}
 
 
-def test_a_finished_run_of_another_length_or_annealing_is_refused(common, tmp_path):
+def test_a_finished_run_of_another_length_or_annealing_is_refused(common, write_run, tmp_path):
     """Else a comparison's runs would differ, and nobody would know."""
     baseline = arms_of(common, anneal=1.5)["baseline"].config(common)
     write_run(RunFolder(tmp_path / "seed-0" / "baseline"), baseline, 1)

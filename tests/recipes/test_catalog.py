@@ -173,13 +173,13 @@ def test_a_damaged_common_file_is_named(common):
 
 
 @pytest.fixture
-def finished(tmp_path):
+def finished(tmp_path, phase_records):
     """A folder with all of a run that tells whether it is finished: (folder, settings)."""
     config = replace(DS1.without_data(), iters=1, out=tmp_path / "run")
     folder = RunFolder(config.out)
     config.out.mkdir()
     folder.config.write_text(to_toml(config))
-    folder.write_phases({"name": phase.name} for phase in config.schedule)
+    folder.write_phases(phase_records(config.schedule))
     return folder, config
 
 
@@ -209,3 +209,23 @@ def test_a_damaged_run_is_named_with_what_to_do(finished, damage):
     with pytest.raises(RunFolderError) as error:
         DS1.has_finished(folder, config)
     assert str(path) in str(error.value) and f"remove {folder.path}" in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_records_that_no_run_writes_are_not_taken_for_a_finished_run(finished, count):
+    """As many as there are phases, fewer or more."""
+    folder, config = finished
+    folder.write_phases([{}] * count)
+    with pytest.raises(
+        RunFolderError, match=rf"{folder.phases}:1: no 'name'; .* or remove {folder.path}, and it"
+    ):
+        DS1.has_finished(folder, config)
+
+
+def test_a_record_that_has_lost_its_scores_is_named(finished):
+    folder, config = finished
+    records = folder.read_phases()
+    del records[1]["dev"]["deletions"]
+    folder.write_phases(records)
+    with pytest.raises(RunFolderError, match=rf"{folder.phases}:2: 'dev': no 'deletions'; .* or remove"):
+        DS1.has_finished(folder, config)

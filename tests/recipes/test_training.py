@@ -27,6 +27,7 @@ from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.sparsity import Rule
 
 QUIET = Console(quiet=True)
+SCORES = {"wer": 1.0, "substitutions": 1, "deletions": 0, "insertions": 0, "ref_words": 1}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LineTask:
         return nn.functional.mse_loss(model(batch.numbers)[:, 0], batch.numbers.sum(1))
 
     def evaluate(self, model, split, device):
-        return Evaluation(1.0, 1.0, "score 1", {"score": 1.0}, [{"id": "a", "ref": "1", "hyp": "2"}])
+        return Evaluation(1.0, 1.0, "score 1", SCORES, [{"id": "a", "ref": "1", "hyp": "2"}])
 
 
 @pytest.fixture
@@ -264,6 +265,14 @@ def test_a_run_is_complete_with_all_its_phases(config, folder):
     assert finished_phases(folder, replace(config, iters=2)) is None
     folder.write_phases(records[:2])
     assert finished_phases(folder, config) is None
+    folder.write_phases([*records[:2], {}])
+    with pytest.raises(RunFolderError, match=rf"{folder.phases}:3: no 'name'"):
+        finished_phases(folder, config)
+    folder.write_phases(records)
+    with pytest.raises(
+        RunFolderError, match=rf"{folder.phases}:2: the settings in config.toml make 1 phases"
+    ):
+        finished_phases(folder, replace(config, iters=0))
 
 
 # Whether phases may be taken over from a run.
