@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleRenderable
 from seqdsd.records import RunFolder
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.checks import is_test_split
+from seqdsd.reports.runs.reading import read_origin
 from seqdsd.reports.runs.scores import NONE
 
 Record = Mapping[str, Any]
@@ -266,7 +267,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--markdown", action="store_true", help="for a document instead of the terminal")
     asked = parser.parse_args(argv)
     try:
-        records = RunFolder(asked.run).read_phases()
+        run = RunFolder(asked.run)
+        read_origin(run)  # refuses another version's folder; records alone are read
+        records = run.read_phases()
         if asked.markdown:
             print(phase_markdown(records), end="")
         else:

@@ -279,3 +279,29 @@ def test_the_command_prints_markdown_or_one_clear_message(tmp_path, records, cap
     with pytest.raises(SystemExit, match="1"):
         main([str(tmp_path)])
     assert "has not finished its first phase" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            "[provenance]\nformat = 99\n",
+            "config.toml: the run folder is from another version of seqdsd (format 99",
+        ),
+        ("provenance = {", "config.toml: not a readable TOML file"),
+    ],
+)
+def test_a_folder_of_another_version_or_with_damaged_settings_is_refused(
+    tmp_path, records, capsys, settings, message
+):
+    """Records alone are shown, see above."""
+    folder = RunFolder(tmp_path)
+    folder.write_phases(records)
+    folder.config.write_text("[provenance]\nformat = 1\n")
+    main([str(tmp_path), "--markdown"])
+    assert capsys.readouterr().out == phase_markdown(records)
+    folder.config.write_text(settings)
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path)])
+    said = capsys.readouterr()
+    assert message in said.err and not said.out

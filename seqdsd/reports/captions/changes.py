@@ -15,6 +15,7 @@ from typing import Any, Literal
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.reports.runs.hypotheses import COUNTED, read_media, read_rows
+from seqdsd.reports.runs.reading import read_origin
 
 Record = Mapping[str, Any]
 Order = Literal["gain", "loss", "changes", "id"]
@@ -140,9 +141,10 @@ def read_run_captions(run: RunFolder, *, split: str = "test", images: Path | Non
         images: Folder of the images; by default ``images.jsonl`` in the run's folder says where they lie.
 
     Raises:
-        RunFolderError: If this is no captioning run, it has no such split, or its hypotheses are missing,
-            damaged or of other images than those of its first phase.
+        RunFolderError: If another version wrote the folder, this is no captioning run, it has no such split, or its
+            hypotheses are missing, damaged or of other images than those of its first phase.
     """
+    read_origin(run)  # refuses another version's folder
     phases = run.read_phases()
     if not phases:
         raise RunFolderError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from seqdsd.config import PROVENANCE
-from seqdsd.records import RunFolder, RunFolderError, write_atomically
+from seqdsd.records import RunFolder, write_atomically
 from seqdsd.reports.captions.changes import (
     CaptionRun,
     ImageCaptions,
@@ -29,6 +27,7 @@ from seqdsd.reports.captions.changes import (
 from seqdsd.reports.captions.terminal import GAP, compare_in_terminal
 from seqdsd.reports.page.media import data_uri, thumbnail
 from seqdsd.reports.page.rendering import asset, file_size, inline, render
+from seqdsd.reports.runs.reading import read_origin
 
 DEFAULT_LIMIT = 200
 
@@ -98,7 +97,7 @@ def caption_page(
     captions = read_run_captions(run, split=split, images=images)
     shown = in_order(captions.images, "gain") if limit is None else both_ends(captions.images, limit)
     cards = [(image, _picture(image.image, link=link)) for image in shown]
-    html = _render(captions, cards, _provenance(run))
+    html = _render(captions, cards, read_origin(run))
     return Page(html, len(cards), sum(bool(picture.problem) for _, picture in cards))
 
 
@@ -240,16 +239,6 @@ def _gain(before: float | int | None, after: float | int | None) -> tuple[str, s
 
 def _number(score: float | int | None) -> str:
     return _NONE if score is None else f"{score:.1f}"
-
-
-def _provenance(run: RunFolder) -> dict[str, Any]:
-    """How the run came about, as its ``config.toml`` says; nothing where that is not there."""
-    if not run.config.is_file():
-        return {}
-    try:
-        return tomllib.loads(run.config.read_text(encoding="utf-8")).get(PROVENANCE, {})
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RunFolderError(f"{run.config}: not readable TOML ({error}); mend it or move it away") from error
 
 
 def _picture(path: Path | None, *, link: bool) -> Picture:

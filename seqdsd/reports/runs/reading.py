@@ -122,6 +122,21 @@ def read_runs(paths: Sequence[Path]) -> RunSet:
     return RunSet(_named(runs), tuple(refused))
 
 
+def read_origin(folder: RunFolder) -> dict[str, Any]:
+    """How a run came about; nothing where the folder has no settings, only records.
+
+    Raises:
+        RunFolderError: If the settings cannot be read, or another version of seqdsd has written the folder.
+    """
+    if not folder.config.is_file():
+        return {}
+    provenance = _read_config(folder).get(PROVENANCE, {})
+    if not isinstance(provenance, dict):
+        raise RunFolderError(f"{folder.config}: {PROVENANCE!r} is not a table; bring the file back")
+    folder.check_format(provenance)
+    return provenance
+
+
 def read_hypotheses(run: Run, phase_name: str, split: str) -> tuple[Hypothesis, ...]:
     """What a phase of the run says of a split: ``id``, ``refs`` and ``hyp`` of each utterance or image.
 

@@ -138,6 +138,18 @@ def test_a_run_that_still_trains(caption_run):
         read_run_captions(caption_run)
 
 
+def test_another_version_s_folder_is_refused(caption_run):
+    text = caption_run.config.read_text()
+    caption_run.config.write_text(text.replace("[provenance]\n", "[provenance]\nformat = 99\n"))
+    with pytest.raises(
+        ValueError, match=r"config\.toml: .* another version of seqdsd \(format 99, this one reads 1"
+    ):
+        read_run_captions(caption_run)
+    caption_run.config.write_text("provenance = 3\n")
+    with pytest.raises(ValueError, match=r"config\.toml: 'provenance' is not a table; bring the file back"):
+        read_run_captions(caption_run)
+
+
 def test_a_speech_run_is_refused():
     speech = RunFolder(REPOSITORY / "recipes/an4/records/ds1-dsd-seed0")
     with pytest.raises(ValueError, match="ds1-dsd-seed0: a speech run .* captioning runs only"):

@@ -75,7 +75,7 @@ def test_a_run_without_its_config(caption_run):
     caption_run.config.unlink()
     assert "Command" not in text_of(caption_page(caption_run).html)
     caption_run.config.write_text("seed = = 7")
-    with pytest.raises(ValueError, match="config.toml: not readable TOML"):
+    with pytest.raises(ValueError, match="config.toml: not a readable TOML file"):
         caption_page(caption_run)
 
 
