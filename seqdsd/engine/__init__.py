@@ -8,7 +8,7 @@ from seqdsd.engine.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from seqdsd.engine.device import Precision, make_fabric
+from seqdsd.engine.device import Precision, device_name, make_fabric
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
@@ -29,6 +29,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "TrainingDiverged",
+    "device_name",
     "has_checkpoint",
     "load_checkpoint",
     "load_latest",

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from lightning_fabric import Fabric
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -21,3 +22,8 @@ def make_fabric(device: str, precision: Precision) -> Fabric:
         return Fabric(accelerator=device, devices=1, precision=precision)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--device {device}: {error}") from error
+
+
+def device_name(device: torch.device) -> str:
+    """A device for records: ``cpu``, or a GPU with its model, as in ``cuda:0 NVIDIA H100``."""
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)

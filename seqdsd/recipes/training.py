@@ -23,6 +23,7 @@ from seqdsd.engine import (
     Precision,
     Task,
     TrainSettings,
+    device_name,
     has_checkpoint,
     make_fabric,
 )
@@ -224,7 +225,12 @@ def train(
     with folder.locked():
         if not folder.config.is_file():
             save_parts(folder.path)
-            origin = {"recipe": recipe, "threads": torch.get_num_threads(), **provenance(config.seed)}
+            origin = {
+                "recipe": recipe,
+                "threads": torch.get_num_threads(),
+                "device_used": device_name(fabric.device),
+                **provenance(config.seed),
+            }
             write_atomically(folder.config, to_toml(config, origin))
         training = DSDTraining(
             task,

@@ -130,6 +130,7 @@ def test_a_run_is_trained_and_recorded(config, folder):
     provenance = tomllib.loads(folder.config.read_text())["provenance"]
     assert provenance["recipe"] == "lines" and provenance["seed"] == 3
     assert provenance["threads"] == torch.get_num_threads()
+    assert provenance["device_used"] == "cpu"
 
 
 def test_parts_are_saved_once_and_before_the_settings(config, folder):
@@ -257,6 +258,16 @@ def test_other_settings_are_named_unless_they_may_change(config, folder):
     assert holds_run(folder, changed, resume=True, may_change=("data", "colour", "part.size"))
     with pytest.raises(RunFolderError, match=r"\(colour: red -> blue\)"):
         holds_run(folder, changed, resume=True, may_change=("data", "part.size"))
+
+
+def test_the_device_used_is_no_setting(config, folder):
+    """A run begun on a GPU goes on where that is asked, and its settings do not name the GPU."""
+    start(config)
+    text = folder.config.read_text()
+    assert 'device_used = "cpu"' in text.partition("[provenance]")[2]
+    folder.config.write_text(text.replace('device_used = "cpu"', 'device_used = "cuda:0 NVIDIA H100"'))
+    assert holds_run(folder, config, resume=True, may_change=())
+    assert read_config(folder.config, Config()) == config
 
 
 def test_a_run_is_complete_with_all_its_phases(config, folder):
