@@ -14,11 +14,16 @@ from seqdsd.recipes.jobs import Job
 
 
 def print_script(jobs: Sequence[Job]) -> None:
-    """Print a command a run that is not done; one that takes phases over says which must be finished before it."""
-    for job in jobs:
-        if not job.is_done:
-            print(f"# {job.name}" + (f", after {job.needs}" if job.needs else ""))
-            print(shlex.join([sys.executable, *job.command]))
+    """Print a command a run that is not done; one that takes phases over says which must be finished before it.
+
+    The first line goes to this folder, from which the paths in the commands lead on.
+    """
+    left = [job for job in jobs if not job.is_done]
+    if left:
+        print(shlex.join(["cd", str(Path.cwd())]))
+    for job in left:
+        print(f"# {job.name}" + (f", after {job.needs}" if job.needs else ""))
+        print(shlex.join([sys.executable, *job.command]))
 
 
 def submit_to_slurm(jobs: Sequence[Job], *, logs: Path, parameters: Sequence[str], console: Console) -> None:

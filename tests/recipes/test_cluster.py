@@ -47,7 +47,12 @@ def console():
 # Commands.
 
 
-def test_printed_commands_run_in_a_shell_as_they_stand(jobs, capsys):
+def test_printed_commands_run_in_a_shell_as_they_stand(jobs, capsys, tmp_path, monkeypatch):
+    """Wherever the shell is: what they write, they write where they were printed."""
+    here, elsewhere = tmp_path / "isn't $HOME", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(here)
     print_script(jobs)
     script = capsys.readouterr().out
     comments = [line for line in script.splitlines() if line.startswith("#")]
@@ -56,9 +61,14 @@ def test_printed_commands_run_in_a_shell_as_they_stand(jobs, capsys):
         "# seed-0/dsdsd, after seed-0/dsd",
         "# seed-0/baseline",
     ]
-    assert len(script.splitlines()) == 6
-    subprocess.run(["sh", "-e"], input=script, text=True, check=True)
-    assert order() == ["dsd", "dsdsd", "baseline"]
+    assert script.startswith("cd ") and len(script.splitlines()) == 7
+    subprocess.run(["sh", "-e"], input=script, text=True, check=True, cwd=elsewhere)
+    assert order() == ["dsd", "dsdsd", "baseline"] and not list(elsewhere.iterdir())
+
+
+def test_where_all_is_done_nothing_is_printed(jobs, capsys):
+    print_script(jobs[:1])
+    assert capsys.readouterr().out == ""
 
 
 # Slurm.

@@ -267,12 +267,20 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(settings, unbroken, co
 
 
 @pytest.mark.slow
-def test_more_seeds_later_train_those_alone_here_by_a_printed_script(settings, copied, capsys):
+def test_more_seeds_later_train_those_alone_here_by_a_printed_script(
+    settings, copied, capsys, monkeypatch, tmp_path_factory
+):
+    """Whose paths are relative, and which is run from another folder."""
+    monkeypatch.chdir(copied.parent)
     before = state_of(copied)
-    run(settings, copied, "--arms", "baseline", "--submit", "print", seeds="0,1")
+    run(settings, copied.name, "--arms", "baseline", "--submit", "print", seeds="0,1")
     script = capsys.readouterr().out
     assert "# seed-1/baseline" in script and "seed-0/baseline" not in script
-    subprocess.run(["sh", "-e"], input=script, text=True, check=True, stdout=subprocess.DEVNULL)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    subprocess.run(
+        ["sh", "-e"], input=script, text=True, check=True, stdout=subprocess.DEVNULL, cwd=elsewhere
+    )
+    assert not list(elsewhere.iterdir())
     after = state_of(copied)
     assert {path: after[path] for path in before} == before
     assert {path.parts[:2] for path in after.keys() - before.keys()} == {("seed-1", "baseline")}
