@@ -2,7 +2,7 @@
 
 ::
 
-    config.toml            the resolved settings, and a [provenance] table: command, seed, versions, device, commit, time
+    config.toml            the resolved settings, with a [provenance] table: command, seed, versions, device, commit
     phases.jsonl           one record a phase
     hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp; or captioned: id, refs, hyp
     skipped.jsonl          bad data that was left out, if any
