@@ -9,12 +9,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from seqdsd.records import json_values, slug
 from seqdsd.reports.comparison.arms import Comparison
-from seqdsd.reports.comparison.contrasts import Contrast, Side, contrasts, headline
+from seqdsd.reports.comparison.contrasts import Contrast, Side, contrasts, headlines
 from seqdsd.reports.comparison.pairs import PairTest, pair_tests
 from seqdsd.reports.comparison.tables import (
     comparison_notes,
@@ -26,16 +26,20 @@ from seqdsd.reports.comparison.tables import (
 )
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.phase_table import phase_grid
+from seqdsd.reports.plan import plan_grid
 from seqdsd.reports.runs.checks import is_test_split
 from seqdsd.reports.runs.reading import Record, Run, RunSet
 from seqdsd.reports.runs.scores import FAMILIES, PRIMARY, metrics_of
+from seqdsd.reports.weights import read_rounds, weight_grid
 
 CSV_COLUMNS = ("comparison", "run", "arm", "seed", "complete", "phase", "split", "metric", "value")
 _TRAINING = ("epochs", "learning_rate", "sparsity", "measured_sparsity", "train_seconds")
+_NOT_ALWAYS = ("evaluate_seconds", "statistics_seconds")
+_CURVES = ("train_loss", "dev_loss", "dev_score")
 
 
 def to_json(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
-    """Runs, comparisons with their statistics, and what was refused, as one JSON object."""
+    """Runs with their curves, weights and plans, comparisons with their statistics, and what was refused."""
     value = {
         "runs": [_run(run) for run in run_set.runs],
         "refused": [{"path": str(one.path), "message": one.message} for one in run_set.refused],
@@ -67,10 +71,10 @@ def to_latex(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
 
 
 def to_markdown(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
-    """Each comparison's sentence and tables, for a document; of a run that stands alone, its phases."""
+    """Each comparison's sentences and tables, for a document; of a run that stands alone, its phases."""
     parts = []
     for one in comparisons:
-        parts.append(f"**{headline(one)}**\n")
+        parts += [f"**{sentence}**\n" for sentence in headlines(one)]
         parts += [
             grid.to_markdown()
             for grid in ([run_grid(one.runs[0])] if one.is_single else comparison_grids(one))
@@ -79,11 +83,11 @@ def to_markdown(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
 
 
 def report_grids(run_set: RunSet, comparisons: Sequence[Comparison]) -> list[Grid]:
-    """Every table: Table 1, those of each comparison of several runs, and the phases of each run."""
+    """Every table: Table 1, those of each comparison of several runs, and of each run phases, plan and weights."""
     several = [one for one in comparisons if not one.is_single]
     compared = [grid for one in several for grid in comparison_grids(one)]
-    grids = [table_1(comparisons), *compared, *map(run_grid, run_set.runs)]
-    return [grid for grid in grids if grid.rows]
+    own = [grid for run in run_set.runs for grid in (run_grid(run, comparisons), *_pruning_grids(run))]
+    return [grid for grid in (table_1(comparisons), *compared, *own) if grid.rows]
 
 
 def comparison_grids(comparison: Comparison) -> list[Grid]:
@@ -98,14 +102,29 @@ def comparison_grids(comparison: Comparison) -> list[Grid]:
     return [grid for grid in grids if grid.rows]
 
 
-def run_grid(run: Run) -> Grid:
-    """A run's phases (Tables 5 and 7), its name before the caption."""
+def run_grid(run: Run, comparisons: Sequence[Comparison] = ()) -> Grid:
+    """A run's phases (Tables 5, 7 and 9), its name before the caption; with its baseline where these have one."""
     unfinished = "" if run.is_complete else f", unfinished: {len(run.phases)} of {run.num_planned} phases"
     return phase_grid(
         run.phases,
         name=slug(f"phases {run.name}"),
         about=f"{run.name} ({run.arm}, seed {run.seed}{unfinished}).",
+        baseline=_baseline_phase(run, comparisons),
     )
+
+
+def _baseline_phase(run: Run, comparisons: Sequence[Comparison]) -> Record | None:
+    """The phase of the baseline of the same seed, if it is as long as the run."""
+    beside = (one.arm("Baseline") for one in comparisons if run in one.runs and run.arm != "Baseline")
+    found = (arm.runs[run.seed] for arm in beside if arm and run.seed in arm.runs)
+    return next((one.phases[0] for one in found if one.iters == run.iters and run.is_complete), None)
+
+
+def _pruning_grids(run: Run) -> Iterator[Grid]:
+    """What a run prunes, and what became of it, their names and captions beginning with the run's."""
+    plan = plan_grid(run)
+    for grid in (*([plan] if plan else []), *map(weight_grid, read_rounds(run.weights))):
+        yield replace(grid, name=slug(f"{grid.name} {run.name}"), caption=f"{run.name}. {grid.caption}")
 
 
 def _values(record: Record) -> Iterator[tuple[str, str, str, Any]]:
@@ -144,10 +163,13 @@ def _run(run: Run) -> dict[str, Any]:
             {
                 "name": record["name"],
                 **{key: record[key] for key in ("kind", *_TRAINING)},
+                **{key: record[key] for key in (*_NOT_ALWAYS, *_CURVES) if key in record},
                 "scores": _scores(record),
             }
             for record in run.phases
         ],
+        "weights": run.weights,
+        "plan": run.plan,
     }
 
 
@@ -155,7 +177,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     splits = comparison.scored_splits
     return {
         "title": comparison.title,
-        "headline": headline(comparison),
+        "headlines": headlines(comparison),
         "recipe": comparison.recipe,
         "corpus": comparison.corpus,
         "seeds": comparison.seeds,
@@ -211,4 +233,4 @@ def _side(side: Side) -> dict[str, Any]:
 
 def _pair_test(test: PairTest) -> dict[str, Any]:
     """As ``PairTest`` has it: differences are after minus before, so an error rate falls where it is below 0."""
-    return {**asdict(test), "problem": test.problem or None}
+    return {**asdict(test), "name": test.name, "problem": test.problem or None}

@@ -74,7 +74,7 @@ class _Measured:
     key: str  # a dev score that only this kind has
     on_dev: tuple[_Scores, ...]
     on_test: tuple[_Scores, ...]  # of every test set
-    caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits
+    caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits; ends with "Improve: "
 
 
 def best_phase(records: Sequence[Record]) -> Record:
@@ -91,15 +91,19 @@ def best_phase(records: Sequence[Record]) -> Record:
     return min(records, key=_dev_score)
 
 
-def phase_grid(records: Sequence[Record], *, name: str = "phases", about: str = "") -> Grid:
+def phase_grid(
+    records: Sequence[Record], *, name: str = "phases", about: str = "", baseline: Record | None = None
+) -> Grid:
     """One run's phases: word error rates in percent, or BLEU-1 to BLEU-4; then what training took.
 
-    The last section says how far the last phase improves on the first, in points and relative to it.
+    The last section says how far the last phase improves on the baseline, or where none is given on the first phase,
+    in points and relative to it.
 
     Args:
         records: Of the phases.
         name: Of the grid.
         about: Stands before the caption: which run this is, where several are shown.
+        baseline: The only phase of a run of as many epochs, of the same seed; as in Tables 5, 7 and 9.
 
     Raises:
         ValueError: As ``best_phase``, or if a phase has not the scores that a table shows.
@@ -114,9 +118,12 @@ def phase_grid(records: Sequence[Record], *, name: str = "phases", about: str = 
         header=("Phase", *(column.title for column in columns), *_TRAINING),
         sections=(
             tuple(_phase_cells(record, columns, is_best=record is best) for record in records),
-            _improvement_cells(records[0], records[-1], columns) if len(records) > 1 else (),
+            (_phase_cells(baseline, columns, is_best=False),) if baseline else (),
+            _improvement_cells(baseline or records[0], records[-1], columns)
+            if baseline or len(records) > 1
+            else (),
         ),
-        caption=f"{about} {measured.caption(best, splits)}".strip(),
+        caption=f"{about} {measured.caption(best, splits)}{_improving_from(baseline)}".strip(),
         num_last=len(_TRAINING),
         best=next(number for number, record in enumerate(records) if record is best),
     )
@@ -211,13 +218,18 @@ _TRAINING: dict[str, Callable[[Record], str]] = {
 }
 
 
+def _improving_from(baseline: Record | None) -> str:
+    if baseline:
+        return "from the baseline, of as many epochs from the same initial weights, to the last phase."
+    return "from the first phase to the last."
+
+
 def _word_error_caption(best: Record, splits: Sequence[str]) -> str:
     dev = best["dev"]
     errors = dev["substitutions"] + dev["deletions"] + dev["insertions"]
     return (
         f"Word error rates and sparsity (asked: Pruned; measured: Zeros) in percent. *: the best phase on dev, "
-        f"{best['name']}: WER {_percent(dev['wer'])} %, {errors} errors in {dev['ref_words']} words. Improve: from the "
-        "first phase to the last."
+        f"{best['name']}: WER {_percent(dev['wer'])} %, {errors} errors in {dev['ref_words']} words. Improve: "
     )
 
 
@@ -231,8 +243,7 @@ def _captions_caption(best: Record, splits: Sequence[str]) -> str:
     return (
         f"Decoding: {best['dev']['decoding']}. BLEU is standard, 0 to 100; NeuralTalk BLEU is without the brevity "
         "penalty, as its script counts. Sparsity (asked: Pruned; measured: Zeros) in "
-        f"percent. *: the best phase on dev, {best['name']}: {'; '.join(others)}. Improve: from the first phase to the "
-        "last, relative in percent."
+        f"percent. *: the best phase on dev, {best['name']}: {'; '.join(others)}. Improve, relative in percent: "
     )
 
 

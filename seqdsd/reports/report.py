@@ -17,7 +17,7 @@ from seqdsd.records import write_atomically
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
 from seqdsd.reports.page.rendering import file_size
-from seqdsd.reports.page.report import DEFAULT_MEDIA_MB, ReportPage, report_page
+from seqdsd.reports.page.report import MAX_PAGE_BYTES, ReportPage, report_page
 from seqdsd.reports.runs.reading import RunSet, read_runs
 
 _WRITERS: dict[str, Callable[[RunSet, Sequence[Comparison]], str]] = {
@@ -115,15 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--media-mb",
         type=float,
-        default=DEFAULT_MEDIA_MB,
         metavar="N",
-        help="megabytes of audio and images to embed, of what changes most; 0 for none (default: %(default)g)",
+        help="megabytes of audio and images to embed, of what changes most; 0 for none (default: until the page has "
+        f"{MAX_PAGE_BYTES / 1e6:g} MB)",
     )
     for name, what in (
         ("json", "all numbers"),
-        ("csv", "a row a number"),
+        ("csv", "the scores and what training took, a row a number"),
         ("latex", "every table, for booktabs"),
-        ("markdown", "each comparison's sentence and tables"),
+        ("markdown", "each comparison's sentences and tables"),
     ):
         parser.add_argument(
             f"--{name}", type=Path, metavar="FILE", help=f"also write {what}; - for standard output"

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
-from seqdsd.reports.comparison.contrasts import headline
+from seqdsd.reports.comparison.contrasts import headlines
 from seqdsd.reports.numbers import (
     CSV_COLUMNS,
     comparison_grids,
@@ -45,7 +45,7 @@ def test_json_holds_runs_and_statistics(both):
     value = json.loads(to_json(*both))
     assert len(value["runs"]) == 40 and value["refused"] == []
     speech, captions = value["comparisons"]
-    assert speech["headline"].startswith("AN4, 5 seeds: DSDSD 12.50")
+    assert [" ".join(said.split()[:6]) for said in speech["headlines"]] == ["AN4, 5 seeds: DSDSD 12.50 ±"] * 2
     assert speech["arms"]["DSDSD"]["scores"]["test"]["wer"]["2"] == pytest.approx(13 / 120)
     contrast = next(
         one
@@ -57,8 +57,13 @@ def test_json_holds_runs_and_statistics(both):
     assert contrast["paired"]["p_value"] < contrast["p_holm"] < 0.001 and contrast["family"] == 6
     assert contrast["before"]["epochs"] == [12] * 5
     assert {one["metric"] for one in captions["contrasts"]} >= {"bleu1", "bleu4", "neuraltalk_bleu4"}
-    assert speech["pair_tests"][0]["mapsswe"]["errors_before"] == 20
+    pair = speech["pair_tests"][1]
+    assert (pair["name"], pair["mapsswe"]["errors_before"]) == ("DSDSD on Baseline", 20)
     run = next(run for run in value["runs"] if run["arm"] == "DSD")
+    assert run["phases"][1]["train_loss"] == [20.0, 10.0] and run["phases"][1]["evaluate_seconds"] == 4.0
+    assert [moment["moment"] for moment in run["weights"]][:2] == ["before pruning", "after pruning"]
+    assert run["weights"][4]["layers"][0]["pruned_near_zero"] == 193
+    assert run["plan"][0]["rule"] == "fc.*"
     assert run["phases"][1]["sparsity"] == 0.5 and run["phases"][1]["scores"]["test"]["wer"] == pytest.approx(
         24 / 120
     )
@@ -114,7 +119,7 @@ def test_dev_is_shown_where_test_was_not_scored(both):
     ]
     (one,) = json.loads(to_json(runs, compared))["comparisons"]
     assert list(one["arms"]["DSDSD"]["scores"]) == ["dev"] and len(one["contrasts"]) == 6
-    assert "test was not scored" in one["headline"]
+    assert "test was not scored" in one["headlines"][0]
     text = to_markdown(runs, compared)
     assert "dev WER mean" in text and "test WER" not in text
     assert r"table-10-deepspeech-1-on-an4-dev-wer" in to_latex(runs, compared)
@@ -129,7 +134,8 @@ def test_every_table_in_latex(both):
     grids = report_grids(*both)
     labels = re.findall(r"\\label\{tab:([a-z0-9-]+)\}", text)
     assert labels == [grid.name for grid in grids] and len(set(labels)) == len(labels)
-    assert len(grids) == 1 + 4 + 6 + 40  # Table 1, of speech, of captions (two kinds of BLEU), of each run
+    # Table 1, of speech, of captions (two kinds of BLEU), of each run, and the plan and rounds of DSD and DSDSD.
+    assert len(grids) == 1 + 4 + 6 + 40 + 8 * (2 + 3)
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == len(grids)
     assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
     assert text.isascii() and text.startswith("% Needs \\usepackage{booktabs}.")
@@ -138,8 +144,9 @@ def test_every_table_in_latex(both):
 def test_markdown_has_each_comparison_s_sentence_before_its_tables(both):
     text = to_markdown(*both)
     speech, captions = both[1]
-    positions = [text.index(f"**{headline(one)}**") for one in both[1]]
-    assert positions == sorted(positions) and positions[0] == 0
+    sentences = [said for one in both[1] for said in headlines(one)]
+    positions = [text.index(f"**{said}**") for said in sentences]
+    assert len(sentences) == 4 and positions == sorted(positions) and positions[0] == 0
     for grid in comparison_grids(speech) + comparison_grids(captions):
         assert grid.to_markdown() in text
 
@@ -148,6 +155,21 @@ def test_markdown_of_a_run_alone_is_its_phases(make_comparison):
     found = read_runs([make_comparison(seeds=[0], arms=["baseline"])])
     (grid,) = map(run_grid, found.runs)
     assert grid.to_markdown() in to_markdown(found, compare_runs(found.runs))
+
+
+def test_a_run_beside_its_baseline_is_measured_by_it(both):
+    found, comparisons = both
+    run = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSDSD", 2, "speech"))
+    grid = run_grid(run, comparisons)
+    phases, baseline, improve = grid.sections
+    assert len(phases) == 5 and baseline[0][:3] == ("Baseline", "15.83", "15.83")
+    assert improve[0][:3] == ("Improve (abs)", "5.00", "5.00")  # 19 to 13 of 120
+    assert grid.caption.endswith(
+        "Improve: from the baseline, of as many epochs from the same initial weights, to the last phase."
+    )
+    assert len(run_grid(run).sections[1]) == 0 and run_grid(run).caption.endswith("first phase to the last.")
+    dsd = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSD", 2, "speech"))
+    assert run_grid(dsd, comparisons).sections[1] == ()  # its baseline would have fewer epochs
 
 
 def test_tables_without_rows_are_left_out(make_comparison):
@@ -160,6 +182,6 @@ def test_a_run_alone_has_its_phases_and_says_if_it_is_unfinished(one_of_everythi
     found, _ = one_of_everything
     alone = RunSet(tuple(run for run in found.runs if run.arm == "DSD"))
     grids = report_grids(alone, compare_runs(alone.runs))
-    assert [grid.name for grid in grids] == ["phases-dsd"]
-    assert grids[-1].caption.startswith("dsd (DSD, seed 0, unfinished: 2 of 3 phases). Word error rates")
+    assert [grid.name for grid in grids] == ["phases-dsd", "plan-dsd", "weights-round-1-dsd"]
+    assert grids[0].caption.startswith("dsd (DSD, seed 0, unfinished: 2 of 3 phases). Word error rates")
     assert report_grids(RunSet(()), ()) == []

@@ -82,6 +82,18 @@ class Arm:
             for index, name in enumerate(names)
         )
 
+    def of_seeds(self, seeds: Iterable[int]) -> Arm:
+        """The arm with the complete runs of these seeds alone."""
+        return replace(self, runs={seed: self.runs[seed] for seed in sorted(seeds)})
+
+    def phase_beside(self, other: Arm) -> int | None:
+        """The phase at which the arm is set beside another: its last, or of LLR the one after as many as the other has.
+
+        None where it has no such phase.
+        """
+        index = len(other.phases if self.name == "LLR" else self.phases) - 1
+        return index if index < len(self.phases) else None
+
     def scores(self, split: str, metric: Metric, *, phase: int = -1) -> dict[int, Number]:
         """What a phase reaches, by seed: by default the last, whose network one gets."""
         return self.phases[phase].scores(split, metric) if self.runs else {}
@@ -351,10 +363,10 @@ def _arm(name: ArmName, runs: Iterable[Run]) -> Arm:
 def _origin(run: Run, record: Record) -> str:
     """The folder of the run that trained a phase: where it lies now, or by its name where it is gone.
 
-    A comparison that was moved as a whole is still found, for its arms lie side by side.
+    First beside the run, where the arms of a comparison lie: of one that was moved or copied, these are meant.
     """
     path = Path(record.get("taken_over_from", run.folder.path))
-    places = (path, run.folder.path.parent / path.name)
+    places = (run.folder.path.parent / path.name, path)
     return next((str(place.resolve()) for place in places if place.is_dir()), path.name)
 
 

@@ -1,7 +1,9 @@
 """One arm against another over the seeds: how much better, and whether that is more than chance.
 
-An improvement above 0 is better whichever way a score points. Each contrast is tested by both t-tests, one of which
-counts; the contrasts of one split and score are a family, within which Holm's method corrects the p-values that count.
+An improvement above 0 is better whichever way a score points. Where both arms have two seeds or more in common, a
+contrast is of these alone, so that a missing run does not set unlike seeds beside each other. Each contrast is tested
+by both t-tests, one of which counts; the contrasts of one split and score are a family, within which Holm's method
+corrects the p-values that count.
 """
 
 from __future__ import annotations
@@ -104,6 +106,21 @@ class Contrast:
     family: int = 1
 
     @property
+    def name(self) -> str:
+        """``DSDSD on Baseline``, or ``DSD on LLR Phase 2``."""
+        return contrast_name(self.after.arm, self.before.arm, self.before.phase)
+
+    @property
+    def name_and_epochs(self) -> str:
+        """The name, with the epochs where they are unlike: for tables that have no column for them."""
+        return self.name if self.is_equal_epochs else f"{self.name} ({self.epochs} epochs)"
+
+    @property
+    def epochs(self) -> str:
+        """Of both sides, before first."""
+        return " : ".join(span(side.epochs) for side in (self.before, self.after))
+
+    @property
     def improvement(self) -> float:
         """Of the mean, in the score's units; above 0 is better."""
         return float(self.metric.gain(self.before.mean, self.after.mean))
@@ -126,12 +143,7 @@ class Contrast:
     @property
     def verdict(self) -> str:
         """The corrected p-value in words, and what it is significant for; why there is none, where there is none."""
-        if self.p_holm is None:
-            return f"no test: {self.problem}"
-        said = in_words(self.p_holm, alpha=ALPHA)
-        if not self.is_significant:
-            return said
-        return f"better, {said}" if self.improvement > 0 else f"worse, {said}"
+        return f"no test: {self.problem}" if self.p_holm is None else verdict(self.p_holm, self.improvement)
 
     @property
     def is_equal_epochs(self) -> bool:
@@ -139,12 +151,25 @@ class Contrast:
         return set(self.before.epochs) == set(self.after.epochs)
 
 
+def contrast_name(after: ArmName, before: ArmName, before_phase: str) -> str:
+    """The arm after on the one before; of LLR the phase is named, which need not be its last."""
+    return f"{after} on {before_phase if before == 'LLR' else before}"
+
+
+def verdict(p_value: float, improvement: float) -> str:
+    """A p-value in words, corrected or not, and if it is significant for what: an improvement above 0 is better."""
+    said = in_words(p_value, alpha=ALPHA)
+    if p_value >= ALPHA:
+        return said
+    return f"better, {said}" if improvement > 0 else f"worse, {said}"
+
+
 def contrasts(comparison: Comparison, *, split: str, metric: Metric) -> tuple[Contrast, ...]:
     """All contrasts of the arms that have a score there: one family of tests."""
     made = []
     for after_name, before_name in PAIRS:
         after, before = comparison.arm(after_name), comparison.arm(before_name)
-        if after and before and (one := _contrast(before, after, split, metric)):
+        if after and before and (one := _contrast(*_of_common_seeds(before, after), split, metric)):
             made.append(one)
     return tuple(_corrected(made))
 
@@ -174,6 +199,12 @@ def headline(comparison: Comparison, *, against: Literal["Baseline", "LLR"] = "B
         f"{_capital(comparison.corpus)}, {_seeds(len(scores))}: {arm.name} {score_in_words(scores, metric)}; "
         f"no {other} is there, so this does not show that pruning helped."
     )
+
+
+def headlines(comparison: Comparison) -> list[str]:
+    """The sentence against the baseline and, where there is one, that against the same without pruning."""
+    against_llr = [headline(comparison, against="LLR")] if comparison.arm("LLR") else []
+    return list(dict.fromkeys([headline(comparison), *against_llr]))
 
 
 def score_in_words(scores: Sequence[Number], metric: Metric, *, is_named: bool = True) -> str:
@@ -235,6 +266,12 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+def _of_common_seeds(before: Arm, after: Arm) -> tuple[Arm, Arm]:
+    """Both arms with the seeds that both have; with all of theirs where fewer than two are common."""
+    common = before.runs.keys() & after.runs.keys()
+    return (before.of_seeds(common), after.of_seeds(common)) if len(common) > 1 else (before, after)
+
+
 def _contrast(before: Arm, after: Arm, split: str, metric: Metric) -> Contrast | None:
     """None where a side has no score there."""
     one, other = _side(before, after, split, metric), _side(after, after, split, metric)
@@ -254,14 +291,11 @@ def _contrast(before: Arm, after: Arm, split: str, metric: Metric) -> Contrast |
 
 
 def _side(arm: Arm, after: Arm, split: str, metric: Metric) -> Side | None:
-    """An arm at its end; LLR, whose phases are those of the others, after as many as the arm compared has.
-
-    None where it has no such phase or no score there.
-    """
-    last = len(after.phases if arm.name == "LLR" else arm.phases) - 1
-    if last >= len(arm.phases) or not (scores := arm.scores(split, metric, phase=last)):
+    """An arm where it is set beside ``after``; None where it has no such phase or no score there."""
+    phase = arm.phase_beside(after)
+    if phase is None or not (scores := arm.scores(split, metric, phase=phase)):
         return None
-    return Side(arm.name, arm.phases[last].name, arm.epochs(phase=last), scores)
+    return Side(arm.name, arm.phases[phase].name, arm.epochs(phase=phase), scores)
 
 
 def _effect(test: MeanTest, metric: Metric) -> Effect | None:

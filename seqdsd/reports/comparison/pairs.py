@@ -6,7 +6,7 @@ They say whether the difference would hold on another test set, not what another
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -19,21 +19,22 @@ from seqdsd.metrics.significance import (
     mapsswe,
 )
 from seqdsd.records import RunFolderError
-from seqdsd.reports.comparison.arms import Comparison
+from seqdsd.reports.comparison.arms import Arm, Comparison
+from seqdsd.reports.comparison.contrasts import PAIRS, contrast_name
 from seqdsd.reports.runs.hypotheses import Hypothesis
-from seqdsd.reports.runs.reading import ArmName, Run, read_hypotheses
-
-AFTER: tuple[ArmName, ...] = ("DSDSD", "DSD", "LLR")
-"""Arms that are tested against the baseline."""
+from seqdsd.reports.runs.reading import ArmName, Record, Run, read_hypotheses
 
 
 @dataclass(frozen=True)
 class PairTest:
-    """An arm against the baseline, both of one seed, by their last phases' hypotheses.
+    """An arm against another, both of one seed, by the hypotheses of the phases set beside each other.
 
     Attributes:
         before: The arm compared with.
         after: The arm compared.
+        before_phase: The phase compared with: the arm's last, or of LLR the one after as many phases.
+        after_phase: The last phase of the arm compared.
+        epochs: Trained until then, before and after.
         seed: Of both runs.
         split: Where they are scored.
         bootstrap: Of WER (a fraction) or BLEU-4 (0 to 100), after minus before; None where it cannot be made.
@@ -45,6 +46,9 @@ class PairTest:
 
     before: ArmName
     after: ArmName
+    before_phase: str
+    after_phase: str
+    epochs: tuple[int, int]
     seed: int
     split: str
     bootstrap: BootstrapTest | None = None
@@ -53,22 +57,28 @@ class PairTest:
     mapsswe_holm: float | None = None
     problem: str = ""
 
+    @property
+    def name(self) -> str:
+        """As that of a contrast, with the epochs where they are unlike."""
+        before, after = self.epochs
+        unlike = "" if before == after else f" ({before} : {after} epochs)"
+        return contrast_name(self.after, self.before, self.before_phase) + unlike
+
 
 @lru_cache(
     maxsize=64
 )  # of each comparison once, since it takes seconds: the page shows them, and JSON and LaTeX too
 def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -> tuple[PairTest, ...]:
-    """Test every arm against the baseline on every seed that both have, by seed and then by arm.
+    """Test arms against each other on every seed that both have, by seed and then as the contrasts are ordered.
 
+    Those that were trained as long: DSD stands beside a longer baseline only where there is no DSDSD to do so.
     Corrected for their number (Holm), each of the two tests for itself.
     """
-    baseline = comparison.arm("Baseline")
-    arms = [arm for name in AFTER if (arm := comparison.arm(name))]
     tests = [
-        _pair_test(baseline.runs[seed], arm.runs[seed], split, resamples)
-        for seed in (baseline.runs if baseline else ())
-        for arm in arms
-        if baseline and seed in arm.runs
+        _pair_test(before, after, seed, split, resamples)
+        for seed in comparison.seeds
+        for before, after in _pairs(comparison)
+        if seed in before.runs and seed in after.runs
     ]
     bootstraps = _holm([test.bootstrap.p_value if test.bootstrap else None for test in tests])
     segments = _holm([test.mapsswe.p_value if test.mapsswe else None for test in tests])
@@ -78,11 +88,30 @@ def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -
     )
 
 
-def _pair_test(before: Run, after: Run, split: str, resamples: int) -> PairTest:
-    empty = PairTest(before.arm, after.arm, before.seed, split)
+def _pairs(comparison: Comparison) -> Iterator[tuple[Arm, Arm]]:
+    """Arms before and after, of the contrasts that are not between a longer and a shorter training."""
+    unlike = {("DSDSD", "DSD"), *([("DSD", "Baseline")] if comparison.arm("DSDSD") else [])}
+    for names in PAIRS:
+        after, before = map(comparison.arm, names)
+        if after and before and names not in unlike and before.phase_beside(after) is not None:
+            yield before, after
+
+
+def _pair_test(before_arm: Arm, after_arm: Arm, seed: int, split: str, resamples: int) -> PairTest:
+    before, after = before_arm.runs[seed], after_arm.runs[seed]
+    phases = before.phases[: (before_arm.phase_beside(after_arm) or 0) + 1]
+    empty = PairTest(
+        before.arm,
+        after.arm,
+        phases[-1]["name"],
+        after.phases[-1]["name"],
+        (_epochs(phases), _epochs(after.phases)),
+        seed,
+        split,
+    )
     try:
-        rows = [read_hypotheses(run, run.phases[-1]["name"], split) for run in (before, after)]
-        refs, hyps = _aligned(before, after, *rows)
+        rows_before = read_hypotheses(before, empty.before_phase, split)
+        refs, hyps = _aligned(before, after, rows_before, read_hypotheses(after, empty.after_phase, split))
         if before.kind == "captions":
             return replace(empty, bootstrap=bootstrap_bleu(refs, *hyps, resamples=resamples))
         said = [ref[0] for ref in refs]
@@ -92,6 +121,10 @@ def _pair_test(before: Run, after: Run, split: str, resamples: int) -> PairTest:
         ValueError
     ) as error:  # hypotheses that were not kept, or of other items: the scores stand all the same
         return replace(empty, problem=str(error))
+
+
+def _epochs(phases: Sequence[Record]) -> int:
+    return sum(record["epochs"] for record in phases)
 
 
 def _aligned(

@@ -5,18 +5,26 @@ Only which number stands where; ``contrasts`` and ``pairs`` compute, ``layout`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from seqdsd.records import slug
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
-from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread
+from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
 from seqdsd.reports.comparison.pairs import PairTest
 from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.runs.reading import Run
 from seqdsd.reports.runs.scores import NONE, PRIMARY, Metric, Number, span
 
 _DOMAINS = {"speech": "Speech", "captions": "Captions"}
 _FIRST_PHASE_MARK = " †"
+_CIRCUMSTANCES = {
+    "git_commit": "git commits",
+    "threads": "numbers of threads",
+    "machine": "machines",
+    "device_used": "devices",
+}
 _IMPROVEMENT = "An improvement above 0 is better."
 
 
@@ -97,21 +105,30 @@ def seed_grid(comparison: Comparison, *, split: str, metric: Metric) -> Grid:
 
 
 def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
-    """Arms against the baseline of the same seed, by what they said (see ``pairs``)."""
+    """Networks of one seed against each other, by what they said (see ``pairs``)."""
     metric = PRIMARY[comparison.kind]
     is_speech = comparison.kind == "speech"
-    header = ("Seed", "Contrast", "Before", "After", "Improve\n(abs)", "Bootstrap\n95 % CI", "p")
+    header = (
+        "Seed",
+        "Contrast",
+        "Before",
+        "After",
+        "Improve\n(abs)",
+        "Improve\n(rel)",
+        "Bootstrap\n95 % CI",
+        "p (Holm)",
+    )
     by_seed: dict[int, list[Cells]] = {}
     for test in tests:
         cells = _pair_cells(test, metric) + (_segment_cells(test) if is_speech else ())
-        by_seed.setdefault(test.seed, []).append(cells)
+        by_seed.setdefault(test.seed, []).append((*cells, _pair_verdict(test, metric)))
     return Grid(
         name=slug(f"pairs {comparison.title} {tests[0].split if tests else ''}"),
-        header=header + (("MAPSSWE\nsegments", "z", "p") if is_speech else ()),
+        header=(*header, *(("MAPSSWE\nsegments", "z", "p (Holm)") if is_speech else ()), "Verdict"),
         sections=tuple(map(tuple, by_seed.values())),
         caption=_pairs_caption(comparison, tests, metric),
         num_labels=2,
-        num_last=3 if is_speech else 0,
+        num_last=4 if is_speech else 1,
     )
 
 
@@ -119,9 +136,10 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
     """A row a network, corpus and test set: what DSDSD, or else DSD, gains on the baseline."""
     rows = [row for one in comparisons for split in one.scored_splits if (row := _overview_cells(one, split))]
     caption = (
-        "Baseline: as many epochs as DSDSD in one dense phase. Means over the seeds; WER and its improvement in "
-        f"percent, BLEU from 0 to 100, relative improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over "
-        "the seeds, Holm-corrected for the contrasts of the comparison."
+        "Baseline: one dense phase, of as many epochs as the arm beside it, or as many as that says (the baseline's "
+        "first). Means over the seeds that both have; WER and its improvement in percent, BLEU from 0 to 100, relative "
+        f"improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over the seeds, Holm-corrected for the "
+        "contrasts of the comparison."
     )
     if any(_FIRST_PHASE_MARK in cell for row in rows for cell in row):
         caption += " †: no baseline was run; the run's own first phase, of fewer epochs."
@@ -159,20 +177,40 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             f"{run.name} ({len(run.phases)} of {run.num_planned} phases)" for run in comparison.unfinished
         )
         notes.append(f"Unfinished and not counted: {', '.join(said)}")
+    if missing := _missing(comparison):
+        notes.append(f"Not there: {'; '.join(missing)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
     return notes + _circumstances(comparison)
 
 
+def _missing(comparison: Comparison) -> list[str]:
+    """Seeds that some arms have and others have not even begun."""
+    said = []
+    for arm in comparison.arms:
+        if absent := [seed for seed in comparison.seeds if seed not in {**arm.runs, **arm.unfinished}]:
+            said.append(f"{arm.name} of seed{'' if len(absent) == 1 else 's'} {', '.join(map(str, absent))}")
+    return said
+
+
 def _circumstances(comparison: Comparison) -> list[str]:
     """In what the runs' making differs, which may change a result."""
+    made = [_making(run) for run in comparison.runs]
     said = []
-    for key, what in (("git_commit", "git commits"), ("threads", "numbers of threads")):
-        kept = (run.provenance.get(key) for run in comparison.runs)
-        found = sorted({str(value) for value in kept if value is not None})
+    for what in dict.fromkeys(what for one in made for what in one):
+        found = sorted({one[what] for one in made if what in one})
         if len(found) > 1:
-            said.append(f"{what} ({', '.join(found)})")
+            said.append(f"{what} ({'; '.join(found)})")
     return [f"The runs were made with different {' and '.join(said)}"] if said else []
+
+
+def _making(run: Run) -> dict[str, str]:
+    """What of a run's provenance may change a result, as far as it is known."""
+    known = {what: run.provenance.get(key) for key, what in _CIRCUMSTANCES.items()}
+    versions = run.provenance.get("versions")
+    if isinstance(versions, Mapping):
+        known |= {f"versions of {package}": version for package, version in versions.items()}
+    return {what: str(value) for what, value in known.items() if value is not None}
 
 
 def _phase_cells(phase: ArmPhase, split: str, family: Sequence[Metric]) -> Cells:
@@ -225,9 +263,10 @@ def _improvement_rows(comparison: Comparison, split: str, family: Sequence[Metri
                 _relative(one.relative if one else None, metric)
                 for metric, one in zip(family, pairs, strict=True)
             ]
+            name = next(one.name_and_epochs for one in pairs if one)
             for title, cells in (("Improve (abs)", gains), ("Improve (rel)", shares)):
                 scores = (cells[0], NONE) if len(family) == 1 else tuple(cells)
-                rows.append((title, f"{arm} on Baseline", *scores, *[NONE] * 4))
+                rows.append((title, name, *scores, *[NONE] * 4))
     return tuple(rows)
 
 
@@ -236,8 +275,8 @@ def _contrast_cells(contrast: Contrast) -> Cells:
     sides = (contrast.before, contrast.after)
     return (
         metric.title,
-        _contrast_name(contrast),
-        " : ".join(span(side.epochs) for side in sides),
+        contrast.name,
+        contrast.epochs,
         *(
             _with_spread(metric.written(side.mean), metric.written(spread(list(side.scores.values()))))
             for side in sides
@@ -248,12 +287,6 @@ def _contrast_cells(contrast: Contrast) -> Cells:
         *_effect_cells(contrast.paired, metric),
         contrast.verdict,
     )
-
-
-def _contrast_name(contrast: Contrast) -> str:
-    """LLR's phase is named: it need not be its last."""
-    before = contrast.before
-    return f"{contrast.after.arm} on {before.phase if before.arm == 'LLR' else before.arm}"
 
 
 def _effect_cells(effect: Effect | None, metric: Metric) -> Cells:
@@ -269,10 +302,10 @@ def _seed_cell(arm: Arm, seed: int, split: str, metric: Metric) -> str:
 
 
 def _pair_cells(test: PairTest, metric: Metric) -> Cells:
-    labels = (str(test.seed), f"{test.after} on {test.before}")
+    labels = (str(test.seed), test.name)
     found = test.bootstrap
     if found is None:
-        return *labels, *[NONE] * 5
+        return *labels, *[NONE] * 6
     sign = -1 if metric.is_error else 1
     low, high = sorted((sign * found.difference.low, sign * found.difference.high))
     return (
@@ -280,6 +313,7 @@ def _pair_cells(test: PairTest, metric: Metric) -> Cells:
         metric.written(found.before.value),
         metric.written(found.after.value),
         metric.written(sign * found.difference.value),
+        _relative(sign * found.relative if math.isfinite(found.relative) else None, metric),
         _interval(low, high, metric),
         _p_value(test.bootstrap_holm),
     )
@@ -293,34 +327,39 @@ def _segment_cells(test: PairTest) -> Cells:
     return str(found.num_segments), f"{-found.z:z.2f}", _p_value(test.mapsswe_holm)
 
 
+def _pair_verdict(test: PairTest, metric: Metric) -> str:
+    """By MAPSSWE for speech, whose segments know that errors come in a row; by the bootstrap for captions."""
+    p_value = test.mapsswe_holm if metric.is_error else test.bootstrap_holm
+    if p_value is None or test.bootstrap is None:
+        return "no test"
+    return verdict(p_value, metric.gain(test.bootstrap.before.value, test.bootstrap.after.value))
+
+
 def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
     metric = PRIMARY[comparison.kind]
     arm = comparison.arm("DSDSD") or comparison.arm("DSD")
-    if arm is None or not (after := arm.scores(split, metric)):
+    if arm is None or not (scores := arm.scores(split, metric)):
         return None
-    baseline = comparison.arm("Baseline")
-    before = baseline.scores(split, metric) if baseline else {}
-    mark, verdict = "", "no baseline"
-    if before:
-        made = contrasts(comparison, split=split, metric=metric)
-        one = next(one for one in made if (one.after.arm, one.before.arm) == (arm.name, "Baseline"))
-        verdict = one.verdict
+    made = contrasts(comparison, split=split, metric=metric)
+    one = next((one for one in made if (one.after.arm, one.before.arm) == (arm.name, "Baseline")), None)
+    epochs, mark, verdict = "", _FIRST_PHASE_MARK, "no baseline"
+    if one:
+        epochs, mark, verdict = "" if one.is_equal_epochs else f" ({one.epochs} epochs)", "", one.verdict
+        before, after = list(one.before.scores.values()), list(one.after.scores.values())
     else:
-        before, mark = arm.scores(split, metric, phase=0), _FIRST_PHASE_MARK
-    gain = metric.gain(mean(before.values()), mean(after.values())) if before else None
+        before, after = list(arm.scores(split, metric, phase=0).values()), list(scores.values())
+    gain = metric.gain(mean(before), mean(after)) if before else None
     return (
         comparison.network,
         _DOMAINS[comparison.kind],
         comparison.corpus + comparison.told_apart_by + ("" if split == "test" else f", {split}"),
         metric.title,
-        str(len(after)),
-        metric.written(_mean(list(before.values()))) + mark,
-        arm.name,
-        metric.written(_mean(list(after.values()))),
+        span((len(after), len(before))),
+        metric.written(_mean(before)) + mark,
+        arm.name + epochs,
+        metric.written(_mean(after)),
         metric.written(gain),
-        _relative(
-            gain / mean(before.values()) if gain is not None and mean(before.values()) else None, metric
-        ),
+        _relative(gain / mean(before) if gain is not None and mean(before) else None, metric),
         verdict,
     )
 
@@ -332,7 +371,8 @@ def _table_10_caption(comparison: Comparison, split: str, family: Sequence[Metri
         f"{comparison.title}: {split} scores, mean and standard deviation over {number}{_in_percent(family)}",
         "An arm's score is that of its last phase; phases that arms share were trained once",
         f"Training and evaluation took {_hours(comparison.seconds)} in all",
-        f"Improve: of the means, relative in percent. {_IMPROVEMENT[:-1]}",
+        f"Improve: of the means over the seeds that both arms have, relative in percent; unlike epochs are given, the "
+        f"baseline's first. {_IMPROVEMENT[:-1]}",
         *comparison_notes(comparison),
         *_signatures(comparison, split, family),
     )
@@ -348,27 +388,29 @@ def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metr
         f"{comparison.title}: contrasts on {split}, epochs and scores (mean ± standard deviation over the seeds) of "
         f"both sides, before first{_in_percent(family)}",
         f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
-        "LLR is taken after as many phases as the other side has",
-        "Unpaired: Welch's t-test, as Table 10 of the paper; paired: over the seeds that both have",
+        "LLR is taken after as many phases as the other side has; each contrast is over the seeds that both arms have",
+        "Unpaired: Welch's t-test, as Table 10 of the paper; paired: of the differences seed by seed",
         "Confidence intervals and the p-values beside them (two-sided) are of each contrast alone, not corrected",
-        "Verdict: by the p-value of the paired test where both sides have the same seeds, else of the unpaired, "
-        "Holm-corrected for the contrasts of one score",
+        "Verdict: by the p-value of the paired test where there are two seeds or more that both arms have, else of the "
+        "unpaired, Holm-corrected for the contrasts of one score",
         *comparison_notes(comparison),
     )
 
 
 def _pairs_caption(comparison: Comparison, tests: Sequence[PairTest], metric: Metric) -> str:
     problems = dict.fromkeys(test.problem for test in tests if test.problem)
-    resamples = {test.bootstrap.resamples for test in tests if test.bootstrap}
-    drawn = f" ({span(resamples)} resamples of the test set)" if resamples else ""
+    made = [test.bootstrap for test in tests if test.bootstrap]
+    drawn = f" ({span(one.resamples for one in made)} resamples of the test set)" if made else ""
+    items, by = ("utterances", "MAPSSWE") if metric.is_error else ("images", "the bootstrap")
     return _paragraph(
-        f"{comparison.title}: networks of the same seed on the same {'utterances' if metric.is_error else 'images'}, "
-        f"{metric.title}{_in_percent([metric])}",
-        _IMPROVEMENT[:-1],
+        f"{comparison.title}: networks of the same seed on the same {items}, {metric.title}{_in_percent([metric])}",
+        f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
         f"Paired bootstrap{drawn}"
         + (", and the matched-pairs sentence-segment word error test (MAPSSWE)" if metric.is_error else ""),
-        f"p-values are two-sided and Holm-corrected for all {len(tests)} pairs, each test for itself; they say nothing "
-        "of what another seed would give",
+        "Intervals are of each pair alone; p-values are two-sided and Holm-corrected for the "
+        f"{len(made)} pairs tested, each test for itself, and the verdict is by {by}",
+        "They say nothing of what another seed would give"
+        + ("; where few speakers said many utterances, intervals are too narrow" if metric.is_error else ""),
         *(f"No test: {problem}" for problem in problems),
     )
 

@@ -1,4 +1,4 @@
-"""Runs as the report's page describes them: what they are called, how they came about, what was pruned and how.
+"""Runs as the report's page describes them: what they are called, how they came about, and which share a plan.
 
 Their scores are ``numbers``' tables.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import tomli_w
 
 from seqdsd.reports.comparison.arms import Comparison
-from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.layout import Grid
+from seqdsd.reports.plan import plan_grid, without_plan
 from seqdsd.reports.runs.reading import Run
 from seqdsd.reports.runs.scores import NONE
 
@@ -21,6 +22,7 @@ _PROVENANCE = {
     "command": "Command",
     "started": "Started",
     "machine": "Machine",
+    "device_used": "Device",
     "threads": "Threads",
     "python": "Python",
     "git_commit": "Commit",
@@ -70,8 +72,9 @@ def provenance_rows(run: Run) -> list[tuple[str, str]]:
     rows += [(title, str(known[key])) for key, title in _PROVENANCE.items() if key in known]
     if isinstance(versions, Mapping):
         rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
-    rows += [("Device", str(run.settings[key])) for key in ("device",) if key in run.settings]
-    return [*rows, ("Training", _duration(_total(run, "train_seconds"))), *_cost_rows(run)]
+    for title, key in (("Training", "train_seconds"), ("Evaluation", "evaluate_seconds")):
+        rows.append((title, _duration(_total(run, key))))
+    return [*rows, *_cost_rows(run)]
 
 
 def settings_text(run: Run) -> str:
@@ -99,7 +102,7 @@ def all_runs_grid(runs: Sequence[Run], labels: Sequence[str]) -> Grid:
         name="all-runs",
         header=("Run", "Arm", "Seed", "Phases", "Epochs", "Training", "Started", "Commit", "Folder"),
         sections=(tuple(rows),),
-        caption="Training: time in training steps and dev scores; phases that a run took over from another count too.",
+        caption="Training: time in training steps; phases that a run took over from another count too.",
     )
 
 
@@ -115,56 +118,6 @@ def plans(runs: Sequence[Run], labels: Sequence[str]) -> list[Plan]:
         known.numbers.append(number)
         known.labels.append(labels[number])
     return found
-
-
-def plan_grid(run: Run) -> Grid | None:
-    """A row a parameter: which rule decided what; None where the folder does not say."""
-    if not run.plan:
-        return None
-    phases = list(dict.fromkeys(phase for row in run.plan for phase in row["sparsity_by_phase"]))
-    rows = tuple(_plan_row(row, phases) for row in run.plan)
-    total = sum(row["count"] for row in run.plan)
-    pruned = [_pruned(run, phase) for phase in phases]
-    return Grid(
-        name="plan",
-        header=("Parameter", "Shape", "Rule", "Why", "Weights", *(f"{phase}\npruned %" for phase in phases)),
-        sections=(
-            rows,
-            (("All", "", "", "", f"{total:,}", *(f"{100 * one / max(1, total):.2f}" for one in pruned)),),
-        ),
-        caption="A parameter is pruned by the first rule whose pattern fits its name; what no rule fits stays dense.",
-        num_labels=4,
-    )
-
-
-def without_plan(run: Run) -> str:
-    """What to say where there is no plan to show."""
-    if run.plan:
-        return ""
-    if run.method != "dsd" or run.iters == 0:
-        return "This run prunes nothing."
-    sparse = (record for record in run.phases if record["sparsity"])
-    shares = ", ".join(f"{record['name']} {100 * record['sparsity']:g} %" for record in sparse)
-    return (
-        f"The run folder does not say which rule pruned what (it has no {run.folder.plan.name}). "
-        f"Of every pruned parameter: {shares or 'nothing yet'}."
-    )
-
-
-def _plan_row(row: Mapping[str, Any], phases: Sequence[str]) -> Cells:
-    shares = (row["sparsity_by_phase"].get(phase) for phase in phases)
-    return (
-        row["parameter"],
-        " × ".join(map(str, row["shape"])),
-        row["rule"] or NONE,
-        row["why"],
-        f"{row['count']:,}",
-        *(NONE if not share else f"{100 * share:g}" for share in shares),
-    )
-
-
-def _pruned(run: Run, phase: str) -> float:
-    return float(sum(row["count"] * (row["sparsity_by_phase"].get(phase) or 0) for row in run.plan))
 
 
 def _cost_rows(run: Run) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ Runs that were scored on the same items share them. Leaves out how they are show
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,43 +54,61 @@ class _Group:
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """A group's JSON, and the files of its items, what changes most first."""
+
+    value: dict[str, Any]
+    kind: Kind
+    num_items: int
+    files: tuple[tuple[str, Path], ...]
+
+
+@dataclass(frozen=True)
 class Items:
     """All that a page's script needs to show items, and what the page must say of them.
 
     Attributes:
-        groups: A JSON object for each set of items.
+        shown: A group for each set of items.
         problems: Runs whose hypotheses cannot be shown, and why.
-        num_embedded: Recordings and pictures in the page.
+        num_embedded: Recordings and pictures among them.
     """
 
-    groups: tuple[dict[str, Any], ...]
+    shown: tuple[_Shown, ...]
     problems: tuple[str, ...]
-    num_embedded: int
+    num_embedded: int = 0
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """A JSON object for each set of items."""
+        return [one.value for one in self.shown]
+
+    def with_media(self, max_bytes: int) -> Items:
+        """The same with recordings and pictures, of what changes most, up to ``max_bytes`` of data URIs together."""
+        made, num_embedded = [], 0
+        for one in self.shown:
+            embedded = embed(one.files, _ENCODE[one.kind], max_bytes=max_bytes)
+            max_bytes -= sum(map(len, embedded.uris.values()))
+            num_embedded += len(embedded.uris)
+            made.append(replace(one, value=_with_media(one, embedded)))
+        return replace(self, shown=tuple(made), num_embedded=num_embedded)
 
 
-def read_items(
-    runs: Sequence[Run], comparisons: Sequence[Comparison], *, split: str | None, max_media_bytes: int
-) -> Items:
-    """Read and score what every phase of the runs says, and embed what it is said of, the most changed first.
+def read_items(runs: Sequence[Run], comparisons: Sequence[Comparison], *, split: str | None) -> Items:
+    """Read and score what every phase of the runs says, what changes most first; without recordings and pictures.
 
     Args:
         runs: They are numbered by their places.
         comparisons: Of these runs; they say which arms stand beside each other.
         split: Whose items; None takes each run's first test set, or dev where it has none.
-        max_media_bytes: Of all data URIs together.
     """
     groups, problems = _read_groups(runs, split)
+    made, room = [], MAX_TEXT_BYTES
     for group in groups:
         group.views += _arm_views(group, runs, comparisons)
-    made, room, room_for_text = [], max_media_bytes, MAX_TEXT_BYTES
-    num_embedded = 0
-    for group in groups:
-        group_json, embedded, num_bytes = _finished(group, runs, room, room_for_text)
-        made.append(group_json)
-        room -= sum(map(len, embedded.uris.values()))
-        room_for_text -= num_bytes
-        num_embedded += len(embedded.uris)
-    return Items(tuple(made), tuple(problems), num_embedded)
+        shown, num_bytes = _finished(group, runs, room)
+        made.append(shown)
+        room -= num_bytes
+    return Items(tuple(made), tuple(problems))
 
 
 def chosen_split(run: Run, split: str | None) -> str:
@@ -144,28 +162,28 @@ def _arm_views(group: _Group, runs: Sequence[Run], comparisons: Iterable[Compari
     return views
 
 
-def _finished(
-    group: _Group, runs: Sequence[Run], room: int, room_for_text: int
-) -> tuple[dict[str, Any], Embedded, int]:
-    """A group as JSON, what was embedded, and how large the texts are."""
+def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, int]:
+    """As much of a group as there is room for, and how large it is."""
     columns = [view.numbers for view in group.views]
     ranked = most_changed(make_items(group.columns, kind=group.kind), columns)
     rows = [as_json(item, **_marks(item, group)) for item in ranked]
-    shown, num_bytes = fitting(rows, room_for_text)
+    count, num_bytes = fitting(rows, room)
     paths = _paths(group, runs)
-    files = [(item.id, paths[item.id]) for item in ranked[:shown] if item.id in paths]
-    embedded = embed(files, _ENCODE[group.kind], max_bytes=room)
-    for row in rows[:shown]:
-        if row["id"] in embedded.uris:
-            row["media"] = embedded.uris[row["id"]]
-    group_json = {
+    value = {
         "kind": group.kind,
         "runs": group.runs,
         "views": [_view_as_json(view) for view in group.views],
-        "items": rows[:shown],
-        "notes": _notes(group.kind, total=len(rows), shown=shown, files=len(files), embedded=embedded),
+        "items": rows[:count],
     }
-    return group_json, embedded, num_bytes
+    files = tuple((item.id, paths[item.id]) for item in ranked[:count] if item.id in paths)
+    return _Shown(value, group.kind, len(rows), files), num_bytes
+
+
+def _with_media(shown: _Shown, embedded: Embedded) -> dict[str, Any]:
+    uris = embedded.uris
+    rows = [{**row, "media": uris[row["id"]]} if row["id"] in uris else row for row in shown.value["items"]]
+    notes = _notes(shown.kind, shown.num_items, shown=len(rows), files=len(shown.files), embedded=embedded)
+    return {**shown.value, "items": rows, "notes": notes}
 
 
 def _marks(item: Item, group: _Group) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def _view_as_json(view: View) -> dict[str, Any]:
     return {"run": view.run, "seed": view.seed, "columns": view.columns}
 
 
-def _notes(kind: Kind, *, total: int, shown: int, files: int, embedded: Embedded) -> list[str]:
+def _notes(kind: Kind, total: int, *, shown: int, files: int, embedded: Embedded) -> list[str]:
     """What is not on the page."""
     item, medium = _NOUNS[kind]
     notes = []

@@ -32,10 +32,11 @@ from seqdsd.reports.page.items import Items, read_items
 from seqdsd.reports.page.rendering import asset, inline, json_markup, render
 from seqdsd.reports.page.results import Result, headlines, results
 from seqdsd.reports.page.run_charts import ChartBook, moment_charts, run_charts, run_curves
-from seqdsd.reports.page.weights import read_rounds, rounds_as_json, weight_grid
 from seqdsd.reports.runs.reading import Run, RunSet
+from seqdsd.reports.weights import read_rounds, rounds_as_json, weight_grid
 
-DEFAULT_MEDIA_MB = 6.0
+MAX_PAGE_BYTES = 9_500_000
+"""Up to which recordings and pictures are embedded where nobody asks for a number: a page can still be sent by mail."""
 MAX_HISTOGRAMS = 3_000
 """Of one layer at the moments of one round, 2 kB each: more layers than this allows are in the tables only."""
 
@@ -74,7 +75,7 @@ def report_page(
     comparisons: Sequence[Comparison],
     *,
     split: str | None = None,
-    media_mb: float | int = DEFAULT_MEDIA_MB,
+    media_mb: float | int | None = None,
     on_step: Step = lambda _: None,
 ) -> ReportPage:
     """Write the page of some runs.
@@ -83,23 +84,27 @@ def report_page(
         run_set: Runs, and those refused.
         comparisons: Of these runs.
         split: Whose utterances or captions to show; by default each run's first test set, or dev where it has none.
-        media_mb: How many megabytes of recordings and pictures to embed, as they stand in the page.
+        media_mb: How many megabytes of recordings and pictures to embed, as they stand in the page; by default as many
+            as ``MAX_PAGE_BYTES`` leaves.
         on_step: Told of each step that may take a while.
 
     Raises:
         ValueError: If no run has that split, or ``media_mb`` is below 0.
     """
-    if not 0 <= media_mb < math.inf:
+    if media_mb is not None and not 0 <= media_mb < math.inf:
         raise ValueError(f"the megabytes of audio and images must be a number of at least 0, got {media_mb}")
     _check_split(run_set.runs, split)
     runs = shown_runs(run_set.runs)
-    on_step("aligning what every phase said, and embedding audio and images")
-    items = read_items(runs, comparisons, split=split, max_media_bytes=int(media_mb * 1e6))
-    on_step("testing the differences")
-    charts = ChartBook()
-    compared = results(comparisons, runs, charts)
-    on_step("writing tables and charts")
-    html = _render(run_set, runs, comparisons, compared, items, charts)
+    on_step("aligning what every phase said")
+    items = read_items(runs, comparisons, split=split)
+    on_step("testing the differences, and writing tables and charts")
+    room = 0 if media_mb is None else int(media_mb * 1e6)
+    if media_mb is None:
+        bare = _render(run_set, runs, comparisons, items.with_media(0))
+        room = max(0, MAX_PAGE_BYTES - len(bare.encode()))
+    on_step("embedding audio and images")
+    items = items.with_media(room)
+    html = _render(run_set, runs, comparisons, items)
     return ReportPage(html, len(runs), sum(len(group["items"]) for group in items.groups), items.num_embedded)
 
 
@@ -115,12 +120,12 @@ def _render(
     run_set: RunSet,
     runs: Sequence[Run],
     comparisons: Sequence[Comparison],
-    compared: Sequence[Result],
     items: Items,
-    charts: ChartBook,
 ) -> str:
+    charts = ChartBook()
+    compared = results(comparisons, runs, charts)
     labels = [run_label(run, comparisons) for run in runs]
-    described = [_described(run, number, labels[number]) for number, run in enumerate(runs)]
+    described = [_described(run, number, labels[number], comparisons) for number, run in enumerate(runs)]
     max_layers = _max_layers(runs)
     moments = [charts.add(chart) for chart in moment_charts()] if max_layers else []
     own_charts = [charts.add(chart) for chart in run_charts(runs)]
@@ -145,7 +150,7 @@ def _render(
         run_choices=_run_choices(described),
         default_run=default_run(runs),
         comparisons=compared,
-        overview=table_1(comparisons) if comparisons else None,
+        overview=overview if (overview := table_1(comparisons)).rows else None,
         run_charts=own_charts,
         moments=moments,
         max_layers=max_layers,
@@ -168,13 +173,13 @@ def _max_layers(runs: Sequence[Run]) -> int:
     return max(1, MAX_HISTOGRAMS // num_rounds) if num_rounds else 0
 
 
-def _described(run: Run, number: int, label: str) -> _Run:
+def _described(run: Run, number: int, label: str, comparisons: Sequence[Comparison]) -> _Run:
     return _Run(
         number=number,
         label=label,
         arm=run.arm,
         kind=run.kind,
-        phases=run_grid(run),
+        phases=run_grid(run, comparisons),
         weights=[weight_grid(one) for one in read_rounds(run.weights)],
         provenance=provenance_rows(run),
         settings=settings_text(run),
@@ -207,7 +212,13 @@ def _title(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
 
 
 def _lede(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
-    epochs = sum(record["epochs"] for run in runs for record in run.phases)
+    # Phases that runs share, once: they have the same curve.
+    trained = {
+        (run.recipe, run.seed, record["name"], *record["train_loss"]): record["epochs"]
+        for run in runs
+        for record in run.phases
+    }
+    epochs = sum(trained.values())
     seeds = sorted({run.seed for run in runs})
     counted = [_counted(len(runs), "run"), _counted(len(seeds), "seed"), f"{epochs:,} epochs"]
     if len(comparisons) > 1:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from seqdsd.reports.comparison import contrasts
 from seqdsd.reports.comparison.arms import Comparison
-from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.comparison.pairs import pair_tests
 from seqdsd.reports.comparison.tables import contrast_grid, pair_grid, seed_grid, table_10
 from seqdsd.reports.layout import Grid
@@ -49,8 +49,9 @@ def results(comparisons: Sequence[Comparison], runs: Sequence[Run], charts: Char
 
 
 def headlines(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> list[str]:
-    """The result of each comparison; where there is none, that of each run. What several say is said once."""
-    return list(dict.fromkeys(map(headline, comparisons))) or [_score(run) for run in runs]
+    """The results of each comparison; where there is none, that of each run. What several say is said once."""
+    said = [sentence for one in comparisons for sentence in contrasts.headlines(one)]
+    return list(dict.fromkeys(said)) or [_score(run) for run in runs]
 
 
 def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: ChartBook) -> Result:
@@ -68,13 +69,13 @@ def _split(comparison: Comparison, split: str, charts: ChartBook) -> Split:
     families = FAMILIES[comparison.kind]
     box = score_box(comparison, split=split)
     tests = pair_tests(comparison, split=split)
-    contrasts = [contrast_grid(comparison, split=split, family=family) for family in families]
+    over_seeds = [contrast_grid(comparison, split=split, family=family) for family in families]
     return Split(
         name=split,
         box=charts.add(box) if box else None,
         seeds=seed_grid(comparison, split=split, metric=PRIMARY[comparison.kind]),
         table_10=[table_10(comparison, split=split, family=family) for family in families],
-        contrasts=[grid for grid in contrasts if grid.rows],
+        contrasts=[grid for grid in over_seeds if grid.rows],
         pairs=pair_grid(comparison, tests) if tests else None,
     )
 

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.page.charts import Score, Series, Spec, box_plot, curves, weight_histogram
-from seqdsd.reports.page.weights import MOMENTS
 from seqdsd.reports.runs.reading import ArmName, Record, Run
 from seqdsd.reports.runs.scores import PRIMARY, Metric
+from seqdsd.reports.weights import MOMENTS
 
 ARM_SERIES: dict[ArmName, Series] = {
     "Baseline": Series("Baseline", "var(--arm-baseline)"),

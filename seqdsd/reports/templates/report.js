@@ -161,6 +161,10 @@
     offerLayers();
     drawAll("moment");
   });
+  // What is folded up is not printed.
+  addEventListener("beforeprint", () => {
+    for (const element of document.querySelectorAll("details.panel")) element.open = true;
+  });
   byId("zoom").addEventListener("change", () => drawAll("arms", "run"));
 
   for (const element of document.querySelectorAll(".choose")) element.hidden = false;

@@ -1,5 +1,6 @@
 """Sorting runs into comparisons: which belong together, which do not, and what is said of those that do not count."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_first_phases_of_other_folders_are_counted_each(make_arm):
     runs = read_runs([make_arm("here/dsd", "dsd").path, make_arm("there/llr", "llr").path]).runs
     (one,) = compare_runs(runs)
     assert one.seconds == 32 * (8 + 12)
+
+
+def test_time_of_a_comparison_that_was_copied(make_comparison, tmp_path):
+    """The phases taken over name the folders of the original, which is still there; the copy's lie beside them."""
+    folder = make_comparison(seeds=[0])
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    assert compare_runs(read_runs([copy]).runs)[0].seconds == 32 * (3 * 12 - 4)
 
 
 def test_time_of_a_comparison_that_was_moved(make_comparison, tmp_path):

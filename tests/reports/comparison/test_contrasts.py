@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
-from seqdsd.reports.comparison.contrasts import Contrast, contrasts, headline, score_in_words
+from seqdsd.reports.comparison.contrasts import Contrast, contrasts, headline, headlines, score_in_words
 from seqdsd.reports.runs.reading import Run, read_runs
 from seqdsd.reports.runs.scores import BLEU, WER
 
@@ -108,12 +108,13 @@ def test_p_values_are_corrected_for_all_contrasts_of_a_score(whole):
 
 
 def test_the_p_values_that_count_are_corrected_together(made):
-    """Seeds match in one contrast of three, so one family holds the p-values of both tests."""
-    found = contrasts(
-        made(baseline=(0.10, 0.12, 0.11, 0.13), llr=(0.105, 0.115, 0.11, 0.125), dsdsd=(0.09, 0.10, 0.10)),
-        split="test",
-        metric=WER,
-    )
+    """One contrast has no seeds in common, so one family holds the p-values of both tests."""
+    whole = made(baseline=(0.10, 0.12, 0.11, 0.13), llr=(0.105, 0.115, 0.11, 0.125), dsdsd=(0.09, 0.10, 0.10))
+    arms = [
+        replace(arm, runs={seed + 10: run for seed, run in arm.runs.items()}) if arm.name == "DSDSD" else arm
+        for arm in whole.arms
+    ]
+    found = contrasts(replace(whole, arms=tuple(arms)), split="test", metric=WER)
     assert [one.effect.test for one in found] == ["unpaired t-test", "unpaired t-test", "paired t-test"]
     assert [one.p_holm for one in found] == pytest.approx(holm([one.effect.p_value for one in found]))
     assert {one.family for one in found} == {3}
@@ -183,10 +184,23 @@ def test_one_seed_has_a_difference_and_no_statistics(made):
 def test_the_paired_test_counts_where_the_seeds_are_the_same(made):
     (one,) = contrasts(made(baseline=(0.10, 0.12, 0.11), dsd=(0.09, 0.10, 0.10)), split="test", metric=WER)
     assert one.effect is one.paired
-    (one,) = contrasts(made(baseline=(0.10, 0.12, 0.11), dsd=(0.09, 0.10)), split="test", metric=WER)
-    assert one.effect is one.unpaired and one.paired.count == (2, 2)
+
+
+def test_a_missing_run_leaves_the_seeds_that_both_arms_have(made):
+    # The seed that DSD lacks is the baseline's worst: its mean would make DSD look better than on the others.
+    (one,) = contrasts(made(baseline=(0.10, 0.12, 0.30), dsd=(0.09, 0.10)), split="test", metric=WER)
+    assert one.effect is one.paired and one.paired.count == one.unpaired.count == (2, 2)
     assert one.paired.p_value == pytest.approx(stats.ttest_rel([0.10, 0.12], [0.09, 0.10]).pvalue)
-    assert one.unpaired.count == (3, 2)
+    assert list(one.before.scores) == [0, 1] and one.before.epochs == (12, 12)
+    assert one.improvement == pytest.approx(0.015) and one.relative == pytest.approx(0.015 / 0.11)
+
+
+def test_arms_with_one_seed_in_common_are_compared_unpaired(made):
+    whole = made(baseline=(0.10, 0.12, 0.11), dsd=(0.09, 0.10, 0.10))
+    baseline, dsd = whole.arms
+    some = replace(whole, arms=(baseline.of_seeds([0, 1]), dsd.of_seeds([1, 2])))
+    (one,) = contrasts(some, split="test", metric=WER)
+    assert one.effect is one.unpaired and one.unpaired.count == (2, 2) and one.paired is None
 
 
 def test_seeds_that_differ_by_the_same_prove_nothing(made):
@@ -225,6 +239,12 @@ def test_the_headline(whole):
         "p < 0.001; paired t-test, p Holm-corrected over 6 contrasts."
     )
     assert headline(whole, against="LLR").startswith("AN4, 5 seeds: DSDSD 12.50 ± 1.32 % against LLR's 17.00")
+
+
+def test_the_sentences_of_a_comparison(whole, made):
+    assert headlines(whole) == [headline(whole), headline(whole, against="LLR")]
+    without = made(baseline=(0.10, 0.11), dsdsd=(0.09, 0.10))
+    assert headlines(without) == [headline(without)]
 
 
 def test_the_headline_of_no_gain(made):
@@ -279,9 +299,11 @@ def test_the_headline_without_statistics(made, runs):
 
 
 def test_the_headline_counts_the_seeds_of_both_sides(made):
-    assert headline(made(baseline=(0.10, 0.11, 0.12), dsdsd=(0.09, 0.10))).startswith(
-        "AN4, 2 and 3 seeds: DSDSD"
-    )
+    whole = made(baseline=(0.10, 0.11, 0.12), dsdsd=(0.09, 0.10))
+    assert headline(whole).startswith("AN4, 2 seeds: DSDSD 9.50")
+    baseline, dsdsd = whole.arms
+    unlike = replace(whole, arms=(baseline, dsdsd.of_seeds([1])))
+    assert headline(unlike).startswith("AN4, 1 and 3 seeds: DSDSD")
 
 
 def test_scores_in_words():

@@ -31,21 +31,29 @@ def two_arms(comparison, tmp_path):
     return tmp_path / "two"
 
 
-def test_every_arm_and_seed_against_the_baseline(comparison):
+def test_arms_of_as_many_epochs_on_every_seed(comparison):
     tests = pair_tests(read(comparison), split="test", resamples=RESAMPLES)
-    assert [(test.seed, test.after) for test in tests] == [
-        (seed, arm) for seed in range(5) for arm in ("DSDSD", "DSD", "LLR")
-    ]
-    assert {test.before for test in tests} == {"Baseline"} and not any(test.problem for test in tests)
+    # No pair of which one was trained longer than the other.
+    names = ("DSD on LLR Phase 2", "DSDSD on Baseline", "DSDSD on LLR Phase 4", "LLR on Baseline")
+    assert [(test.seed, test.name) for test in tests] == [(seed, name) for seed in range(5) for name in names]
+    assert {test.epochs for test in tests} == {(8, 8), (12, 12)} and not any(test.problem for test in tests)
     # What the last phases said, read in another way.
     seed = comparison / "seed-3"
     refs, before = (texts(seed / "baseline", "Baseline", key) for key in ("ref", "hyp"))
     after = texts(seed / "dsdsd", "Dense Iter 2", "hyp")
-    test = tests[9]
+    test = tests[13]
     assert test.mapsswe == mapsswe(refs, before, after)
     assert (test.mapsswe.errors_before, test.mapsswe.errors_after) == (23, 17)  # as the fixture has them
     assert test.bootstrap == bootstrap_wer(refs, before, after, resamples=RESAMPLES)
     assert test.bootstrap.difference.value == pytest.approx(-6 / 120)
+
+
+def test_llr_is_taken_where_the_other_ends(comparison):
+    test = pair_tests(read(comparison), split="test", resamples=RESAMPLES)[0]
+    assert (test.before, test.before_phase, test.after_phase) == ("LLR", "LLR Phase 2", "Dense Iter 1")
+    seed = comparison / "seed-0"
+    refs, before = (texts(seed / "llr", "LLR Phase 2", key) for key in ("ref", "hyp"))
+    assert test.mapsswe == mapsswe(refs, before, texts(seed / "dsd", "Dense Iter 1", "hyp"))
 
 
 def test_each_test_is_corrected_for_all_pairs(comparison):
@@ -59,10 +67,10 @@ def test_captions_by_bleu_alone(caption_comparison):
     tests = pair_tests(read(caption_comparison), split="test", resamples=RESAMPLES)
     seed = caption_comparison / "seed-1"
     refs, before = (texts(seed / "baseline", "Baseline", key) for key in ("refs", "hyp"))
-    after = texts(seed / "dsd", "Dense Iter 1", "hyp")
-    assert (tests[4].seed, tests[4].after) == (1, "DSD")
-    assert tests[4].bootstrap == bootstrap_bleu(refs, before, after, resamples=RESAMPLES)
-    assert tests[4].mapsswe is None and tests[4].mapsswe_holm is None
+    after = texts(seed / "dsdsd", "Dense Iter 2", "hyp")
+    assert (tests[5].seed, tests[5].name) == (1, "DSDSD on Baseline")
+    assert tests[5].bootstrap == bootstrap_bleu(refs, before, after, resamples=RESAMPLES)
+    assert tests[5].mapsswe is None and tests[5].mapsswe_holm is None
 
 
 def test_items_meet_by_their_ids(two_arms):
@@ -89,8 +97,9 @@ def test_items_meet_by_their_ids(two_arms):
 )
 def test_hypotheses_that_do_not_meet(two_arms, change, problem):
     path = RunFolder(two_arms / "dsd").hypotheses("Dense Iter 1", "test")
+    whole = read(two_arms)  # before: folders with lines missing are refused
     write_json_lines(path, change([json.loads(line) for line in path.read_text().splitlines()]))
-    (test,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    (test,) = pair_tests(whole, split="test", resamples=RESAMPLES)
     assert (test.problem, test.bootstrap, test.mapsswe) == (problem, None, None)
     assert (test.bootstrap_holm, test.mapsswe_holm) == (None, None)
 
@@ -99,11 +108,14 @@ def test_hypotheses_that_were_not_kept(comparison, tmp_path):
     for arm in ("baseline", "dsd", "llr"):
         shutil.copytree(comparison / "seed-0" / arm, tmp_path / "runs" / arm)
     shutil.rmtree(tmp_path / "runs/dsd/hyps")
-    dsd, llr = pair_tests(read(tmp_path / "runs"), split="test", resamples=RESAMPLES)
-    assert "dense-iter-1.test.jsonl: missing" in dsd.problem and dsd.bootstrap is None
+    short, same, llr = pair_tests(read(tmp_path / "runs"), split="test", resamples=RESAMPLES)
+    assert short.name == "DSD on Baseline (12 : 8 epochs)" and same.name == "DSD on LLR Phase 2"
+    for dsd in (short, same):
+        assert "dense-iter-1.test.jsonl: missing" in dsd.problem and dsd.bootstrap is None
     assert not llr.problem and llr.mapsswe_holm == llr.mapsswe.p_value  # one test is corrected for one
 
 
-def test_without_a_baseline_there_is_none(comparison):
+def test_without_a_baseline_there_is_llr(comparison):
     runs = [run for run in read_runs([comparison / "seed-0"]).runs if run.arm != "Baseline"]
-    assert pair_tests(compare_runs(runs)[0], split="test") == ()
+    tests = pair_tests(compare_runs(runs)[0], split="test", resamples=RESAMPLES)
+    assert [test.name for test in tests] == ["DSD on LLR Phase 2", "DSDSD on LLR Phase 4"]

@@ -1,5 +1,6 @@
 """The tables of comparisons: the paper's own Table 1 as input, and Table 10 from a comparison worked out by hand."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -57,8 +58,8 @@ def test_table_10(speech):
     assert shared[0][2:] == (*percent(24, 25, 23, 26, 24), "5", "50%", "2", "0.001")
     assert last[1] == ("DSDSD", "Dense Iter 2", *percent(15, 16, 13, 17, 14), "5", "0%", "2", "0.0001")
     assert improve == (
-        ("Improve (abs)", "DSD on Baseline", "2.17", *["-"] * 5),  # 21 to 18.4 of 120
-        ("Improve (rel)", "DSD on Baseline", "12.38", *["-"] * 5),
+        ("Improve (abs)", "DSD on Baseline (12 : 8 epochs)", "2.17", *["-"] * 5),  # 21 to 18.4 of 120
+        ("Improve (rel)", "DSD on Baseline (12 : 8 epochs)", "12.38", *["-"] * 5),
         ("Improve (abs)", "DSDSD on Baseline", "5.00", *["-"] * 5),
         ("Improve (rel)", "DSDSD on Baseline", "28.57", *["-"] * 5),
     )
@@ -211,17 +212,20 @@ def test_runs_of_another_test_set_are_said(make_comparison):
     small = replace(
         runs[3], phases=tuple({**one, "test": {**one["test"], "utterances": 7}} for one in runs[3].phases)
     )
-    (note,) = comparison_notes(compare_runs([*runs[:3], small])[0])[1:]
-    assert note.startswith("Not counted: ") and "test has 7 utterances, not 42" in note
+    _, missing, left_out = comparison_notes(compare_runs([*runs[:3], small])[0])
+    assert missing == "Not there: DSD of seed 1"
+    assert left_out.startswith("Not counted: ") and "test has 7 utterances, not 42" in left_out
 
 
 def test_other_commits_and_threads_are_said(speech, make_comparison):
     assert not any("were made with different" in note for note in comparison_notes(speech))
     first, second = read_runs([make_comparison(seeds=[0, 1], arms=["dsd"])]).runs
     for changes, said in (
-        ({"threads": 2}, "different numbers of threads (1, 2)"),
-        ({"git_commit": "0a"}, "different git commits (0a, 6f7db7ee1d90)"),
-        ({"git_commit": "0a", "threads": 2}, "git commits (0a, 6f7db7ee1d90) and numbers of threads (1, 2)"),
+        ({"threads": 2}, "different numbers of threads (1; 2)"),
+        ({"git_commit": "0a"}, "different git commits (0a; 6f7db7ee1d90)"),
+        ({"git_commit": "0a", "threads": 2}, "git commits (0a; 6f7db7ee1d90) and numbers of threads (1; 2)"),
+        ({"machine": "another"}, "different machines (Linux x86_64, a processor, 2 CPUs; another)"),
+        ({"versions": {"seqdsd": "0.1.0", "torch": "2.9"}}, "different versions of torch (2.14.1; 2.9)"),
     ):
         other = replace(second, provenance={**second.provenance, **changes})
         (note,) = comparison_notes(compare_runs([first, other])[0])
@@ -231,16 +235,16 @@ def test_other_commits_and_threads_are_said(speech, make_comparison):
 def test_pairs(speech):
     tests = pair_tests(speech, split="test", resamples=200)
     grid = pair_grid(speech, tests)
-    assert [len(section) for section in grid.sections] == [3] * 5
-    assert grid.rows[0][:5] == ("0", "DSDSD on Baseline", "16.67", "12.50", "4.17")
-    low, high = (float(end) for end in grid.rows[0][5].strip("[]").split(", "))
+    assert [len(section) for section in grid.sections] == [4] * 5
+    row = grid.rows[1]
+    assert row[:6] == ("0", "DSDSD on Baseline", "16.67", "12.50", "4.17", "25.00")
+    low, high = (float(end) for end in row[6].strip("[]").split(", "))
     assert low < 4.17 < high
     # Turned so that fewer errors are above 0, as the column before.
-    assert (
-        float(grid.rows[0][8]) == pytest.approx(-tests[0].mapsswe.z, abs=0.005) and float(grid.rows[0][8]) > 0
-    )
+    assert float(row[9]) == pytest.approx(-tests[1].mapsswe.z, abs=0.005) and float(row[9]) > 0
+    assert tests[1].mapsswe_holm > 0.05 and row[-1].startswith("not significant (p = ")
     assert "(200 resamples of the test set)" in grid.caption
-    assert "Holm-corrected for all 15 pairs" in grid.caption
+    assert "Holm-corrected for the 20 pairs tested" in grid.caption
 
 
 def test_pairs_that_cannot_be_tested(make_comparison):
@@ -249,14 +253,15 @@ def test_pairs_that_cannot_be_tested(make_comparison):
         path.unlink()
     comparison = compare_runs(read_runs([folder]).runs)[0]
     grid = pair_grid(comparison, pair_tests(comparison, split="test"))
-    assert grid.rows == (("0", "DSD on Baseline", *["-"] * 8),)
+    assert grid.rows == (("0", "DSD on Baseline (12 : 8 epochs)", *["-"] * 9, "no test"),)
+    assert "Holm-corrected for the 0 pairs tested" in grid.caption
     assert "No test: " in grid.caption and "dense-iter-1.test.jsonl: missing" in grid.caption
 
 
 def test_pairs_of_captions_have_no_mapsswe(captions):
     grid = pair_grid(captions, pair_tests(captions, split="test", resamples=100))
-    assert len(grid.header) == 7 and "MAPSSWE" not in grid.caption
-    assert grid.rows[0][2:5] == ("67.1", "75.5", "8.5")
+    assert len(grid.header) == 9 and "MAPSSWE" not in grid.caption
+    assert grid.rows[1][1:5] == ("DSDSD on Baseline", "67.1", "75.5", "8.5")
 
 
 # Table 1
@@ -287,13 +292,16 @@ def _scored(run, key, score):
     return replace(run, phases=(*earlier, {**last, "test": {**last["test"], key: score}}))
 
 
+DSD = "DSD (12 : 8 epochs)"  # of the fixture, whose baseline is as long as its DSDSD
+
+
 def test_table_1_of_the_paper(paper):
     rows = table_1([replace(one, title=f"{one.network} on {one.corpus}") for one in paper]).rows
     # DSD paper, Table 1 (and for the second decimals, Tables 7 and 9).
     assert [row[:-1] for row in rows] == [
-        ("NeuralTalk", "Captions", "Flickr8k", "BLEU-4", "1", "16.8", "DSD", "18.5", "1.7", "10.1"),
-        ("DeepSpeech 1", "Speech", "WSJ'93", "WER", "1", "33.55", "DSD", "31.59", "1.96", "5.84"),
-        ("DeepSpeech 2", "Speech", "WSJ'93", "WER", "1", "14.52", "DSD", "13.44", "1.08", "7.44"),
+        ("NeuralTalk", "Captions", "Flickr8k", "BLEU-4", "1", "16.8", DSD, "18.5", "1.7", "10.1"),
+        ("DeepSpeech 1", "Speech", "WSJ'93", "WER", "1", "33.55", DSD, "31.59", "1.96", "5.84"),
+        ("DeepSpeech 2", "Speech", "WSJ'93", "WER", "1", "14.52", DSD, "13.44", "1.08", "7.44"),
     ]
 
 
@@ -301,6 +309,21 @@ def test_table_1_takes_the_longest_arm_and_its_verdict(speech, captions):
     rows = table_1([speech, captions]).rows
     assert rows[0][4:] == ("5", "17.50", "DSDSD", "12.50", "5.00", "28.57", "better, p < 0.001")
     assert rows[1][3:5] == ("BLEU-4", "3") and rows[1][-1].startswith("better, p = 0.02")
+
+
+def test_table_1_sets_the_seeds_beside_each_other_that_both_have(make_comparison):
+    folder = make_comparison(seeds=[0, 1, 2], arms=["baseline", "dsd", "dsdsd"])
+    shutil.rmtree(folder / "seed-2/dsdsd")
+    one = compare_runs(read_runs([folder]).runs)[0]
+    row = table_1([one]).rows[0]
+    assert row[4:9] == (
+        "2",
+        "17.50",
+        "DSDSD",
+        "12.92",
+        "4.58",
+    )  # of seeds 0 and 1: 20 and 22, 15 and 16 of 120
+    assert "Not there: DSDSD of seed 2." in table_10(one, split="test", family=SPEECH).caption
 
 
 def test_table_1_without_a_baseline_says_so():

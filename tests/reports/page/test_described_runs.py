@@ -6,13 +6,11 @@ from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.page.described_runs import (
     all_runs_grid,
     default_run,
-    plan_grid,
     plans,
     provenance_rows,
     run_label,
     settings_text,
     shown_runs,
-    without_plan,
 )
 from seqdsd.reports.runs.reading import read_runs
 
@@ -52,7 +50,7 @@ def test_how_a_run_came_about(runs):
     assert rows["Command"] == "python -m seqdsd.recipes.ds1 --out dsd --seed 2 --method dsd"
     assert (rows["Seed"], rows["Commit"], rows["Threads"]) == ("2", "6f7db7ee1d90", "1")
     assert rows["Versions"] == "seqdsd 0.1.0, torch 2.14.1"
-    assert rows["Training"] == "0:04:00"  # 8 epochs of 30 seconds
+    assert (rows["Training"], rows["Evaluation"]) == ("0:04:00", "0:00:16")  # 8 epochs of 30 and 2 seconds
     assert rows["Weight statistics"] == "0.06 s, 0.025 % of training"
     assert "momentum = 0.9" in settings_text(run)
     baseline = next(run for run in runs if run.arm == "Baseline")
@@ -73,15 +71,6 @@ def test_all_runs(runs):
     assert grid.rows[0][:6] == ("one", "Baseline", "0", "1 of 1", "12", "0:06:00")
 
 
-def test_the_plan(runs):
-    run = next(run for run in runs if run.arm == "DSDSD")
-    grid = plan_grid(run)
-    assert grid.header[-2:] == ("Sparse Iter 1\npruned %", "Sparse Iter 2\npruned %")
-    assert grid.sections[0][0] == ("fc.weight", "40 × 10", "fc.*", "asked for", "400", "50", "25")
-    assert grid.sections[0][2] == ("fc.bias", "1 × 10", "-", "matched by no rule", "10", "-", "-")
-    assert grid.sections[1] == (("All", "", "", "", "1,410", "49.65", "24.82"),)  # 700 and 350 of 1410
-
-
 def test_equal_plans_are_shown_once(runs):
     shown = shown_runs(runs)
     found = plans(shown, [run.name for run in shown])
@@ -89,14 +78,3 @@ def test_equal_plans_are_shown_once(runs):
     (none,) = [plan for plan in found if plan.grid is None]
     assert none.said == "This run prunes nothing."
     assert {shown[number].arm for number in none.numbers} == {"Baseline", "LLR"}
-
-
-def test_a_folder_that_does_not_say_its_plan(make_arm):
-    folder = make_arm("run", "dsdsd")
-    folder.plan.unlink()
-    (run,) = read_runs([folder.path]).runs
-    assert plan_grid(run) is None
-    assert without_plan(run) == (
-        "The run folder does not say which rule pruned what (it has no plan.jsonl). Of every pruned parameter: "
-        "Sparse Iter 1 50 %, Sparse Iter 2 25 %."
-    )

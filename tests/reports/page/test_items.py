@@ -19,7 +19,7 @@ from seqdsd.reports.runs.reading import read_runs
 
 def items_of(*paths, split=None, max_media_bytes=0):
     runs = shown_runs(read_runs(paths).runs)
-    return runs, read_items(runs, compare_runs(runs), split=split, max_media_bytes=max_media_bytes)
+    return runs, read_items(runs, compare_runs(runs), split=split).with_media(max_media_bytes)
 
 
 def give_audio(folder: RunFolder, *, without: tuple[str, ...] = ()) -> dict[str, bytes]:
@@ -90,6 +90,10 @@ def test_other_data_are_another_group(comparison, caption_comparison, make_arm):
     folder = make_arm("other", "dsd")
     for path in folder.path.glob("hyps/*.jsonl"):
         write_json_lines(path, list(read_json_lines(path))[1:])
+    records = folder.read_phases()
+    folder.write_phases(
+        {**one, **{split: {**one[split], "utterances": 41} for split in ("dev", "test")}} for one in records
+    )
     runs, items = items_of(comparison / "seed-0/dsd", folder.path, caption_comparison / "seed-0/dsd")
     assert [(group["kind"], group["runs"]) for group in items.groups] == [
         ("speech", [0]),
@@ -118,13 +122,13 @@ def test_damaged_hypotheses_are_named_and_the_rest_is_shown(make_comparison):
     path = RunFolder(folder / "seed-0/dsd").hypotheses("Dense Iter 1", "test")
     runs = read_runs([folder]).runs
     path.unlink()  # after the runs were read: files vanish
-    items = read_items(runs, compare_runs(runs), split=None, max_media_bytes=0)
+    items = read_items(runs, compare_runs(runs), split=None)
     assert [runs[number].arm for number in items.groups[0]["runs"]] == ["Baseline"]
     assert items.problems == (
         f"{path}: missing, so the hypotheses of phase 'Dense Iter 1' are unknown; bring the file back or train again",
     )
     write_json_lines(path, list(read_json_lines(path.with_name("sparse-iter-1.test.jsonl")))[2:])
-    items = read_items(runs, compare_runs(runs), split=None, max_media_bytes=0)
+    items = read_items(runs, compare_runs(runs), split=None)
     assert "other items than in the first phase, 'u00' for one" in items.problems[0]
 
 

@@ -79,7 +79,8 @@ def one_html(heard) -> str:
 def test_the_page_begins_with_the_result(html, comparison):
     said = text_of(html)
     (one,) = compare_runs(read_runs([comparison]).runs)
-    assert said.index(headline(one)) < said.index("20 runs, 5 seeds, 220 epochs.")
+    assert said.index(headline(one)) < said.index(headline(one, against="LLR"))
+    assert said.index(headline(one, against="LLR")) < said.index("20 runs, 5 seeds, 160 epochs.")
     found = re.findall(r"<(h2|h3|figcaption)\b[^>]*>(.*?)</\1>", html, re.DOTALL)
     headings = [text_of(heading) for _, heading in found]
     parts = [
@@ -127,6 +128,17 @@ def test_media_take_the_room_that_is_given(heard):
     for room in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="must be a number of at least 0"):
             page_of(one, media_mb=room)
+
+
+def test_by_default_media_take_the_room_that_the_page_leaves(heard, monkeypatch):
+    one = heard / "seed-0/dsd"
+    limit = len(page_of(one, media_mb=0).encode()) + 300_000
+    monkeypatch.setattr(module, "MAX_PAGE_BYTES", limit)
+    assert limit - 25_000 < len(page_of(one).encode()) <= limit  # what is left is less than a recording
+
+
+def test_a_baseline_alone_has_no_overview(make_arm):
+    assert "after Table 1<" not in page_of(make_arm("run", "baseline").path)
 
 
 def test_another_split(make_arm):
@@ -328,6 +340,15 @@ def test_hovering_says_seed_and_score(show, html):
     assert "Epoch" in tooltip.inner_text()
 
 
+def count_utterances(run: RunFolder, **counts: int) -> None:
+    """Let the records say how many lines the hypotheses have now."""
+    records = run.read_phases()
+    for record in records:
+        for split, count in counts.items():
+            record[split]["utterances"] = count
+    run.write_phases(records)
+
+
 def test_errors_are_marked_not_by_colour_alone(show, make_comparison):
     folder = make_comparison(seeds=[0], arms=["dsd"])
     run = RunFolder(folder / "seed-0/dsd")
@@ -336,6 +357,7 @@ def test_errors_are_marked_not_by_colour_alone(show, make_comparison):
         write_json_lines(
             run.hypotheses(phase, "test"), [{"id": "u", "ref": "one two three four", "hyp": hyp}]
         )
+    count_utterances(run, test=1)
     page = show(page_of(folder))
     lines = page.locator("#cards .card .caption")
     assert [" ".join(one.split()) for one in lines.all_inner_texts()] == [
@@ -390,6 +412,7 @@ def test_long_lists_are_shown_in_parts(show, make_comparison):
     folder = make_comparison(seeds=[0], arms=["dsd"])
     for path in (folder / "seed-0/dsd/hyps").iterdir():
         write_json_lines(path, [{"id": f"u{n:03d}", "ref": "a b", "hyp": "a"} for n in range(130)])
+    count_utterances(RunFolder(folder / "seed-0/dsd"), dev=130, test=130)
     page = show(page_of(folder))
     assert len(cards(page)) == 60
     page.get_by_role("button", name="Show 60 more of 70").click()
@@ -497,6 +520,15 @@ def test_print_leaves_the_controls_out(show, one_html):
     assert page.locator(".chart svg").first.is_visible()
     assert colour(page, "body", "color") < 80  # black on white, also from a dark screen
     assert colour(page, ".chart .role-axis-label text", "fill") < 140
+
+
+def test_print_unfolds_the_pairs(show, html):
+    page = show(html)
+    pairs = page.locator("details.panel table").first
+    assert not pairs.is_visible()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert pairs.is_visible()
 
 
 def test_nothing_of_a_run_is_executed(show, make_comparison):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from seqdsd.reports.page.weights import MOMENTS, layer_in_words, read_rounds, rounds_as_json, weight_grid
 from seqdsd.reports.runs.reading import read_runs
+from seqdsd.reports.weights import MOMENTS, layer_in_words, read_rounds, rounds_as_json, weight_grid
 
 
 def layer(name: str = "rnn", *, weights: int = 100, **changed) -> dict:
