@@ -71,12 +71,14 @@ class CaptionCorpus:
     """Images of the split "val"."""
     test: tuple[CaptionedImage, ...]
     all_filenames: tuple[str, ...]
-    """Every image's id in the order of the file, those skipped included ("" for one without a name), so that row i of
-    a feature file belongs to ``all_filenames[i]``."""
+    """Every image's id in the order of the file, those skipped included ("" for one without a name, or of a split that
+    was not read), so that row i of a feature file belongs to ``all_filenames[i]``."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """What was left out: source to message; always empty unless asked for ``on_bad_data="skip"``."""
     skipped_splits: Mapping[str, Split] = field(default_factory=dict)
     """Source to split of what was left out, where its split is a known one."""
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    """Those that were read; each has an image."""
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of ``train``, ``dev`` or ``test``."""
@@ -97,7 +99,7 @@ class CaptionCorpus:
 
 
 def read_captions(
-    data: Path, *, images: Path | None = None, on_bad_data: OnBadData = "error"
+    data: Path, *, images: Path | None = None, on_bad_data: OnBadData = "error", with_test: bool = True
 ) -> CaptionCorpus:
     """Read and check a caption file.
 
@@ -106,6 +108,7 @@ def read_captions(
         images: The image folder. Not given: the file's ``image_folder`` (a key of ours, relative to the file) or
             else ``images/`` beside the file.
         on_bad_data: "error" stops at the first bad image, "skip" leaves bad images out and lists them.
+        with_test: Without it the images of the split "test" are passed over, and none need be there.
 
     Raises:
         CaptionDataError: If the file cannot be opened, is damaged, is not in the format, or lacks usable images of
@@ -122,6 +125,9 @@ def read_captions(
     first_seen: dict[str, int] = {}
     num_restval = 0
     for index, entry in enumerate(content["images"]):
+        if not with_test and _known_split(entry) == "test":
+            filenames.append("")  # its row in a feature file is nobody's
+            continue
         filenames.append(_name(entry))
         try:
             image = _to_image(entry, index, path=path, folder=folder)
@@ -144,6 +150,7 @@ def read_captions(
         all_filenames=tuple(filenames),
         skipped=skipped,
         skipped_splits=skipped_splits,
+        splits=("train", "dev", "test") if with_test else ("train", "dev"),
     )
     return _refuse_empty_splits(corpus)
 
@@ -260,9 +267,10 @@ def _skip_or_raise(
 
 
 def _refuse_empty_splits(corpus: CaptionCorpus) -> CaptionCorpus:
-    """Return the corpus if every split has an image."""
-    for split, name in (("train", "train"), ("dev", "val"), ("test", "test")):
+    """Return the corpus if every split that was read has an image."""
+    for split in corpus.splits:
         if not corpus.split(split):
+            name = "val" if split == "dev" else split  # as the file calls it
             first = next(iter(corpus.skipped.values()), None)
             why = f" {len(corpus.skipped)} were skipped; the first: {first}" if first else ""
             raise CaptionDataError(

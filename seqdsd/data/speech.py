@@ -33,7 +33,8 @@ class BadDataError(ValueError):
 class Corpus:
     """The manifests of one corpus: what is trained on, what chooses, what judges.
 
-    ``test`` maps a name (``test``, or ``test_eval92`` for ``test_eval92.jsonl``) to a manifest.
+    ``test`` maps a name (``test``, or ``test_eval92`` for ``test_eval92.jsonl``) to a manifest; it is empty where the
+    test sets were not to be read.
     """
 
     train: Manifest
@@ -41,21 +42,26 @@ class Corpus:
     test: dict[str, Manifest]
 
 
-def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error") -> Corpus:
+def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error", with_test: bool = True) -> Corpus:
     """Read ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl`` (or several ``test_NAME.jsonl``) of a folder.
+
+    Args:
+        folder: Of the manifests.
+        on_bad_data: "error" raises for a line that cannot be used, "skip" leaves it out.
+        with_test: Without it no test set is opened, and none need be there.
 
     Raises:
         BadDataError: If a manifest is missing.
         ManifestError: If a line cannot be used and ``on_bad_data`` is "error".
     """
-    tests = sorted(folder.glob("test.jsonl")) + sorted(folder.glob("test_*.jsonl"))
+    tests = [*sorted(folder.glob("test.jsonl")), *sorted(folder.glob("test_*.jsonl"))] if with_test else []
     for name in ("train.jsonl", "dev.jsonl"):
         if not (folder / name).is_file():
             raise BadDataError(
                 f"{folder / name}: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and test.jsonl"
                 " (scripts under data_prep/ write them)"
             )
-    if not tests:
+    if with_test and not tests:
         raise BadDataError(f"{folder}: neither test.jsonl nor test_NAME.jsonl is there")
     return Corpus(
         train=read_manifest(folder / "train.jsonl", on_bad_data=on_bad_data),

@@ -145,7 +145,8 @@ def make_task(config: Config, tokenizer: Tokenizer | None = None) -> SpeechTask:
         ValueError: For data that cannot be used.
     """
     torch.manual_seed(config.seed)
-    corpus = read_corpus(config.data or synthetic_speech(SyntheticSpeech()), on_bad_data=config.on_bad_data)
+    folder = config.data or synthetic_speech(SyntheticSpeech())
+    corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
     tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
     return SpeechTask(
         model=make_model(config, tokenizer),

@@ -121,8 +121,7 @@ def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: 
     return CaptionTask(
         model=trained.model.module,
         vocabulary=trained.captioner.vocabulary,
-        # A task wants images in all of its splits: those that are judged stand in for the others.
-        corpus=replace(corpus, train=images, dev=images, test=images, skipped=corpus.skipped_of(asked.split)),
+        corpus=replace(corpus, splits=(asked.split,), skipped=corpus.skipped_of(asked.split)),
         features=features,
         batch_size=trained.config.batch_size,
         search=trained.captioner.search,

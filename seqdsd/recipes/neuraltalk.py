@@ -210,7 +210,7 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     console = console or Console()
     corpus = read_corpus(config)
     vocabulary = make_vocabulary(config.vocabulary, corpus.train)
-    images = ", ".join(f"{split} {len(corpus.split(split))}" for split in ("train", "dev", "test"))
+    images = ", ".join(f"{split} {len(corpus.split(split))}" for split in corpus.splits)
     console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (drawn)'}: images {images}")
     console.print(f"[bold]Vocabulary[/bold] {vocabulary}")
     if config.features is None:
@@ -250,7 +250,9 @@ def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> Capti
 def read_corpus(config: Config) -> CaptionCorpus:
     """The captions named, or those of the embedded corpus."""
     data = config.data or synthetic_scenes(SyntheticScenes())
-    return read_captions(data, images=config.images, on_bad_data=config.on_bad_data)
+    return read_captions(
+        data, images=config.images, on_bad_data=config.on_bad_data, with_test=config.score_test
+    )
 
 
 def make_vocabulary(settings: VocabularySettings, images: Iterable[CaptionedImage]) -> WordVocabulary:

@@ -55,7 +55,7 @@ class RunConfig:
     method: Literal["dsd", "llr", "baseline"] = "dsd"
     """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all."""
     score_test: bool = True
-    """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not seen."""
+    """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not read."""
     patience: int = 10
     """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
     checkpoint_minutes: float = 5.0

@@ -105,9 +105,9 @@ class CaptionTask:
     def __post_init__(self) -> None:
         self.captioner = Captioner(self.vocabulary, self.search)
         self.skipped: dict[str, str] = {**self.corpus.skipped, **self.features.skipped}
-        self._images = {
+        self._images: dict[str, list[CaptionedImage]] = {
             split: [one for one in self.corpus.split(split) if one.id in self.features.rows]
-            for split in ("train", "dev", "test")
+            for split in self.corpus.splits
         }
         for split, images in self._images.items():
             if not images:
@@ -117,8 +117,8 @@ class CaptionTask:
 
     @property
     def test_splits(self) -> list[str]:
-        """One test set."""
-        return ["test"]
+        """One test set, or none where the corpus was read without it."""
+        return [split for split in self._images if split == "test"]
 
     @property
     def num_images(self) -> dict[str, int]:

@@ -170,7 +170,7 @@ class SpeechTask:
 
     @property
     def test_splits(self) -> list[str]:
-        """``test``, or the names of the several test sets."""
+        """``test``, or the names of the several test sets; none where the corpus was read without them."""
         return [split for split in self._splits if split not in ("train", "dev")]
 
     def utterances(self, split: str) -> Sequence[Utterance]:

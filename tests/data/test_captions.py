@@ -215,6 +215,30 @@ def make_images(folder, *numbers):
         (folder / f"{number}.jpg").write_bytes(b"jpeg")
 
 
+def test_without_test_its_images_are_passed_over(tmp_path, images):
+    """Whatever is wrong with them; rows of a feature file still go by the position."""
+    bad = [
+        entry(0, "test", filename="../x"),
+        entry(1, "train"),
+        entry(2, "test", sentences=3),
+        entry(3, "val"),
+    ]
+    corpus = read_captions(write(tmp_path, bad), with_test=False)
+    assert (corpus.test, corpus.splits, corpus.skipped) == ((), ("train", "dev"), {})
+    assert corpus.all_filenames == ("", "1.jpg", "", "3.jpg")
+    assert [image.index for image in corpus.images] == [1, 3]
+    corpus.image_folder.mkdir()
+    for image in corpus.images:
+        Path(image.path).touch()
+    assert check_images_exist(corpus) == corpus
+    with pytest.raises(CaptionDataError, match="image 0"):
+        read_captions(write(tmp_path, bad))
+    none = [one for one in images if one["split"] != "test"]
+    assert read_captions(write(tmp_path, none), with_test=False).test == ()
+    with pytest.raises(CaptionDataError, match="no image of the split 'val'"):
+        read_captions(write(tmp_path, [images[0], images[3]]), with_test=False)
+
+
 def test_absent_images_are_named_and_can_be_skipped(tmp_path, images):
     corpus = read_captions(write(tmp_path, images))
     with pytest.raises(CaptionDataError, match="image folder .*/images does not exist.*--images"):

@@ -49,6 +49,15 @@ def test_read_corpus_takes_every_test_set(tone_corpus):
     assert list(read_corpus(tone_corpus.folder).test) == ["test_clean", "test_other"]
 
 
+def test_without_test_no_test_set_is_opened_or_needed(tone_corpus):
+    path = tone_corpus.folder / "test.jsonl"
+    path.write_text("damaged")
+    assert read_corpus(tone_corpus.folder, with_test=False).test == {}
+    path.unlink()
+    corpus = read_corpus(tone_corpus.folder, with_test=False)
+    assert corpus.test == {} and (len(corpus.train.utterances), len(corpus.dev.utterances)) == (24, 6)
+
+
 @pytest.mark.parametrize("missing", ["train", "dev", "test"])
 def test_a_missing_manifest_is_named_with_the_remedy(tone_corpus, missing):
     (tone_corpus.folder / f"{missing}.jsonl").unlink()

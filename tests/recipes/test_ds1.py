@@ -3,6 +3,7 @@ import io
 import json
 import logging
 import math
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -343,16 +344,20 @@ def test_a_run_trained_otherwise_is_not_begun_with(rounds, tmp_path, changes, wh
     assert not (tmp_path / "other").exists()
 
 
-def test_while_settings_are_chosen_the_test_set_is_not_seen(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
-    evaluate = SpeechTask.evaluate
-
-    def evaluate_dev(task, model, split, device):
-        assert split == "dev"
-        return evaluate(task, model, split, device)
-
-    monkeypatch.setattr(SpeechTask, "evaluate", evaluate_dev)
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_text("damaged"), lambda path: path.unlink()], ids=["damaged", "missing"]
+)
+def test_while_settings_are_chosen_the_test_set_is_not_seen(tone_corpus, tmp_path, tiny_ds1, spoil):
+    """It may be damaged, or not be there at all."""
+    spoil(tone_corpus.folder / "test.jsonl")
+    shutil.rmtree(tone_corpus.folder / "test")
     config = tiny_ds1(tone_corpus.folder, tmp_path / "run", score_test=False)
+    console = Console(file=io.StringIO(), width=120)
+    ds1.dry_run(config, console)
+    assert ", dev 0.1 min\n" in console.file.getvalue()
     result = run(config)
+    listed = [json.loads(line)["id"] for line in result.folder.audio.read_text().splitlines()]
+    assert listed == [f"dev{index:02d}" for index in range(6)]
     assert all("test" not in record and "wer" in record["dev"] for record in result.phases)
     assert sorted({path.suffixes[0] for path in (tmp_path / "run" / "hyps").iterdir()}) == [".dev"]
     with pytest.raises(RunFolderError, match="score_test: False -> True"):

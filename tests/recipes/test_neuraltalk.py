@@ -290,21 +290,34 @@ def test_phases_taken_over_are_not_trained_again(
     assert run(config, RESUME, start_from=tmp_path / "gone").phases[-1]["name"] == result.phases[-1]["name"]
 
 
+def spoil_test_images(corpus):
+    """Captions, features and files: none of them can be used."""
+    entries, features = corpus.read(), np.load(corpus.features)
+    for entry, row in zip(entries, features, strict=True):
+        if entry["split"] == "test":
+            entry["sentences"], row[:] = "damaged", np.nan
+            (corpus.images / entry["filename"]).unlink()
+    corpus.write(entries)
+    np.save(corpus.features, features)
+
+
+@pytest.mark.parametrize("has_features", [True, False])
 def test_while_settings_are_chosen_the_test_set_is_not_seen(
-    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch
+    shape_corpus, tmp_path, tiny_neuraltalk, tiny_cnn, has_features
 ):
-    evaluate = CaptionTask.evaluate
-
-    def evaluate_dev(task, model, split, device):
-        assert split == "dev"
-        return evaluate(task, model, split, device)
-
-    monkeypatch.setattr(CaptionTask, "evaluate", evaluate_dev)
-    config = tiny_neuraltalk(shape_corpus, tmp_path / "run", score_test=False)
+    """It may be damaged."""
+    spoil_test_images(shape_corpus)
+    features = {} if has_features else {"features": None}
+    config = tiny_neuraltalk(shape_corpus, tmp_path / "run", score_test=False, **features)
+    plan = Console(file=io.StringIO(), width=150)
+    neuraltalk.dry_run(config, plan)
+    assert "images train 40, dev 8\n" in plan.file.getvalue()
     console = Console(file=io.StringIO(), width=150)
     result = neuraltalk.run(config, console=console)
     assert all("test" not in record and "bleu4" in record["dev"] for record in result.phases)
     assert not list((tmp_path / "run" / "hyps").glob("*.test.jsonl"))
+    listed = {row["id"] for row in read_json_lines(result.folder.images)}
+    assert listed == {entry["filename"] for entry in shape_corpus.read() if entry["split"] == "val"}
     shown = re.findall(r"(val|test)\d\d\.png", console.file.getvalue())
     assert shown and set(shown) == {"val"}
     with pytest.raises(RunFolderError, match="score_test: False -> True"):

@@ -120,6 +120,12 @@ def test_it_is_what_the_engine_asks_for(make_task, corpus):
     assert task.num_images == NUM_IMAGES
 
 
+def test_a_corpus_read_without_its_test_set(make_task, corpus):
+    task = make_task(replace(corpus, test=(), splits=("train", "dev")))
+    assert task.test_splits == [] and "test" not in task.num_images
+    assert task.fingerprint == make_task(corpus).fingerprint
+
+
 def test_the_loss_is_summed_over_words_and_end_and_averaged_over_captions(make_task, corpus):
     task = make_task(corpus)
     task.model.eval()
