@@ -53,7 +53,7 @@ class LayerStatistics:
         threshold: The largest |w| among the pruned weights at the round's first moment; None if none is pruned.
         zeros: Weights that are exactly 0.
         mean: Of all weights; None if there are none. So for the next two.
-        sd: Standard deviation of all weights (divided by N).
+        sd: Standard deviation of all weights (divided by N); weights all below 1e-19 are too small for it.
         mean_abs: Mean |w| of all weights.
         pruned: Weights that the round's mask prunes.
         pruned_mean_abs: Mean |w| of these, as they now are; None if none is pruned.
