@@ -1,7 +1,7 @@
 """Make the README's pictures again: `python docs/pictures.py CAPTION_RUN` after `python -m seqdsd.recipes.neuraltalk`.
 
-The table is drawn from the records of recipes/an4; the page is that of a captioning run, as headless Chromium shows it.
-Needs the test extra and an installed Chromium.
+The table and the report are drawn from the records of recipes/an4; the other page is that of a captioning run. Pages
+are as headless Chromium shows them. Needs the test extra and an installed Chromium.
 """
 
 import shutil
@@ -15,24 +15,33 @@ from rich.console import Console
 from seqdsd.records import RunFolder
 from seqdsd.reports import phase_table
 from seqdsd.reports.captions.page import caption_page
+from seqdsd.reports.comparison.arms import compare_runs
+from seqdsd.reports.page.report import report_page
+from seqdsd.reports.runs.reading import read_runs
 
 DOCS = Path(__file__).parent
-RECORDS = DOCS.parent / "recipes" / "an4" / "records" / "ds1-dsd-seed0"
+RECORDS = DOCS.parent / "recipes" / "an4" / "records"
 
 
 def draw_table(path: Path) -> None:
     """The WER table, as a terminal prints it."""
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=88, file=nowhere)
-        console.print(phase_table(RunFolder(RECORDS).read_phases()))
+        console.print(phase_table(RunFolder(RECORDS / "ds1-dsd-seed0").read_phases()))
     console.save_svg(str(path), title="seqdsd table recipes/an4/records/ds1-dsd-seed0")
 
 
-def photograph_page(run: Path, path: Path) -> None:
-    """The top of the page that `seqdsd compare-captions RUN` writes."""
+def report_html() -> str:
+    """The page that `seqdsd report` writes on AN4's comparison."""
+    run_set = read_runs([RECORDS / "compare-ds1"])
+    return report_page(run_set, compare_runs(run_set.runs), media_mb=0).html
+
+
+def photograph(html: str, path: Path) -> None:
+    """The top of a page."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page_file = Path(folder) / "captions.html"
-        page_file.write_text(caption_page(RunFolder(run)).html, encoding="utf-8")
+        page_file = Path(folder) / "page.html"
+        page_file.write_text(html, encoding="utf-8")
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
@@ -44,4 +53,5 @@ def photograph_page(run: Path, path: Path) -> None:
 
 if __name__ == "__main__":
     draw_table(DOCS / "wer_table.svg")
-    photograph_page(Path(sys.argv[1]), DOCS / "captions.png")
+    photograph(report_html(), DOCS / "report.png")
+    photograph(caption_page(RunFolder(Path(sys.argv[1]))).html, DOCS / "captions.png")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,17 @@ from seqdsd.data import read_captions
 from seqdsd.metrics import bleu, cider_d, rouge_l, wer
 from seqdsd.records import RunFolder, slug, write_json_lines
 from seqdsd.reports import phase_markdown
+from seqdsd.reports.comparison.arms import compare_runs
+from seqdsd.reports.comparison.contrasts import headlines
+from seqdsd.reports.numbers import to_markdown
+from seqdsd.reports.runs.reading import read_runs
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-RECORDS = sorted(path.parent for path in RECIPES.glob("*/records/*/phases.jsonl"))
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+SHARED = ROOT.parent / "shared" / "data"
+RUNS = sorted(path.parent for path in RECIPES.glob("*/records/**/phases.jsonl"))
+RECORDS = [run for run in RUNS if run.parent.name == "records"]
+COMPARISONS = sorted(RECIPES.glob("*/records/compare-*"))
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
@@ -52,18 +60,53 @@ def with_refs(rows: list[dict], corpus: str) -> list[dict]:
     return [{**row, "refs": refs[row["id"]]} for row in rows]
 
 
-def check_hypotheses(run: RunFolder) -> None:
-    corpus = run.path.parents[1].name
+def check_hypotheses(run: RunFolder, corpus: str) -> None:
+    """Of every phase whose hypotheses were kept; of comparisons' runs those of the last were."""
     for record in run.read_phases():
-        lines = run.hypotheses(record["name"], "test").read_text(encoding="utf-8").splitlines()
-        again = scores(with_refs([json.loads(line) for line in lines], corpus))
-        recorded = {name: record["test"][name] for name in again}
-        assert recorded == pytest.approx(again, rel=0, abs=1e-9), slug(record["name"])
+        path = run.hypotheses(record["name"], "test")
+        if path.is_file():
+            again = scores(with_refs(read_rows(path), corpus))
+            recorded = {name: record["test"][name] for name in again}
+            assert recorded == pytest.approx(again, rel=0, abs=1e-9), slug(record["name"])
+    assert path.is_file()
 
 
-@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: str(folder.relative_to(RECIPES)))
 def test_hypotheses_give_the_recorded_scores(folder):
-    check_hypotheses(RunFolder(folder))
+    check_hypotheses(RunFolder(folder), folder.relative_to(RECIPES).parts[0])
+
+
+@pytest.fixture(scope="module", params=COMPARISONS, ids=lambda folder: str(folder.relative_to(RECIPES)))
+def comparison(request, tmp_path_factory):
+    """A kept comparison: the sheet of results it belongs to, and its runs with all references."""
+    folder = request.param
+    whole = tmp_path_factory.mktemp("records") / folder.name
+    shutil.copytree(folder, whole)
+    for path in whole.glob("**/hyps/*.jsonl"):
+        write_json_lines(path, with_refs(read_rows(path), folder.parents[1].name))
+    runs = read_runs([whole])
+    assert not runs.refused
+    return folder.parents[1] / "RESULTS.md", runs
+
+
+def test_comparison_is_generated_from_the_records(comparison):
+    results, runs = comparison
+    text = results.read_text(encoding="utf-8")
+    written = to_markdown(runs, compare_runs(runs.runs))
+    assert written.count("|") > 100
+    assert written in text
+
+
+def test_readme_says_what_the_comparisons_say(comparison):
+    _, runs = comparison
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    (one,) = compare_runs(runs.runs)
+    sentences = headlines(one)
+    assert len(sentences) == 2 and all(sentence in readme for sentence in sentences)
 
 
 def test_records_of_captions_are_checked_too(tmp_path):
@@ -79,12 +122,12 @@ def test_records_of_captions_are_checked_too(tmp_path):
     penalty = math.exp(1 - 9 / 8)
     test |= {f"bleu{n}": 100 * penalty for n in (1, 2, 3, 4)} | {"brevity_penalty": penalty}
     run.write_phases([{"name": "Dense Iter 0", "test": test}])
-    check_hypotheses(run)
+    check_hypotheses(run, "none")
     for name in test:
         run.write_phases([{"name": "Dense Iter 0", "test": test | {name: test[name] + 1e-3}}])
         with pytest.raises(AssertionError, match="dense-iter-0"):
-            check_hypotheses(run)
+            check_hypotheses(run, "none")
 
 
 def test_there_are_records():
-    assert RECORDS
+    assert RECORDS and COMPARISONS
