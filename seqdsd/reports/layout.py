@@ -91,7 +91,7 @@ class Grid:
         )
 
     def to_terminal(self) -> ConsoleRenderable:
-        """For rich: one table where there is room, else two."""
+        """For rich: one table where there is room, else as many as it takes."""
         return _TerminalTable(self)
 
 
@@ -126,23 +126,36 @@ def _latex_row(cells: Sequence[str], *, is_bold: bool = False) -> str:
 
 @dataclass(frozen=True)
 class _TerminalTable:
-    """The table in one piece where it fits, and else in two, which begin with the same labels."""
+    """The table in one piece where it fits, and else in as many as it takes, which begin with the same labels."""
 
     grid: Grid
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         grid, columns = self.grid, list(range(len(self.grid.header)))
-        fits = [is_tight for is_tight in (False, True) if self._width(is_tight) <= options.max_width]
-        if fits or not grid.num_last:
-            yield self._table(columns, is_tight=bool(fits) and fits[0], caption=grid.caption)
-            return
-        num_first = len(columns) - grid.num_last
-        yield self._table(columns[:num_first])
-        yield self._table([*range(grid.num_labels), *columns[num_first:]], caption=grid.caption)
+        for is_tight in (False, True):
+            if self._width(columns, is_tight=is_tight) <= options.max_width:
+                yield self._table(columns, is_tight=is_tight, caption=grid.caption)
+                return
+        *earlier, last = self._pieces(options.max_width)
+        yield from map(self._table, earlier)
+        yield self._table(last, caption=grid.caption)
 
-    def _width(self, is_tight: bool) -> int:
-        columns = list(zip(self.grid.header, *self.grid.rows, strict=True))
-        widest = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    def _pieces(self, max_width: int) -> list[list[int]]:
+        """Columns of each piece: cut before the last ones, and further wherever it grows too wide."""
+        grid = self.grid
+        labels, cut = list(range(grid.num_labels)), len(grid.header) - grid.num_last
+        pieces: list[list[int]] = []
+        for column in range(grid.num_labels, len(grid.header)):
+            wider = [*pieces[-1], column] if pieces else []
+            if not pieces or column == cut or self._width(wider) > max_width:
+                pieces.append([*labels, column])
+            else:
+                pieces[-1] = wider
+        return pieces or [labels]
+
+    def _width(self, columns: Sequence[int], *, is_tight: bool = False) -> int:
+        cells = [[row[column] for row in (self.grid.header, *self.grid.rows)] for column in columns]
+        widest = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
         return sum(widest) + (len(columns) - 1 if is_tight else 2 * len(columns) + 1)
 
     def _table(self, columns: Sequence[int], *, is_tight: bool = False, caption: str | None = None) -> Table:

@@ -105,6 +105,14 @@ def test_a_narrow_terminal_gets_two_tables_with_the_same_labels():
     assert out.count("costs") == 1
 
 
+def test_a_very_narrow_terminal_gets_more_tables_and_no_cell_is_cut():
+    out = printed(GRID, 41)
+    assert max(map(len, out.splitlines())) <= 41 and "…" not in out
+    lines = [line.split() for line in out.splitlines()]
+    for cells in ("17.50 ± 1.32", "[-1.5, 2.0]", "12 2e-05"):
+        assert ["Baseline", "B_1", *cells.split()] in lines
+
+
 def test_without_a_place_to_part_it_stays_in_one_piece():
     grid = Grid("x", ("A", "B"), ((("a" * 30, "1"),),), "caption")
     assert printed(grid, 20).count("A") == 1
