@@ -498,6 +498,11 @@ def test_a_run_with_a_long_name_fits_a_phone(show, make_arm):
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
+def test_captions_and_their_signature_fit_a_phone(show, caption_comparison):
+    page = show(page_of(caption_comparison), viewport={"width": 360, "height": 780})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
 def test_the_keyboard_reaches_what_can_be_chosen(show, one_html):
     page = show(one_html)
     reached = []
