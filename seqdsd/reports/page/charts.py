@@ -41,7 +41,8 @@ _CONFIG: Spec = {
 
 _BAND_COLOURS = {"dense": "transparent", "sparse": "var(--band-sparse)", "redense": "var(--band-redense)"}
 _EPOCHS = alt.Scale(zero=False, nice=False)
-_SCALES = {"linear": alt.Scale(zero=False), "log": alt.Scale(type="log", nice=False)}
+# Room above and below a score, so that it does not run through the names of the bands.
+_SCALES = {"linear": alt.Scale(zero=False, padding=28), "log": alt.Scale(type="log", nice=False)}
 
 
 @dataclass(frozen=True)
