@@ -2,7 +2,8 @@
 
 ::
 
-    config.toml            the resolved settings, with a [provenance] table: command, seed, versions, device, commit
+    config.toml            the resolved settings, with a [provenance] table: command, seed, versions, commit, and the
+                           device on which the run was begun
     phases.jsonl           one record a phase
     hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp; or captioned: id, refs, hyp
     skipped.jsonl          bad data that was left out, if any

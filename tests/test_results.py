@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ SHARED = ROOT.parent / "shared" / "data"
 RUNS = sorted(path.parent for path in RECIPES.glob("*/records/**/phases.jsonl"))
 RECORDS = [run for run in RUNS if run.parent.name == "records"]
 COMPARISONS = sorted(RECIPES.glob("*/records/compare-*"))
+SHEETS = sorted(RECIPES.glob("*/RESULTS.md"))
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
@@ -101,12 +103,21 @@ def test_comparison_is_generated_from_the_records(comparison):
     assert written in text
 
 
-def test_readme_says_what_the_comparisons_say(comparison):
-    _, runs = comparison
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: str(folder.relative_to(RECIPES)))
+def test_readme_says_what_the_comparisons_say(folder):
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    (one,) = compare_runs(runs.runs)
+    (one,) = compare_runs(read_runs([folder]).runs)
     sentences = headlines(one)
     assert len(sentences) == 2 and all(sentence in readme for sentence in sentences)
+
+
+@pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.parent.name)
+def test_results_are_filled_in_and_lead_somewhere(sheet):
+    text = sheet.read_text(encoding="utf-8")
+    assert text.count("<!-- report -->") == text.count("<!-- end report -->")
+    assert not re.search(r"<!-- report -->\s*<!-- end", text)
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (sheet.parent / link).exists(), link
 
 
 def test_records_of_captions_are_checked_too(tmp_path):

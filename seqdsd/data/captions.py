@@ -78,7 +78,7 @@ class CaptionCorpus:
     skipped_splits: Mapping[str, Split] = field(default_factory=dict)
     """Source to split of what was left out, where its split is a known one."""
     splits: tuple[Split, ...] = ("train", "dev", "test")
-    """Those that were read; each has an image."""
+    """Those that are used; of a corpus as it was read, each has an image."""
 
     def split(self, name: str) -> tuple[CaptionedImage, ...]:
         """The images of ``train``, ``dev`` or ``test``."""
@@ -112,8 +112,8 @@ def read_captions(
 
     Raises:
         CaptionDataError: If the file cannot be opened, is damaged, is not in the format, or lacks usable images of
-            train, val or test; with "error" also if an image misses a key, has a wrong value, an unknown split, no
-            caption or a caption without words, lies outside the image folder, or repeats a name.
+            train, val or (if it is read) test; with "error" also if an image misses a key, has a wrong value, an
+            unknown split, no caption or a caption without words, lies outside the image folder, or repeats a name.
     """
     path = _find_file(data)
     content = _parse(path)

@@ -54,6 +54,7 @@ class _BidirectionalScan(torch.autograd.Function):
             later = deltas[:, starts[t + 1] : starts[t + 2]]
             torch.baddbmm(grads[:, going_on], later, weight, out=deltas[:, going_on])
             deltas[:, going_on].mul_(passes[:, going_on])
+        # Backward runs outside autocast, so that this product too is in the states' precision.
         before = states.index_select(1, _rows_before(ctx.packing))
         grad_weight = deltas[:, active[0] :].transpose(1, 2) @ before
         return deltas[0] + deltas[1].index_select(0, reverse), grad_weight, None, None

@@ -15,7 +15,7 @@ CONV_STRIDE = 2
 
 
 class ClippedReLU(nn.Module):
-    """``min(max(0, x), clip)`` (Hannun et al. 2014, section 2)."""
+    """``min(max(0, x), clip)`` (Hannun et al. 2014, section 2); no gradient at 0, at ``clip`` and past them."""
 
     def __init__(self, clip: float) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ClippedReLU(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Clip each element."""
-        return nn.functional.hardtanh(inputs, 0, self.clip)  # whose gradient is one pass; clamp's is four
+        return nn.functional.hardtanh(inputs, 0, self.clip)  # one pass for its gradient; clamp takes four
 
 
 class DeepSpeech1(nn.Module):

@@ -115,6 +115,7 @@ def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: 
         asked.data or config.data or synthetic_scenes(SyntheticScenes()),
         images=asked.images or (None if asked.data else config.images),
         on_bad_data=on_bad_data,
+        with_test=asked.split == "test",
     )
     images = corpus.split(asked.split)
     features = _make_features(asked, trained, corpus, images, on_bad_data)

@@ -136,9 +136,9 @@ class _TerminalTable:
             if self._width(columns, is_tight=is_tight) <= options.max_width:
                 yield self._table(columns, is_tight=is_tight, caption=grid.caption)
                 return
-        *earlier, last = self._pieces(options.max_width)
-        yield from map(self._table, earlier)
-        yield self._table(last, caption=grid.caption)
+        pieces = self._pieces(options.max_width)
+        for number, piece in enumerate(pieces, start=1):
+            yield self._table(piece, caption=grid.caption if number == len(pieces) else None)
 
     def _pieces(self, max_width: int) -> list[list[int]]:
         """Columns of each piece: cut before the last ones, and further wherever it grows too wide."""
@@ -170,9 +170,11 @@ class _TerminalTable:
                 escape(grid.header[column]), justify="left" if is_label else "right", no_wrap=True
             )
         ends = set(accumulate(map(len, grid.sections)))
+        # Improvements have nothing among the last columns, such as what training took.
+        is_of_last = columns[grid.num_labels] >= len(grid.header) - grid.num_last if grid.num_last else False
         for number, row in enumerate(grid.rows):
             cells = [escape(row[column]) for column in columns]
-            if set(cells[grid.num_labels :]) != {NONE}:  # such as what training took, which does not improve
+            if not (is_of_last and set(cells[grid.num_labels :]) == {NONE}):
                 style = "bold" if number == grid.best else None
                 table.add_row(*cells, style=style, end_section=number + 1 in ends)
         return table

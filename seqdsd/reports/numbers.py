@@ -114,14 +114,14 @@ def run_grid(run: Run, comparisons: Sequence[Comparison] = ()) -> Grid:
 
 
 def _baseline_phase(run: Run, comparisons: Sequence[Comparison]) -> Record | None:
-    """The phase of the baseline of the same seed, if it is as long as the run."""
+    """The phase of the baseline of the same seed, if it is planned for as many epochs."""
     beside = (one.arm("Baseline") for one in comparisons if run in one.runs and run.arm != "Baseline")
     found = (arm.runs[run.seed] for arm in beside if arm and run.seed in arm.runs)
     return next((one.phases[0] for one in found if one.iters == run.iters and run.is_complete), None)
 
 
 def _pruning_grids(run: Run) -> Iterator[Grid]:
-    """What a run prunes, and what became of it, their names and captions beginning with the run's."""
+    """What a run prunes, and what became of it; the run is in their names and captions."""
     plan = plan_grid(run)
     for grid in (*([plan] if plan else []), *map(weight_grid, read_rounds(run.weights))):
         yield replace(grid, name=slug(f"{grid.name} {run.name}"), caption=f"{run.name}. {grid.caption}")

@@ -74,7 +74,7 @@ class _Measured:
     key: str  # a dev score that only this kind has
     on_dev: tuple[_Scores, ...]
     on_test: tuple[_Scores, ...]  # of every test set
-    caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits; ends with "Improve: "
+    caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits
 
 
 def best_phase(records: Sequence[Record]) -> Record:
@@ -103,7 +103,7 @@ def phase_grid(
         records: Of the phases.
         name: Of the grid.
         about: Stands before the caption: which run this is, where several are shown.
-        baseline: The only phase of a run of as many epochs, of the same seed; as in Tables 5, 7 and 9.
+        baseline: The only phase of a baseline of the same seed; as in Tables 5, 7 and 9.
 
     Raises:
         ValueError: As ``best_phase``, or if a phase has not the scores that a table shows.
@@ -123,7 +123,7 @@ def phase_grid(
             if baseline or len(records) > 1
             else (),
         ),
-        caption=f"{about} {measured.caption(best, splits)}{_improving_from(baseline)}".strip(),
+        caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}".strip(),
         num_last=len(_TRAINING),
         best=next(number for number, record in enumerate(records) if record is best),
     )
@@ -218,10 +218,15 @@ _TRAINING: dict[str, Callable[[Record], str]] = {
 }
 
 
-def _improving_from(baseline: Record | None) -> str:
+def _improvement(records: Sequence[Record], baseline: Record | None) -> str:
+    """What is compared with what; nothing where there is one phase alone."""
     if baseline:
-        return "from the baseline, of as many epochs from the same initial weights, to the last phase."
-    return "from the first phase to the last."
+        epochs = sum(record["epochs"] for record in records)
+        return (
+            " Improve: from the baseline, from the same initial weights, to the last phase "
+            f"({baseline['epochs']} epochs to {epochs})."
+        )
+    return " Improve: from the first phase to the last." if len(records) > 1 else ""
 
 
 def _word_error_caption(best: Record, splits: Sequence[str]) -> str:
@@ -229,7 +234,7 @@ def _word_error_caption(best: Record, splits: Sequence[str]) -> str:
     errors = dev["substitutions"] + dev["deletions"] + dev["insertions"]
     return (
         f"Word error rates and sparsity (asked: Pruned; measured: Zeros) in percent. *: the best phase on dev, "
-        f"{best['name']}: WER {_percent(dev['wer'])} %, {errors} errors in {dev['ref_words']} words. Improve: "
+        f"{best['name']}: WER {_percent(dev['wer'])} %, {errors} errors in {dev['ref_words']} words."
     )
 
 
@@ -243,7 +248,7 @@ def _captions_caption(best: Record, splits: Sequence[str]) -> str:
     return (
         f"Decoding: {best['dev']['decoding']}. BLEU is standard, 0 to 100; NeuralTalk BLEU is without the brevity "
         "penalty, as its script counts. Sparsity (asked: Pruned; measured: Zeros) in "
-        f"percent. *: the best phase on dev, {best['name']}: {'; '.join(others)}. Improve, relative in percent: "
+        f"percent. *: the best phase on dev, {best['name']}: {'; '.join(others)}. Relative improvements in percent."
     )
 
 

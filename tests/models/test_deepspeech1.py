@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqdsd.models import DeepSpeech1
+from seqdsd.models.deepspeech1 import ClippedReLU
 
 TABLE_6 = {
     "conv": 1_814_528,
@@ -37,6 +38,14 @@ def batch_of(items: list[Tensor], *, filling: float, extra_frames: int = 0) -> t
 
 def utterances(lengths: list[int]) -> list[Tensor]:
     return [torch.randn(length, 7) for length in lengths]
+
+
+def test_clipped_relu():
+    inputs = torch.tensor([-1.0, 0.0, 0.5, 2.0, 3.0], requires_grad=True)
+    outputs = ClippedReLU(2.0)(inputs)
+    outputs.sum().backward()
+    assert outputs.tolist() == [0, 0, 0.5, 2, 2]
+    assert inputs.grad.tolist() == [0, 0, 1, 0, 0]  # at the edges as the recurrent layer's
 
 
 def test_table_6():

@@ -503,6 +503,17 @@ def test_only_the_images_that_are_judged_need_be_there(run, shapes, tmp_path, ca
     assert "val00.png" in err
 
 
+def test_dev_can_be_judged_where_there_is_no_test_set(run, shapes, tmp_path, capsys):
+    content = json.loads((shapes / "dataset_shapes.json").read_text())
+    content["images"] = [image for image in content["images"] if image["split"] != "test"]
+    (tmp_path / "dataset_shapes.json").write_text(json.dumps(content))
+    asked = ("evaluate", run.path, "--data", tmp_path, "--images", shapes / "images", "--json")
+    status, out, _ = call(capsys, *asked, "--split", "dev")
+    assert (status, json.loads(out)["dev"]["bleu4"]) == (0, best(run)["dev"]["bleu4"])
+    status, _, err = call(capsys, *asked)
+    assert status == 1 and "no image of the split 'test'" in err
+
+
 def test_evaluate_can_skip_what_cannot_be_read(run, shapes, tmp_path, capsys):
     shutil.copytree(shapes, tmp_path / "data")
     (tmp_path / "data" / "images" / "test03.png").write_bytes(b"no image")

@@ -111,6 +111,12 @@ def test_a_very_narrow_terminal_gets_more_tables_and_no_cell_is_cut():
     lines = [line.split() for line in out.splitlines()]
     for cells in ("17.50 ± 1.32", "[-1.5, 2.0]", "12 2e-05"):
         assert ["Baseline", "B_1", *cells.split()] in lines
+    assert [
+        "Improve",
+        "x",
+        "-",
+    ] in lines  # of the interval; only what the last columns say nothing of is left out
+    assert out.count("Improve") == 2
 
 
 def test_without_a_place_to_part_it_stays_in_one_piece():

@@ -165,7 +165,7 @@ def test_a_run_beside_its_baseline_is_measured_by_it(both):
     assert len(phases) == 5 and baseline[0][:3] == ("Baseline", "15.83", "15.83")
     assert improve[0][:3] == ("Improve (abs)", "5.00", "5.00")  # 19 to 13 of 120
     assert grid.caption.endswith(
-        "Improve: from the baseline, of as many epochs from the same initial weights, to the last phase."
+        "Improve: from the baseline, from the same initial weights, to the last phase (12 epochs to 12)."
     )
     assert len(run_grid(run).sections[1]) == 0 and run_grid(run).caption.endswith("first phase to the last.")
     dsd = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSD", 2, "speech"))

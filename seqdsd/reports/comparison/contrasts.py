@@ -1,7 +1,8 @@
 """One arm against another over the seeds: how much better, and whether that is more than chance.
 
-An improvement above 0 is better whichever way a score points. Where both arms have two seeds or more in common, a
-contrast is of these alone, so that a missing run does not set unlike seeds beside each other. Each contrast is tested
+An improvement above 0 is better whichever way a score points. A contrast is of the seeds
+that both arms have, so that a missing run does not set unlike seeds beside each other; of all seeds only where these
+would give no pair to test, but both arms have two or more. Each contrast is tested
 by both t-tests, one of which counts; the contrasts of one split and score are a family, within which Holm's method
 corrects the p-values that count.
 """
@@ -88,8 +89,8 @@ class Contrast:
         after: What is compared.
         split: Where it is scored.
         metric: By what.
-        unpaired: Welch's t-test of all seeds of both; None where it cannot be made.
-        paired: The t-test over the seeds that both have; None where it cannot be made.
+        unpaired: Welch's t-test of both sides' scores; None where it cannot be made.
+        paired: The t-test of the differences seed by seed; None where it cannot be made.
         problem: Why there are no statistics; empty where there are.
         p_holm: The p-value of the test that counts, corrected for the family; None where none counts.
         family: How many contrasts were corrected for.
@@ -267,9 +268,11 @@ def _minus(text: str) -> str:
 
 
 def _of_common_seeds(before: Arm, after: Arm) -> tuple[Arm, Arm]:
-    """Both arms with the seeds that both have; with all of theirs where fewer than two are common."""
+    """Both arms with the seeds that both have; with all of theirs where only these allow a test, or none is common."""
     common = before.runs.keys() & after.runs.keys()
-    return (before.of_seeds(common), after.of_seeds(common)) if len(common) > 1 else (before, after)
+    if not common or (len(common) == 1 and min(len(before.runs), len(after.runs)) > 1):
+        return before, after
+    return before.of_seeds(common), after.of_seeds(common)
 
 
 def _contrast(before: Arm, after: Arm, split: str, metric: Metric) -> Contrast | None:
@@ -317,6 +320,8 @@ def _effect(test: MeanTest, metric: Metric) -> Effect | None:
 
 def _problem(contrast: Contrast) -> str:
     counts = [len(side.scores) for side in (contrast.before, contrast.after)]
+    if contrast.before.scores.keys() == contrast.after.scores.keys() and max(counts) == 1:
+        return "both arms have one complete seed in common, and a test needs two"
     if min(counts) < 2:
         which = contrast.before if counts[0] < 2 else contrast.after
         return f"{which.arm} has one complete seed, and a test needs two"

@@ -71,13 +71,13 @@ class PairTest:
 def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -> tuple[PairTest, ...]:
     """Test arms against each other on every seed that both have, by seed and then as the contrasts are ordered.
 
-    Those that were trained as long: DSD stands beside a longer baseline only where there is no DSDSD to do so.
+    Those that are planned for as many epochs: DSD stands beside a longer baseline only where there is no DSDSD.
     Corrected for their number (Holm), each of the two tests for itself.
     """
     tests = [
-        _pair_test(before, after, seed, split, resamples)
+        _pair_test(before.runs[seed], after.runs[seed], phase, split, resamples)
         for seed in comparison.seeds
-        for before, after in _pairs(comparison)
+        for before, after, phase in _pairs(comparison)
         if seed in before.runs and seed in after.runs
     ]
     bootstraps = _holm([test.bootstrap.p_value if test.bootstrap else None for test in tests])
@@ -88,25 +88,24 @@ def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -
     )
 
 
-def _pairs(comparison: Comparison) -> Iterator[tuple[Arm, Arm]]:
-    """Arms before and after, of the contrasts that are not between a longer and a shorter training."""
+def _pairs(comparison: Comparison) -> Iterator[tuple[Arm, Arm, int]]:
+    """Arms before and after, and the phase of the one before, where neither is planned to be trained longer."""
     unlike = {("DSDSD", "DSD"), *([("DSD", "Baseline")] if comparison.arm("DSDSD") else [])}
     for names in PAIRS:
         after, before = map(comparison.arm, names)
-        if after and before and names not in unlike and before.phase_beside(after) is not None:
-            yield before, after
+        if after and before and names not in unlike and (phase := before.phase_beside(after)) is not None:
+            yield before, after, phase
 
 
-def _pair_test(before_arm: Arm, after_arm: Arm, seed: int, split: str, resamples: int) -> PairTest:
-    before, after = before_arm.runs[seed], after_arm.runs[seed]
-    phases = before.phases[: (before_arm.phase_beside(after_arm) or 0) + 1]
+def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) -> PairTest:
+    phases = before.phases[: phase + 1]
     empty = PairTest(
         before.arm,
         after.arm,
         phases[-1]["name"],
         after.phases[-1]["name"],
         (_epochs(phases), _epochs(after.phases)),
-        seed,
+        before.seed,
         split,
     )
     try:

@@ -137,12 +137,13 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
     rows = [row for one in comparisons for split in one.scored_splits if (row := _overview_cells(one, split))]
     caption = (
         "Baseline: one dense phase, of as many epochs as the arm beside it, or as many as that says (the baseline's "
-        "first). Means over the seeds that both have; WER and its improvement in percent, BLEU from 0 to 100, relative "
+        "first). Means over the seeds that both have (of all where both have "
+        "two or more and one or none in common); WER and its improvement in percent, BLEU from 0 to 100, relative "
         f"improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over the seeds, Holm-corrected for the "
         "contrasts of the comparison."
     )
     if any(_FIRST_PHASE_MARK in cell for row in rows for cell in row):
-        caption += " †: no baseline was run; the run's own first phase, of fewer epochs."
+        caption += " †: no baseline has a score there; the run's own first phase, of fewer epochs."
     return Grid(
         name="table-1",
         header=(
@@ -195,7 +196,7 @@ def _missing(comparison: Comparison) -> list[str]:
 
 def _circumstances(comparison: Comparison) -> list[str]:
     """In what the runs' making differs, which may change a result."""
-    made = [_making(run) for run in comparison.runs]
+    made = [_making(run) for arm in comparison.arms for run in arm.runs.values()]
     said = []
     for what in dict.fromkeys(what for one in made for what in one):
         found = sorted({one[what] for one in made if what in one})
@@ -342,9 +343,9 @@ def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
         return None
     made = contrasts(comparison, split=split, metric=metric)
     one = next((one for one in made if (one.after.arm, one.before.arm) == (arm.name, "Baseline")), None)
-    epochs, mark, verdict = "", _FIRST_PHASE_MARK, "no baseline"
+    epochs, mark, said = "", _FIRST_PHASE_MARK, "no baseline"
     if one:
-        epochs, mark, verdict = "" if one.is_equal_epochs else f" ({one.epochs} epochs)", "", one.verdict
+        epochs, mark, said = "" if one.is_equal_epochs else f" ({one.epochs} epochs)", "", one.verdict
         before, after = list(one.before.scores.values()), list(one.after.scores.values())
     else:
         before, after = list(arm.scores(split, metric, phase=0).values()), list(scores.values())
@@ -360,7 +361,7 @@ def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
         metric.written(_mean(after)),
         metric.written(gain),
         _relative(gain / mean(before) if gain is not None and mean(before) else None, metric),
-        verdict,
+        said,
     )
 
 

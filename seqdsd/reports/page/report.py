@@ -97,13 +97,15 @@ def report_page(
     runs = shown_runs(run_set.runs)
     on_step("aligning what every phase said")
     items = read_items(runs, comparisons, split=split)
-    on_step("testing the differences, and writing tables and charts")
-    room = 0 if media_mb is None else int(media_mb * 1e6)
     if media_mb is None:
+        on_step("testing the differences, and measuring the page without audio and images")
         bare = _render(run_set, runs, comparisons, items.with_media(0))
         room = max(0, MAX_PAGE_BYTES - len(bare.encode()))
+    else:
+        room = int(media_mb * 1e6)
     on_step("embedding audio and images")
     items = items.with_media(room)
+    on_step("writing tables and charts")
     html = _render(run_set, runs, comparisons, items)
     return ReportPage(html, len(runs), sum(len(group["items"]) for group in items.groups), items.num_embedded)
 

@@ -176,9 +176,9 @@ def test_one_seed_has_a_difference_and_no_statistics(made):
     (one,) = contrasts(made(baseline=(0.10,), dsdsd=(0.09,)), split="test", metric=WER)
     assert one.improvement == pytest.approx(0.01)
     assert (one.unpaired, one.paired, one.effect) == (None, None, None)
-    assert one.problem == "Baseline has one complete seed, and a test needs two"
+    assert one.problem == "both arms have one complete seed in common, and a test needs two"
     (one,) = contrasts(made(baseline=(0.10, 0.11), dsdsd=(0.09,)), split="test", metric=WER)
-    assert one.problem == "DSDSD has one complete seed, and a test needs two"
+    assert one.problem == "both arms have one complete seed in common, and a test needs two"
 
 
 def test_the_paired_test_counts_where_the_seeds_are_the_same(made):
@@ -193,6 +193,14 @@ def test_a_missing_run_leaves_the_seeds_that_both_arms_have(made):
     assert one.paired.p_value == pytest.approx(stats.ttest_rel([0.10, 0.12], [0.09, 0.10]).pvalue)
     assert list(one.before.scores) == [0, 1] and one.before.epochs == (12, 12)
     assert one.improvement == pytest.approx(0.015) and one.relative == pytest.approx(0.015 / 0.11)
+
+
+def test_one_run_is_set_beside_that_of_its_seed(made):
+    """As in a comparison under way: three baselines are there, and one DSDSD."""
+    whole = made(baseline=(0.10, 0.20, 0.30), dsdsd=(0.09, 0.10, 0.10))
+    baseline, dsdsd = whole.arms
+    (one,) = contrasts(replace(whole, arms=(baseline, dsdsd.of_seeds([1]))), split="test", metric=WER)
+    assert list(one.before.scores) == [1] and one.improvement == pytest.approx(0.10) and one.effect is None
 
 
 def test_arms_with_one_seed_in_common_are_compared_unpaired(made):
@@ -288,7 +296,7 @@ def test_the_headline_without_statistics(made, runs):
     said = headline(made(baseline=(0.10,), dsdsd=(0.09,)))
     assert said == (
         "AN4, 1 seed: DSDSD 9.00 % against the equal-epoch baseline's 10.00 % WER: improvement 1.00 points; no "
-        "statistics: Baseline has one complete seed, and a test needs two."
+        "statistics: both arms have one complete seed in common, and a test needs two."
     )
     assert headline(made(dsdsd=(0.09, 0.10))) == (
         "AN4, 2 seeds: DSDSD 9.50 ± 0.71 % WER; no equal-epoch baseline is there, so this does not show that pruning "
@@ -302,8 +310,9 @@ def test_the_headline_counts_the_seeds_of_both_sides(made):
     whole = made(baseline=(0.10, 0.11, 0.12), dsdsd=(0.09, 0.10))
     assert headline(whole).startswith("AN4, 2 seeds: DSDSD 9.50")
     baseline, dsdsd = whole.arms
-    unlike = replace(whole, arms=(baseline, dsdsd.of_seeds([1])))
-    assert headline(unlike).startswith("AN4, 1 and 3 seeds: DSDSD")
+    apart = replace(whole, arms=(baseline.of_seeds([2]), dsdsd))
+    assert headline(apart).startswith("AN4, 2 and 1 seeds: DSDSD")
+    assert "no statistics: Baseline has one complete seed, and a test needs two." in headline(apart)
 
 
 def test_scores_in_words():

@@ -168,7 +168,7 @@ def test_contrasts_of_one_seed_are_no_tests(make_comparison):
     row = contrast_grid(comparison, split="test", family=SPEECH).rows[2]
     assert row[3:7] == ("18.33", "13.33", "5.00", "27.27")
     assert row[7:11] == ("-",) * 4
-    assert row[11] == "no test: Baseline has one complete seed, and a test needs two"
+    assert row[11] == "no test: both arms have one complete seed in common, and a test needs two"
 
 
 # Seeds and pairs
@@ -331,7 +331,7 @@ def test_table_1_without_a_baseline_says_so():
     grid = table_1(found)
     # RESULTS.md: from 19.66 to 9.44 over the phases, which is no comparison.
     assert grid.rows[0][5:] == ("19.66 †", "DSDSD", "9.44", "10.22", "51.97", "no baseline")
-    assert "†: no baseline was run; the run's own first phase, of fewer epochs." in grid.caption
+    assert "†: no baseline has a score there; the run's own first phase, of fewer epochs." in grid.caption
     assert "†" not in table_1([]).caption
 
 
