@@ -1,9 +1,9 @@
 """One arm against another over the seeds: how much better, and whether that is more than chance.
 
 An improvement above 0 is better whichever way a score points. A contrast is of the seeds that both arms have, so that a
-missing run does not set unlike seeds beside each other; of all seeds only where none is common, or where one is but both
-arms have two or more. Each contrast is tested by both t-tests, one of which counts; the contrasts of one split and score
-are a family, within which Holm's method corrects the p-values that count.
+missing run does not set unlike seeds beside each other; of all seeds only where none is common, or where one is but
+both arms have two or more. Each contrast is tested by both t-tests, one of which counts; the contrasts of one split and
+score are a family, within which Holm's method corrects the p-values that count.
 """
 
 from __future__ import annotations
