@@ -1,4 +1,4 @@
-"""Training step of ``SharedInputBiRNN`` against torch's own packed bidirectional ``nn.RNN``, on the CPU.
+"""Training step of ``SharedInputRNN`` against torch's own packed bidirectional ``nn.RNN``, on the CPU.
 
     python -m benchmarks.recurrent_layer
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.timing import Ratio, seconds_in_turns
-from seqdsd.models import FramePacking, SharedInputBiRNN
+from seqdsd.models import FramePacking, SharedInputRNN
 
 Lengths = Literal["mixed", "equal"]
 SHORTEST_FRAMES, LONGEST_FRAMES = 30, 320
@@ -51,7 +51,7 @@ def make_lengths(kind: Lengths, batch_size: int) -> Tensor:
 
 
 def our_step(hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
-    layer = SharedInputBiRNN(input_size=hidden_size, hidden_size=hidden_size)
+    layer = SharedInputRNN(input_size=hidden_size, hidden_size=hidden_size)
 
     def step() -> None:
         layer.zero_grad()

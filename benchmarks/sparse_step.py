@@ -24,7 +24,7 @@ from torch.nn.utils import prune
 
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.engine import NesterovSettings
-from seqdsd.models import DeepSpeech1, FramePacking, SharedInputBiRNN
+from seqdsd.models import DeepSpeech1, FramePacking, SharedInputRNN
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, Plan, resolve
 
 SPARSITY = 0.5
@@ -53,7 +53,7 @@ class LargeNetwork(nn.Module):
     def __init__(self, units: int) -> None:
         super().__init__()
         self.recurrent = nn.ModuleList(
-            SharedInputBiRNN(input_size=units, hidden_size=units, batch_norm=True) for _ in range(7)
+            SharedInputRNN(input_size=units, hidden_size=units, batch_norm=True) for _ in range(7)
         )
         self.fc = nn.Linear(units, units, bias=False)
         self.output = nn.Linear(units, 29)

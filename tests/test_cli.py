@@ -56,7 +56,7 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory) -> RunFolder:
     """Trained for four seconds: good enough to recognise some words and not others."""
-    settings = ds1.embedded_settings()
+    settings = ds1.RECIPE.embedded_settings()
     config = replace(
         settings,
         data=corpus,
@@ -369,7 +369,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys, command):
 def test_a_recipe_that_is_not_there(capsys, command):
     status, out, err = call(capsys, *command)
     assert (status, out) == (1, "")
-    assert "error: ds9: neither a settings file nor a recipe; recipes are ds1, neuraltalk" in err
+    assert "error: ds9: neither a settings file nor a recipe; recipes are ds1, ds2, neuraltalk" in err
 
 
 def test_a_manifest_that_is_not_there(run, tmp_path, corpus, capsys):

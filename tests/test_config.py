@@ -125,7 +125,7 @@ def parse(*argv):
         ds1.Config,
         prog="ds1",
         description="",
-        without_data=ds1.embedded_settings,
+        without_data=ds1.RECIPE.embedded_settings,
         argv=[str(arg) for arg in argv],
     )
 
@@ -143,7 +143,7 @@ def test_defaults_give_way_to_the_file_and_the_file_to_the_command_line(tmp_path
 
 
 def test_without_data_the_settings_are_the_embedded_corpus_s():
-    assert parse().settings == ds1.embedded_settings() != ds1.Config()
+    assert parse().settings == ds1.RECIPE.embedded_settings() != ds1.Config()
     assert parse("--data", "d").settings == ds1.Config(data=Path("d"))
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from seqdsd.config import PROVENANCE, read_config, to_toml
-from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes import ds1, ds2, neuraltalk
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPES = {"ds1": ds1.Config, "neuraltalk": neuraltalk.Config}
+RECIPES = {"ds1": ds1.Config, "ds2": ds2.Config, "neuraltalk": neuraltalk.Config}
 FILES = sorted(
     path for folder in ("recipes", "seqdsd/recipes") for path in (REPOSITORY / folder).rglob("*.toml")
 )

@@ -1,9 +1,21 @@
 """Plain ``nn.Module``s built from keyword arguments; the defaults are the paper's sizes."""
 
-from seqdsd.models.birnn import SharedInputBiRNN
 from seqdsd.models.deepspeech1 import DeepSpeech1
+from seqdsd.models.deepspeech2 import DeepSpeech2
+from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.lstm import LSTM
 from seqdsd.models.neuraltalk import NeuralTalk
 from seqdsd.models.packing import FramePacking
+from seqdsd.models.row_convolution import RowConvolution
+from seqdsd.models.shared_input_rnn import SharedInputRNN
 
-__all__ = ["LSTM", "DeepSpeech1", "FramePacking", "NeuralTalk", "SharedInputBiRNN"]
+__all__ = [
+    "LSTM",
+    "DeepSpeech1",
+    "DeepSpeech2",
+    "FramePacking",
+    "GatedRNN",
+    "NeuralTalk",
+    "RowConvolution",
+    "SharedInputRNN",
+]

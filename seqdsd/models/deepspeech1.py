@@ -5,25 +5,14 @@ from typing import TypeVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from seqdsd.models.birnn import SharedInputBiRNN
+from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.packing import FramePacking, zero_padding
+from seqdsd.models.shared_input_rnn import SharedInputRNN
 
 Count = TypeVar("Count", int, Tensor)
 
 CONV_FRAMES = 11
 CONV_STRIDE = 2
-
-
-class ClippedReLU(nn.Module):
-    """``min(max(0, x), clip)`` (Hannun et al. 2014, section 2); no gradient at 0, at ``clip`` and past them."""
-
-    def __init__(self, clip: float) -> None:
-        super().__init__()
-        self.clip = clip
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Clip each element."""
-        return nn.functional.hardtanh(inputs, 0, self.clip)  # one pass for its gradient; clamp takes four
 
 
 class DeepSpeech1(nn.Module):
@@ -76,7 +65,7 @@ class DeepSpeech1(nn.Module):
         self.conv_nonlinearity = nonlinearity()
         self.fc1 = fully_connected()
         self.fc2 = fully_connected()
-        self.rnn = SharedInputBiRNN(
+        self.rnn = SharedInputRNN(
             input_size=hidden_size, hidden_size=hidden_size, batch_norm=batch_norm, clip=clip
         )
         self.fc3 = fully_connected()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.config import differences, read_config, read_provenance, to_toml
-from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
@@ -104,8 +104,14 @@ class Recipe:
             raise RunFolderError(f"{error}; or remove {folder.path}, and it is trained again") from error
 
 
+RECOGNISERS = {recipe.name: recipe for recipe in (ds1.RECIPE, ds2.RECIPE)}
+"""The recipes that train recognisers."""
+
 RECIPES = {
-    ds1.RECIPE: Recipe(ds1.RECIPE, ds1.Config, ds1.embedded_settings, ds1.MAY_CHANGE_ON_RESUME),
+    **{
+        name: Recipe(name, recipe.config_class, recipe.embedded_settings, speech.MAY_CHANGE_ON_RESUME)
+        for name, recipe in RECOGNISERS.items()
+    },
     neuraltalk.RECIPE: Recipe(
         neuraltalk.RECIPE,
         neuraltalk.Config,

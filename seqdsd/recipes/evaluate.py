@@ -11,7 +11,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes import neuraltalk
+from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.evaluate_captions import EvaluateCaptions, evaluate_captions, print_caption_scores
 from seqdsd.recipes.evaluate_speech import EvaluateSpeech, evaluate_speech, print_speech_scores
@@ -56,7 +57,7 @@ class _Kind:
 
 
 _KINDS = {
-    ds1.RECIPE: _Kind(EvaluateSpeech, _SPEECH, evaluate_speech, print_speech_scores),
+    **dict.fromkeys(RECOGNISERS, _Kind(EvaluateSpeech, _SPEECH, evaluate_speech, print_speech_scores)),
     neuraltalk.RECIPE: _Kind(EvaluateCaptions, _CAPTIONS, evaluate_captions, print_caption_scores),
 }
 

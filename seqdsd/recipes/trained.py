@@ -6,7 +6,7 @@ Leaves out going on with training, which is the recipe's ``--resume``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,9 @@ from seqdsd.audio import LogSpectrogram
 from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
-from seqdsd.recipes import ds1, neuraltalk
+from seqdsd.recipes import neuraltalk
+from seqdsd.recipes.catalog import RECOGNISERS
+from seqdsd.recipes.speech import SpeechConfig
 from seqdsd.recipes.training import read_run_provenance
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT")
 
 _USES = {
-    ds1.RECIPE: "a recogniser; use seqdsd transcribe or seqdsd evaluate",
+    **dict.fromkeys(RECOGNISERS, "a recogniser; use seqdsd transcribe or seqdsd evaluate"),
     neuraltalk.RECIPE: "a captioner; use seqdsd caption or seqdsd evaluate",
 }
 
@@ -51,7 +53,7 @@ class TrainedRecogniser:
 
     model: _FabricModule
     recogniser: Recogniser
-    config: ds1.Config
+    config: SpeechConfig
     phase: Mapping[str, Any]
     device: torch.device
 
@@ -99,11 +101,11 @@ def load_recogniser(
         ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
             are damaged, or the device is not there.
     """
-    _require(folder, ds1.RECIPE)
-    config = read_config(folder.config, ds1.Config())
+    recipe = RECOGNISERS[_require(folder, RECOGNISERS)]
+    config = read_config(folder.config, recipe.config_class())
     record = _find_phase(folder, phase)
     tokenizer = load_tokenizer(folder.path / "tokenizer")
-    model = ds1.make_model(config, tokenizer)
+    model = recipe.make_model(config, tokenizer)
     _load_weights(model, _read_weights(folder, record), folder, record)
     fabric = make_fabric(device, config.precision)
     return TrainedRecogniser(
@@ -135,7 +137,7 @@ def load_captioner(
     Raises:
         ValueError: As ``load_recogniser``, or for a search that cannot be.
     """
-    _require(folder, neuraltalk.RECIPE)
+    _require(folder, (neuraltalk.RECIPE,))
     config = read_config(folder.config, neuraltalk.Config())
     search = replace(
         config.search,
@@ -208,10 +210,12 @@ def recipe_of(folder: RunFolder) -> str:
     return name
 
 
-def _require(folder: RunFolder, recipe: str) -> None:
+def _require(folder: RunFolder, recipes: Collection[str]) -> str:
+    """The recipe that trained the run, which is one of these."""
     found = recipe_of(folder)
-    if found != recipe:
+    if found not in recipes:
         raise RunFolderError(f"{folder.path} was trained by {found}: it is {_USES[found]}")
+    return found
 
 
 def _find_phase(folder: RunFolder, name: str | None) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ What differs, the settings and the task made from them, is each recipe's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -247,12 +247,21 @@ def train(
         return training.run()
 
 
+def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The network's layers by name, those of a list one by one."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            yield from ((f"{name}.{index}", layer) for index, layer in enumerate(child))
+        else:
+            yield name, child
+
+
 def describe_training(
     model: nn.Module, config: RunConfig, *, rules: Sequence[Rule], console: Console
 ) -> None:
     """Print network, schedule, and what each sparse phase prunes by which rule."""
     layers = Table("layer", "parameters", title="Network")
-    for name, module in model.named_children():
+    for name, module in _layers(model):
         if count := sum(parameter.numel() for parameter in module.parameters()):
             layers.add_row(name, f"{count:,}")
     layers.add_row("total", f"{sum(parameter.numel() for parameter in model.parameters()):,}")

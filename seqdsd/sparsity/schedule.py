@@ -18,6 +18,10 @@ DS1_LEARNING_RATES = (8e-4, 5e-4, 3e-4, 1e-4, 3e-5)
 """Table 7's ladder."""
 DS1_SPARSITIES = (0.5, 0.25)
 """Table 7: 50 % in the first sparse phase, 25 % in the second."""
+DS2_LEARNING_RATES = (3e-4, 3e-4, 3e-5, 3e-5, 6e-6)
+"""Table 9's ladder."""
+DS2_SPARSITIES = (0.5, 0.25)
+"""Table 9: as in DeepSpeech 1."""
 NEURALTALK_LEARNING_RATES = (1e-3, 1e-4, 1e-5)
 """Table 5's ratios from NeuralTalk's own rate; the table's own 1e-2 diverged (docs/experiments.md)."""
 NEURALTALK_SPARSITIES = (0.8,)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqdsd.models import DeepSpeech1
-from seqdsd.models.deepspeech1 import ClippedReLU
+from seqdsd.models.clipped_relu import ClippedReLU
 
 TABLE_6 = {
     "conv": 1_814_528,

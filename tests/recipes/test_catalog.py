@@ -64,8 +64,13 @@ def test_a_file_tells_its_recipe(tmp_path, name, content, asked, expected):
 @pytest.mark.parametrize(
     ("name", "content", "asked", "message"),
     [
-        ("mine.toml", "", None, "its name does not begin with one of ds1, neuraltalk; say so by --recipe"),
-        ("mine.toml", "", "ds9", "'ds9' is none of ds1, neuraltalk"),
+        (
+            "mine.toml",
+            "",
+            None,
+            "its name does not begin with one of ds1, ds2, neuraltalk; say so by --recipe",
+        ),
+        ("mine.toml", "", "ds9", "'ds9' is none of ds1, ds2, neuraltalk"),
         ("config.toml", '[provenance]\nrecipe = "ds9"\n', None, "'ds9' is none of"),
         ("ds1.toml", "epochs = [", None, "not a readable TOML file"),
     ],

@@ -14,12 +14,14 @@ import torch
 from rich.console import Console
 
 from seqdsd.config import read_config, to_toml
+from seqdsd.data import read_corpus
 from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, dsd, load_checkpoint, save_checkpoint
-from seqdsd.recipes import ds1
+from seqdsd.recipes import ds1, speech
 from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolderError, slug
 from seqdsd.sparsity import SPEECH_RULES, resolve
 from seqdsd.tasks import SpeechTask
+from seqdsd.text import CharacterTokenizer, SubwordTokenizer
 
 RESUME = True
 
@@ -77,7 +79,7 @@ def test_later_phases_start_where_the_earlier_ended(trained):
 
 def test_the_sparse_phase_hands_on_exactly_the_zeros_asked_for(trained):
     config, result = trained
-    plan = resolve(ds1.make_model(config, ds1.CharacterTokenizer()), SPEECH_RULES, 0.5)
+    plan = resolve(ds1.make_model(config, CharacterTokenizer()), SPEECH_RULES, 0.5)
     assert set(plan.sparsities) == {
         "fc1.0.weight",
         "fc2.0.weight",
@@ -136,10 +138,10 @@ def test_hypotheses_of_every_phase_and_split_are_kept(trained):
 def test_the_weights_kept_are_those_that_were_scored(trained):
     """Loaded into a new network, they give the recorded hypotheses again."""
     config, result = trained
-    tokenizer = ds1.CharacterTokenizer()
+    tokenizer = CharacterTokenizer()
     model = ds1.make_model(config, tokenizer)
     model.load_state_dict(weights(result, "Sparse Iter 1"))
-    task = SpeechTask(model, tokenizer, ds1.read_corpus(config.data), config.batches)
+    task = SpeechTask(model, tokenizer, read_corpus(config.data), config.batches)
     evaluation = task.evaluate(model, "test", torch.device("cpu"))
     assert evaluation.metrics == result.phases[1]["test"]
 
@@ -181,7 +183,7 @@ def test_config_and_provenance_are_in_the_folder(trained):
 
 def test_a_complete_run_returns_at_once(trained, monkeypatch):
     config, result = trained
-    monkeypatch.setattr(ds1, "read_corpus", lambda *args, **options: pytest.fail("it reads the data"))
+    monkeypatch.setattr(speech, "read_corpus", lambda *args, **options: pytest.fail("it reads the data"))
     assert run(config, RESUME).phases == result.phases
 
 
@@ -319,9 +321,7 @@ def but_for_seconds(row):
 def test_sub_words_are_those_of_the_run_it_begins_with(tone_corpus, tmp_path, tiny_ds1, monkeypatch):
     tokenizer = ds1.TokenizerSettings(kind="subwords", vocab_size=14)
     run(tiny_ds1(tone_corpus.folder, tmp_path / "parent", iters=0, epochs=(1,), tokenizer=tokenizer))
-    monkeypatch.setattr(
-        ds1.SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again")
-    )
+    monkeypatch.setattr(SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again"))
     config = tiny_ds1(tone_corpus.folder, tmp_path / "run", epochs=(1,), tokenizer=tokenizer)
     assert len(run(config, start_from=tmp_path / "parent").phases) == 3
 
@@ -510,9 +510,7 @@ def test_sub_words_are_learnt_once(tone_corpus, tmp_path, tiny_ds1, monkeypatch)
     with pytest.raises(ValueError, match="train20"):
         run(config)
     tone_corpus.write_manifest("train", tone_corpus.read_manifest("train")[:20])
-    monkeypatch.setattr(
-        ds1.SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again")
-    )
+    monkeypatch.setattr(SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again"))
     assert run(config, RESUME).phases
 
 
@@ -534,7 +532,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tone_corpus, tmp_path, tiny
 
 
 def test_the_paper_s_network_at_its_defaults():
-    model = ds1.make_model(ds1.Config(), ds1.CharacterTokenizer())
+    model = ds1.make_model(ds1.Config(), CharacterTokenizer())
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_139_805  # Table 6
 
 
@@ -556,11 +554,11 @@ def test_settings_begin_from_the_embedded_ones_unless_data_is_named(tmp_path):
 
     def hidden_size(*argv):
         command = parse_command(
-            ds1.Config, prog="ds1", description="", without_data=ds1.embedded_settings, argv=argv
+            ds1.Config, prog="ds1", description="", without_data=ds1.RECIPE.embedded_settings, argv=argv
         )
         return command.settings.hidden_size, command.settings.epochs
 
-    embedded = ds1.embedded_settings()
+    embedded = ds1.RECIPE.embedded_settings()
     assert hidden_size() == (embedded.hidden_size, embedded.epochs)
     assert hidden_size("--data", "corpus") == (1024, (50,))
     file.write_text("epochs = [3]\n")

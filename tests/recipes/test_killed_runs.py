@@ -168,7 +168,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(start, tmp_path, settings, number):
     assert process.returncode == 130 and "Traceback" not in said, said
     flags = shlex.split(re.search(r"go on with (--resume .*)", said)[1])
     command = parse_command(
-        ds1.Config, prog="", description="", without_data=ds1.embedded_settings, argv=flags
+        ds1.Config, prog="", description="", without_data=ds1.RECIPE.embedded_settings, argv=flags
     )
     assert command.settings == config and command.invocation.resume
     state = load_checkpoint(folder / "checkpoints" / "last.safetensors").state

@@ -107,7 +107,7 @@ def test_an_unknown_recipes_run_is_refused(run_copy, recipe):
     text = run_copy.config.read_text()
     assert 'recipe = "ds1"' in text
     run_copy.config.write_text(text.replace('recipe = "ds1"', recipe))
-    with pytest.raises(ValueError, match=r"config.toml: .*recipe.*ds1, neuraltalk"):
+    with pytest.raises(ValueError, match=r"config.toml: .*recipe.*ds1, ds2, neuraltalk"):
         load_recogniser(run_copy, device="cpu")
 
 

@@ -40,7 +40,7 @@ _BOOKKEEPING = (
 SPARSITIES = "sparsities"
 """Of no effect on runs that prune nothing."""
 
-_NETWORKS = {"ds1": "DeepSpeech 1", "neuraltalk": "NeuralTalk"}
+_NETWORKS = {"ds1": "DeepSpeech 1", "ds2": "DeepSpeech 2", "neuraltalk": "NeuralTalk"}
 _CORPORA = {"an4": "AN4", "flickr8k": "Flickr8k"}
 _EMBEDDED = "the embedded corpus"
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from seqdsd.models import FramePacking, SharedInputBiRNN
+from seqdsd.models import FramePacking, SharedInputRNN
 
 MIXED = [5, 9, 1, 9, 3]
 CPU = torch.device("cpu")
@@ -18,9 +18,9 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def build(*, clip: float = 20.0, batch_norm: bool = False, scale: float = 1.0) -> SharedInputBiRNN:
+def build(*, clip: float = 20.0, batch_norm: bool = False, scale: float = 1.0) -> SharedInputRNN:
     """A layer 4 -> 6 in double precision whose recurrent weights are ``scale`` times orthogonal."""
-    layer = SharedInputBiRNN(input_size=4, hidden_size=6, clip=clip, batch_norm=batch_norm).double()
+    layer = SharedInputRNN(input_size=4, hidden_size=6, clip=clip, batch_norm=batch_norm).double()
     with torch.no_grad():
         layer.weight_recurrent.mul_(scale)
     return layer
@@ -30,7 +30,7 @@ def utterances(lengths: list[int]) -> list[Tensor]:
     return [torch.randn(length, 4, dtype=torch.double) for length in lengths]
 
 
-def run(layer: SharedInputBiRNN, items: list[Tensor]) -> list[Tensor]:
+def run(layer: SharedInputRNN, items: list[Tensor]) -> list[Tensor]:
     """The layer on a padded, packed batch; an output an item."""
     padded = nn.utils.rnn.pad_sequence(items, batch_first=True, padding_value=math.nan)
     packing = FramePacking.of(torch.tensor([len(item) for item in items]), padded.shape[1], CPU)
@@ -54,7 +54,7 @@ def slow_recurrence(projected: Tensor, weight: Tensor, clip: float) -> Tensor:
     return torch.stack(forward) + torch.stack(backward)
 
 
-def slow_layer(layer: SharedInputBiRNN, items: list[Tensor]) -> list[Tensor]:
+def slow_layer(layer: SharedInputRNN, items: list[Tensor]) -> list[Tensor]:
     """The layer's equations, an utterance at a time; batch norm by its formula over all their frames."""
     projected = [item @ layer.input.weight.T for item in items]
     if isinstance(layer.norm, nn.BatchNorm1d):
@@ -109,7 +109,7 @@ def test_gradients_against_finite_differences(clip):
     assert torch.autograd.gradcheck(function, (frames, *layer.parameters()))
 
 
-def tied_torch_rnn(layer: SharedInputBiRNN) -> nn.RNN:
+def tied_torch_rnn(layer: SharedInputRNN) -> nn.RNN:
     """``nn.RNN`` of the same weights: the input matrix and the bias copied into both directions."""
     rnn = nn.RNN(4, 6, nonlinearity="relu", bidirectional=True, dtype=torch.double)
     with torch.no_grad():

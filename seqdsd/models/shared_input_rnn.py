@@ -2,7 +2,7 @@
 
 ``nn.RNN`` can neither share the input matrix nor clip, and it is slow. Here the input projection of all
 frames is one matmul, both directions are scanned together over packed frames, and the backward pass forms the
-recurrent weight gradient in one matmul at the end. Gated cells are left out.
+recurrent weight gradient in one matmul at the end. Gated cells are in ``gated_rnn.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from seqdsd.models.packing import FramePacking
 
 
-class _BidirectionalScan(torch.autograd.Function):
-    """Sum over both directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``.
+class _Scan(torch.autograd.Function):
+    """Sum over the directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``: forward, or both.
 
     The backward direction runs over each item mirrored within its own length, so both directions step through
     the same packed rows, and what an item's last state is followed by is never read.
@@ -27,7 +27,7 @@ class _BidirectionalScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking, clip: float) -> Tensor:
-        drive = torch.stack((projected, projected.index_select(0, packing.reverse)))
+        drive = _by_direction(projected, weight.shape[0], packing)
         states = torch.empty_like(drive)
         weight_t = weight.transpose(1, 2).contiguous()
         starts = [0, *accumulate(packing.active)]
@@ -38,15 +38,15 @@ class _BidirectionalScan(torch.autograd.Function):
             torch.baddbmm(drive[:, now], states[:, before], weight_t, out=states[:, now]).clamp_(0, clip)
         ctx.save_for_backward(states, weight)
         ctx.packing, ctx.clip = packing, clip
-        return states[0] + states[1].index_select(0, packing.reverse)
+        return _summed(states, packing)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, weight = ctx.saved_tensors
-        active, reverse = ctx.packing.active, ctx.packing.reverse
+        active = ctx.packing.active
         passes = ((states > 0) & (states < ctx.clip)).to(states.dtype)  # where gradients pass the clamp
-        grads = torch.stack((grad_sum, grad_sum.index_select(0, reverse)))
+        grads = _by_direction(grad_sum, weight.shape[0], ctx.packing)
         deltas = grads * passes
         starts = [0, *accumulate(active)]
         for t in range(len(active) - 2, -1, -1):
@@ -57,7 +57,19 @@ class _BidirectionalScan(torch.autograd.Function):
         # Backward runs outside autocast, so that this product too is in the states' precision.
         before = states.index_select(1, _rows_before(ctx.packing))
         grad_weight = deltas[:, active[0] :].transpose(1, 2) @ before
-        return deltas[0] + deltas[1].index_select(0, reverse), grad_weight, None, None
+        return _summed(deltas, ctx.packing), grad_weight, None, None
+
+
+def _by_direction(rows: Tensor, directions: int, packing: FramePacking) -> Tensor:
+    """The packed rows as the forward direction meets them and, if there are two, as the backward one does."""
+    return torch.stack((rows, rows.index_select(0, packing.reverse))) if directions == 2 else rows[None]
+
+
+def _summed(by_direction: Tensor, packing: FramePacking) -> Tensor:
+    """The sum over directions, each in the order of the forward one."""
+    if len(by_direction) == 1:
+        return by_direction[0]
+    return by_direction[0] + by_direction[1].index_select(0, packing.reverse)
 
 
 def _rows_before(packing: FramePacking) -> Tensor:
@@ -68,23 +80,30 @@ def _rows_before(packing: FramePacking) -> Tensor:
     return before.to(packing.rows.device, non_blocking=True)
 
 
-class SharedInputBiRNN(nn.Module):
-    """Bidirectional clipped-ReLU RNN whose directions share one input matrix and one bias and are summed.
+class SharedInputRNN(nn.Module):
+    """Clipped-ReLU RNN whose directions share one input matrix and one bias and are summed.
 
     Parameters at width H with input H: 3 H^2 + H. With ``batch_norm`` the bias gives way to a scale and a
-    shift per unit on the projected input (sequence-wise norm, Amodei et al. 2015, section 3.2).
+    shift per unit on the projected input (sequence-wise norm, Amodei et al. 2015, section 3.2). Without
+    ``bidirectional`` it runs forward only and has H^2 weights less.
 
     Reference: Hannun et al. 2014 (Deep Speech), section 2: the equations of the two recurrences and their
     sum. The shared input matrix is forced by the parameter counts of Han et al. 2017 (DSD), Table 6.
     """
 
     def __init__(
-        self, *, input_size: int, hidden_size: int, batch_norm: bool = False, clip: float = 20.0
+        self,
+        *,
+        input_size: int,
+        hidden_size: int,
+        bidirectional: bool = True,
+        batch_norm: bool = False,
+        clip: float = 20.0,
     ) -> None:
         super().__init__()
         self.input = nn.Linear(input_size, hidden_size, bias=not batch_norm)
         self.norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
-        self.weight_recurrent = nn.Parameter(torch.empty(2, hidden_size, hidden_size))
+        self.weight_recurrent = nn.Parameter(torch.empty(1 + bidirectional, hidden_size, hidden_size))
         self.clip = clip
         # Uniform ones learn far slower on AN4: docs/experiments.md.
         for weight in self.weight_recurrent:
@@ -93,8 +112,8 @@ class SharedInputBiRNN(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
     ) -> Float[Tensor, "valid hidden"]:
-        """Sum of both directions' states for each packed frame; each item starts from 0 at either end."""
+        """Sum of the directions' states for each packed frame; each item starts from 0 at either end."""
         # Under autocast too in the weights' precision: errors of a frame would run on through all later ones, and in
         # bfloat16 products this small took longer.
         projected = self.norm(self.input(inputs)).to(self.weight_recurrent.dtype)
-        return _BidirectionalScan.apply(projected, self.weight_recurrent, packing, self.clip)
+        return _Scan.apply(projected, self.weight_recurrent, packing, self.clip)

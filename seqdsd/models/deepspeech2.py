@@ -1,0 +1,173 @@
+"""DeepSpeech 2 as the DSD paper trains it: two convolutions, recurrent layers with batch norm, an FC, CTC output."""
+
+from typing import Literal, TypeVar, get_args
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.gated_rnn import GatedRNN
+from seqdsd.models.packing import FramePacking, zero_padding
+from seqdsd.models.row_convolution import RowConvolution
+from seqdsd.models.shared_input_rnn import SharedInputRNN
+
+Cell = Literal["relu", "gru", "lstm"]
+Count = TypeVar("Count", int, Tensor)
+
+CHANNELS = 32
+CONV_FRAMES = 11
+TIME_STRIDE = 2
+"""Of the first convolution; the second has 1."""
+BINS_STRIDE = 2
+"""Of both."""
+
+
+class ConvLayer(nn.Module):
+    """A convolution over bins and frames, batch norm by channel and bin over valid frames, clipped ReLU.
+
+    The norm's scale and shift for each bin, rather than for each channel alone, is what gives Table 8's counts.
+    """
+
+    def __init__(
+        self, *, channels: int, num_bins: int, kernel_bins: int, time_stride: int, clip: float
+    ) -> None:
+        super().__init__()
+        # Bins before frames: the other way round, oneDNN's backward took 92 s for 12 s of speech.
+        self.conv = nn.Conv2d(
+            channels,
+            CHANNELS,
+            (kernel_bins, CONV_FRAMES),
+            stride=(BINS_STRIDE, time_stride),
+            padding=(kernel_bins // 2, CONV_FRAMES // 2),
+            bias=False,
+        )
+        self.out_bins = (num_bins - 1) // BINS_STRIDE + 1
+        self.norm = nn.BatchNorm1d(CHANNELS * self.out_bins)
+        self.relu = ClippedReLU(clip)
+
+    def forward(
+        self, images: Float[Tensor, "batch channels bins frames"], packing: FramePacking
+    ) -> Float[Tensor, "valid channel_bins"]:
+        """Packed outputs, the bins of a channel side by side.
+
+        Args:
+            images: 0 past each item's end.
+            packing: Of the outputs' frames.
+        """
+        outputs = self.conv(images).permute(0, 3, 1, 2).flatten(2)
+        return self.relu(self.norm(packing.pack(outputs)))
+
+    def unpack(
+        self, rows: Float[Tensor, "valid channel_bins"], packing: FramePacking
+    ) -> Float[Tensor, "batch out_channels out_bins out_frames"]:
+        """The outputs as images for the next convolution, 0 past each item's end."""
+        return packing.unpack(rows).unflatten(2, (CHANNELS, self.out_bins)).permute(0, 2, 3, 1).contiguous()
+
+
+class DeepSpeech2(nn.Module):
+    """Two convolutions, recurrent layers with sequence-wise batch norm, an FC layer, log-probabilities.
+
+    At the defaults the layers have 19,616 + 239,168 + 8,507,840 + 6 x 9,296,320 + 3,101,120 parameters, as printed in
+    Table 8, and the output layer 1,761 x 29 = 51,069. The table prints 95,054 for it, which no number of output
+    symbols gives. Padding never changes a result, nor does the batch size.
+
+    Args (keywords only):
+        vocab_size: Output symbols, the blank included.
+        num_bins: Feature bins a frame.
+        hidden_size: Units of every recurrent layer and of the FC layer.
+        num_recurrent_layers: At least 1.
+        cell: ``relu``, the papers' plain clipped cell with one input matrix for both directions; ``gru``; ``lstm``.
+        bidirectional: Without it the recurrent layers look back only, and a row convolution follows them.
+        future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
+        dropout: On what enters each recurrent layer but the first, and the FC layer, in training. 0 in the papers.
+        clip: Upper bound of the clipped ReLU.
+
+    Reference: Han et al. 2017 (DSD), Table 8; Amodei et al. 2015 (Deep Speech 2), sections 3.1, 3.2, 3.5 and 3.7. The
+    tables do not fix the strides in time (here 2, then 1) nor the padding in time (here half the kernel).
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 29,
+        num_bins: int = 161,
+        hidden_size: int = 1760,
+        num_recurrent_layers: int = 7,
+        cell: Cell = "relu",
+        bidirectional: bool = True,
+        future_frames: int = 20,
+        dropout: float = 0.0,
+        clip: float = 20.0,
+    ) -> None:
+        super().__init__()
+        if num_recurrent_layers < 1:
+            raise ValueError(f"num_recurrent_layers must be at least 1, got {num_recurrent_layers}")
+        if cell not in get_args(Cell):
+            raise ValueError(f"cell must be one of {get_args(Cell)}, got {cell!r}")
+        if future_frames < 0:
+            raise ValueError(f"future_frames must not be negative, got {future_frames}")
+
+        def recurrent(input_size: int) -> nn.Module:
+            if cell == "relu":
+                return SharedInputRNN(
+                    input_size=input_size,
+                    hidden_size=hidden_size,
+                    bidirectional=bidirectional,
+                    batch_norm=True,
+                    clip=clip,
+                )
+            return GatedRNN(
+                cell=cell,
+                input_size=input_size,
+                hidden_size=hidden_size,
+                bidirectional=bidirectional,
+                batch_norm=True,
+            )
+
+        self.conv1 = ConvLayer(
+            channels=1, num_bins=num_bins, kernel_bins=41, time_stride=TIME_STRIDE, clip=clip
+        )
+        self.conv2 = ConvLayer(
+            channels=CHANNELS, num_bins=self.conv1.out_bins, kernel_bins=21, time_stride=1, clip=clip
+        )
+        input_sizes = [CHANNELS * self.conv2.out_bins] + [hidden_size] * (num_recurrent_layers - 1)
+        self.recurrent = nn.ModuleList(recurrent(size) for size in input_sizes)
+        self.row_conv = (
+            None if bidirectional else RowConvolution(hidden_size=hidden_size, future_frames=future_frames)
+        )
+        self.fc = nn.Sequential(
+            nn.Linear(hidden_size, hidden_size, bias=False), nn.BatchNorm1d(hidden_size), ClippedReLU(clip)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, vocab_size)
+
+    @staticmethod
+    def output_frames(num_frames: Count) -> Count:
+        """Output frames for ``num_frames`` feature frames (an int, or a tensor of counts)."""
+        return (num_frames - 1) // TIME_STRIDE + 1
+
+    def forward(
+        self, features: Float[Tensor, "batch frames bins"], num_frames: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch out_frames vocab"], Int[Tensor, "batch"]]:
+        """Natural-log probabilities of each symbol per output frame, and each item's number of output frames.
+
+        Args:
+            features: Frames past an item's ``num_frames`` are ignored. Log-probabilities past its number of
+                output frames are 0 and mean nothing.
+            num_frames: Each in [1, frames]; best kept on the CPU (see ``FramePacking.of``).
+
+        Raises:
+            ValueError: If a length is outside [1, frames].
+        """
+        images = zero_padding(features, num_frames).transpose(1, 2).unsqueeze(1)
+        out_num_frames = self.output_frames(num_frames)
+        packing = FramePacking.of(out_num_frames, self.output_frames(features.shape[1]), features.device)
+        hidden = self.conv1(images, packing)
+        hidden = self.conv2(self.conv1.unpack(hidden, packing), packing)
+        for index, layer in enumerate(self.recurrent):
+            hidden = layer(self.dropout(hidden) if index else hidden, packing)
+        if self.row_conv is not None:
+            hidden = self.row_conv(hidden, packing)
+        hidden = self.fc(self.dropout(hidden))
+        log_probs = self.output(hidden).float().log_softmax(dim=-1)
+        return packing.unpack(log_probs), out_num_frames

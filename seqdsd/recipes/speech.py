@@ -1,0 +1,182 @@
+"""What the recognisers' recipes have in common: their settings, their task, their run, their command line.
+
+A recipe adds its network, by a ``SpeechRecipe``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from seqdsd.config import read_config
+from seqdsd.data import Corpus, read_corpus
+from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
+from seqdsd.engine import NesterovSettings
+from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.training import (
+    RunConfig,
+    RunResult,
+    describe_training,
+    find_parent,
+    finished_phases,
+    holds_run,
+    train,
+)
+from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.reports.phase_table import phase_table
+from seqdsd.sparsity import SPEECH_RULES
+from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
+from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
+
+MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What the network spells with."""
+
+    kind: Literal["characters", "subwords"] = "characters"
+    """29 characters (a-z, space, apostrophe, blank), or SentencePiece pieces learnt from the training transcripts."""
+    vocab_size: int = 128
+    """Number of sub-words, the blank included; characters are always 29."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechConfig(RunConfig):
+    """The settings that every recogniser's recipe has."""
+
+    data: Path | None = None
+    """Folder with train.jsonl, dev.jsonl and test.jsonl (or several test_NAME.jsonl); scripts in data_prep/ write them.
+    Without it a small corpus is synthesised."""
+    iters: int = 2
+    """Rounds of sparse and redense phases after the first dense phase (Tables 7 and 9: 2)."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    optimizer: NesterovSettings = field(default_factory=NesterovSettings)
+    batches: BatchSettings = field(default_factory=BatchSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+
+@dataclass(frozen=True)
+class SpeechRecipe:
+    """What a recogniser's recipe has of its own, and from it what every recipe offers: run, dry_run, main."""
+
+    name: str
+    """As in ``seqdsd.recipes.NAME``, and of the file NAME_embedded.toml beside it."""
+    title: str
+    """Of the network, for a sentence."""
+    config_class: type[Any]
+    """A ``SpeechConfig`` with a default for everything."""
+    make_model: Callable[[Any, Tokenizer], nn.Module]
+    """The network for these settings and this tokenizer, with fresh weights from torch's generator."""
+
+    def run(
+        self,
+        config: SpeechConfig,
+        *,
+        resume: bool = False,
+        start_from: Path | None = None,
+        console: Console | None = None,
+    ) -> RunResult:
+        """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
+
+        ``start_from`` is a run whose leading phases are taken over, as far as both have them in common.
+
+        Raises:
+            ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
+        """
+        console = console or Console()
+        folder = RunFolder(config.out)
+        has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
+        parent = find_parent(start_from, folder, config, recipe=self.name, may_change=MAY_CHANGE_ON_RESUME)
+        phases = finished_phases(folder, config) if has_run else None
+        if phases is None:
+            # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
+            known = folder if has_run else parent
+            task = self.make_task(config, load_tokenizer(known.path / "tokenizer") if known else None)
+            phases = train(
+                task,
+                config,
+                recipe=self.name,
+                rules=SPEECH_RULES,
+                optimizer=config.optimizer,
+                folder=folder,
+                console=console,
+                save_parts=lambda path: _save_parts(task, path),
+                start_from=parent,
+            )
+        console.print(phase_table(phases))
+        return RunResult(folder, phases)
+
+    def dry_run(self, config: SpeechConfig, console: Console | None = None) -> None:
+        """Print corpus, network, pruning plan and schedule; train nothing."""
+        console = console or Console()
+        task = self.make_task(config)
+        seconds = ", ".join(f"{split} {total / 60:.1f} min" for split, total in task.seconds.items())
+        console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (synthesised)'}: {seconds}")
+        describe_training(task.model, config, rules=SPEECH_RULES, console=console)
+
+    def make_task(self, config: SpeechConfig, tokenizer: Tokenizer | None = None) -> SpeechTask:
+        """The network with fresh weights and its data; without a tokenizer the one asked for is made.
+
+        Raises:
+            ValueError: For data that cannot be used.
+        """
+        torch.manual_seed(config.seed)
+        folder = config.data or synthetic_speech(SyntheticSpeech())
+        corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
+        tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
+        return SpeechTask(
+            model=self.make_model(config, tokenizer),
+            tokenizer=tokenizer,
+            corpus=corpus,
+            batches_settings=config.batches,
+            augment=config.augment,
+            on_bad_data=config.on_bad_data,
+            seed=config.seed,
+            pin_memory=config.pins_memory,
+        )
+
+    def embedded_settings(self) -> Any:
+        """Settings for the embedded corpus: small enough for a few minutes on two CPU cores."""
+        return read_config(Path(__file__).with_name(f"{self.name}_embedded.toml"), self.config_class())
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """Entry point of ``python -m seqdsd.recipes.NAME``."""
+
+        def parse_and_run() -> None:
+            command = parse_command(
+                self.config_class,
+                prog=f"python -m seqdsd.recipes.{self.name}",
+                description=f"Train a {self.title} recogniser with Dense-Sparse-Dense training. Where no data is "
+                "named, it takes a small synthesised corpus and settings made for it; otherwise the settings begin "
+                "from the paper's.",
+                without_data=self.embedded_settings,
+                argv=argv,
+            )
+            if command.invocation.dry_run:
+                self.dry_run(command.settings)
+            else:
+                asked = command.invocation
+                self.run(command.settings, resume=asked.resume, start_from=asked.start_from)
+
+        run_command(parse_and_run)
+
+
+def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
+    """The tokenizer asked for; sub-words are learnt from the training transcripts."""
+    if settings.kind == "characters":
+        return CharacterTokenizer()
+    return SubwordTokenizer.train([one.text for one in corpus.train.utterances], settings.vocab_size)
+
+
+def _save_parts(task: SpeechTask, path: Path) -> None:
+    task.tokenizer.save(path / "tokenizer")
+    judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
+    rows = ({"id": one.id, "path": str(one.audio_path)} for one in judged)
+    write_json_lines(RunFolder(path).audio, rows)
