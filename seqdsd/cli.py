@@ -22,6 +22,8 @@ examples:
   seqdsd transcribe runs/an4-ds1 recording.flac
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd compare-captions runs/flickr8k
+  seqdsd build-lm data/an4/train.jsonl --out an4.arpa
+  seqdsd tune-decoding runs/an4-ds1 --lm an4.arpa
   seqdsd table runs/an4-ds1
   seqdsd sweep recipes/an4/ds1.toml --sparsities 0.25 0.5 0.8
   seqdsd compare recipes/an4/ds1.toml --seeds 0,1,2,3,4
@@ -43,6 +45,7 @@ class _Entry:
 
 
 COMMANDS = {
+    "build-lm": _Entry("seqdsd.recipes.build_lm", "make an n-gram language model of transcripts"),
     "caption": _Entry("seqdsd.recipes.caption", "say what images show, with a trained captioner"),
     "compare": _Entry("seqdsd.recipes.compare", "train the arms of a fair comparison over several seeds"),
     "compare-captions": _Entry("seqdsd.reports.captions.page", "write a page of every phase's captions"),
@@ -55,6 +58,7 @@ COMMANDS = {
     "sweep": _Entry("seqdsd.recipes.sweep", "choose sparsity and learning rates on the dev set"),
     "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
     "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
+    "tune-decoding": _Entry("seqdsd.recipes.tune_decoding", "weigh a language model on the dev set"),
 }
 
 

@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "audio.jsonl"
 
     @property
+    def decoding(self) -> Path:
+        """How to weigh a language model, as found on dev."""
+        return self.path / "decoding.toml"
+
+    @property
     def plan(self) -> Path:
         """What is pruned, by which rule."""
         return self.path / "plan.jsonl"

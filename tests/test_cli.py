@@ -110,7 +110,7 @@ def test_version(capsys):
 def test_each_command_has_help_with_an_example(capsys, name):
     status, out, _ = call(capsys, name, "--help")
     assert status == 0
-    assert f"  seqdsd {name} runs/" in out or f"  seqdsd {name} recipes/" in out
+    assert any(f"  seqdsd {name} {what}/" in out for what in ("runs", "recipes", "data"))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_evaluate_another_split_and_batch_size(run, capsys):
 def test_evaluate_helps_with_the_runs_own_kind(run, capsys):
     status, out, _ = call(capsys, "evaluate", run.path, "--help")
     assert status == 0
-    assert "--max-batch-seconds" in out and "--beam" not in out
+    assert "--max-batch-seconds" in out and "--max-words" not in out
 
 
 def test_evaluate_can_skip_what_cannot_be_read(run, corpus, tmp_path, capsys):
@@ -350,6 +350,200 @@ def test_the_command_as_users_start_it(run, corpus, tmp_path):
     assert done.stdout == f"{tmp_path}/eight.wav\t{whole_text(run, tmp_path / 'eight.wav')}\n"
     assert "gone.wav" in done.stderr and "8000 Hz" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# times of words -----------------------------------------------------------------------------------
+
+
+def test_words_are_found_where_they_were_said(run, corpus, capsys):
+    """Letters last 0.1 s each, after 0.1 s of silence; CTC's peaks lie somewhere in their sounds."""
+    checked = 0
+    manifest = [json.loads(line) for line in (corpus / "test_a.jsonl").read_text().splitlines()]
+    status, out, _ = call(
+        capsys,
+        "transcribe",
+        run.path,
+        *(corpus / entry["audio_filepath"] for entry in manifest),
+        "--timestamps",
+        "json",
+    )
+    assert status == 0
+    for entry, line in zip(manifest, out.splitlines(), strict=True):
+        found = json.loads(line)
+        [segment] = found["segments"]
+        assert [word["word"] for word in segment["words"]] == segment["text"].split()
+        if segment["text"].split() != entry["text"].split():
+            continue
+        position = 1
+        for word in segment["words"]:
+            assert word["start"] == pytest.approx(LETTER_SECONDS * position, abs=0.12)
+            assert word["end"] == pytest.approx(LETTER_SECONDS * (position + len(word["word"])), abs=0.12)
+            assert 0 < word["confidence"] <= 1
+            position += len(word["word"]) + 1
+            checked += 1
+    assert checked > 3
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt", "ctm"])
+def test_subtitles_go_to_a_folder_a_file_each(run, corpus, tmp_path, capsys, name):
+    files = [corpus / "test_a0.wav", corpus / "test_a1.wav"]
+    status, out, _ = call(
+        capsys, "transcribe", run.path, *files, "--timestamps", name, "--out", tmp_path / "new"
+    )
+    assert (status, out) == (0, "")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {f"test_a0.{name}", f"test_a1.{name}"}
+    status, out, _ = call(capsys, "transcribe", run.path, files[0], "--timestamps", name)
+    assert (status, out) == (0, (tmp_path / "new" / f"test_a0.{name}").read_text())
+
+
+def test_times_in_a_long_recording_are_the_recordings(run, tmp_path, capsys):
+    long = np.concatenate([spelt("bad cab"), np.zeros(16_000), spelt("fed ace")])
+    soundfile.write(tmp_path / "long.wav", long, 16_000)
+    status, out, _ = call(
+        capsys,
+        "transcribe",
+        run.path,
+        tmp_path / "long.wav",
+        "--timestamps",
+        "json",
+        "--max-piece-seconds",
+        "1.5",
+    )
+    segments = json.loads(out)["segments"]
+    assert status == 0 and len(segments) > 1
+    for segment in segments:
+        for word in segment["words"]:
+            assert segment["start"] <= word["start"] < word["end"] <= segment["end"] + 0.02
+
+
+def test_what_would_land_in_one_file_is_refused(run, corpus, tmp_path, capsys):
+    files = [corpus / "test_a0.wav", corpus / "test_a1.wav"]
+    status, _, err = call(capsys, "transcribe", run.path, *files, "--timestamps", "srt")
+    assert status == 1 and "subtitles are a file each" in err
+    shutil.copy(files[0], tmp_path / "test_a0.wav")
+    status, _, err = call(
+        capsys, "transcribe", run.path, files[0], tmp_path / "test_a0.wav", "--out", tmp_path / "out"
+    )
+    assert status == 1 and "would both be test_a0.txt" in err and not (tmp_path / "out").exists()
+
+
+# language models ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arpa(corpus, tmp_path, capsys) -> Path:
+    """Of the training transcripts."""
+    pytest.importorskip(
+        "flashlight.lib.text.decoder", reason="needs flashlight-text (pip install 'seqdsd[lm]')"
+    )
+    status, out, err = call(capsys, "build-lm", corpus / "train.jsonl", "--out", tmp_path / "words.arpa")
+    assert status == 0, err
+    assert "of 32 sentences" in out
+    return tmp_path / "words.arpa"
+
+
+def wer_of(capsys, *arguments: object) -> float:
+    status, out, err = call(capsys, "evaluate", *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)["test_a"]["wer"]
+
+
+def test_a_language_model_helps(run, corpus, arpa, capsys):
+    data = corpus / "test_a.jsonl"
+    assert wer_of(capsys, run.path, "--data", data, "--lm", arpa) < wer_of(capsys, run.path, "--data", data)
+
+
+def test_decoding_is_said_in_the_signature(run, corpus, arpa, capsys):
+    data = ("--data", corpus / "test_a.jsonl")
+    for flags, said in (
+        ([], "|max decoding\n"),
+        (["--beam", 8], "|beam 8\n"),
+        (["--lm", arpa, "--word-bonus", 1], "|beam 100|lm words.arpa weight 1|word bonus 1\n"),
+    ):
+        assert said in call(capsys, "evaluate", run.path, *data, *flags)[1]
+
+
+def test_weights_are_found_on_dev_and_used_from_then_on(run_copy, corpus, arpa, capsys):
+    (corpus / "test_a.jsonl").rename(corpus / "hidden")
+    try:
+        status, out, err = call(
+            capsys,
+            "tune-decoding",
+            run_copy.path,
+            "--lm",
+            arpa,
+            "--lm-weights",
+            0.5,
+            1,
+            "--word-bonuses",
+            0,
+            2,
+        )
+    finally:
+        (corpus / "hidden").rename(corpus / "test_a.jsonl")
+    assert status == 0, err
+    assert "dev WER" in out and f"seqdsd evaluate {run_copy.path} --lm {arpa}" in out
+    data = ("--data", corpus / "dev.jsonl", "--split", "dev", "--lm", arpa)
+    rates = {}
+    for weight in (0.5, 1):
+        for bonus in (0, 2):
+            flags = ("--lm-weight", weight, "--word-bonus", bonus, "--json")
+            rates[weight, bonus] = json.loads(call(capsys, "evaluate", run_copy.path, *data, *flags)[1])[
+                "dev"
+            ]["wer"]
+    tuned = json.loads(call(capsys, "evaluate", run_copy.path, *data, "--json")[1])["dev"]
+    assert tuned["wer"] == min(rates.values())
+    best = next(pair for pair, rate in rates.items() if rate == tuned["wer"])
+    assert tuned["decoding"] == f"beam 100|lm words.arpa weight {best[0]:g}|word bonus {best[1]:g}"
+
+
+def test_weights_of_another_language_model_are_not_used(run_copy, corpus, arpa, tmp_path, capsys):
+    options = ("--lm-weights", 0.5, "--word-bonuses", 2)
+    assert call(capsys, "tune-decoding", run_copy.path, "--lm", arpa, *options)[0] == 0
+    other = tmp_path / "other.arpa"
+    other.write_text(arpa.read_text().replace("-0.", "-0.1", 1))
+    status, out, _ = call(
+        capsys, "evaluate", run_copy.path, "--data", corpus / "test_a.jsonl", "--lm", other, "--json"
+    )
+    assert json.loads(out)["test_a"]["decoding"] == "beam 100|lm other.arpa weight 1|word bonus 0"
+    run_copy.decoding.write_text("lm = 3\n")
+    status, _, err = call(capsys, "evaluate", run_copy.path, "--lm", arpa)
+    assert status == 1 and "decoding.toml" in err and "run it again" in err
+
+
+def test_transcribe_with_a_language_model_and_hot_words(run, corpus, arpa, capsys):
+    files = sorted(corpus.glob("test_a*.wav"))
+    known = {*WORDS, "dead"}
+    status, out, _ = call(capsys, "transcribe", run.path, *files, "--lm", arpa, "--hot-words", "dead")
+    assert status == 0
+    assert {word for line in out.splitlines() for word in line.split("\t")[1].split()} <= known
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        (["--lm-weight", 1], "lm_weight needs a language model"),
+        (["--hot-words", "bad"], "hot_words needs a language model"),
+        (["--beam", 0], "beam must be at least 1"),
+        (["--lm", "nowhere.arpa"], "nowhere.arpa"),
+    ],
+)
+def test_decoding_that_cannot_be_is_refused(run, corpus, capsys, flags, what):
+    status, _, err = call(capsys, "evaluate", run.path, "--data", corpus / "test_a.jsonl", *flags)
+    assert status != 0 and what in " ".join(err.replace("│", " ").split())
+
+
+def test_build_lm_reads_text_and_names_a_bad_line(tmp_path, capsys):
+    text = tmp_path / "book.txt"
+    text.write_text("It's “one”, TWO.\n\nThree-four!\n")
+    assert call(capsys, "build-lm", text, "--out", tmp_path / "book.arpa", "--order", 2)[0] == 0
+    for word in ("it's", "one", "two", "three", "four"):
+        assert f"\t{word}\t" in (tmp_path / "book.arpa").read_text()
+    manifest = tmp_path / "bad.jsonl"
+    manifest.write_text('{"text": "one"}\n{"txt": "two"}\n')
+    status, _, err = call(capsys, "build-lm", manifest, "--out", tmp_path / "none.arpa")
+    assert status == 1 and f"{manifest}:2" in err.replace("\n", "")
+    assert not (tmp_path / "none.arpa").exists()
 
 
 # errors -------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from seqdsd.models.shared_input_rnn import SharedInputRNN
 Count = TypeVar("Count", int, Tensor)
 
 CONV_FRAMES = 11
-CONV_STRIDE = 2
 
 
 class DeepSpeech1(nn.Module):
@@ -34,6 +33,9 @@ class DeepSpeech1(nn.Module):
     Reference: Han et al. 2017 (DSD), Table 6; Hannun et al. 2014, section 2. The table fixes neither the
     convolution's stride in time (here 2) nor its padding (here half the kernel).
     """
+
+    time_stride = 2
+    """Feature frames from one output frame to the next."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class DeepSpeech1(nn.Module):
             num_bins,
             hidden_size,
             CONV_FRAMES,
-            stride=CONV_STRIDE,
+            stride=self.time_stride,
             padding=CONV_FRAMES // 2,
             bias=not batch_norm,
         )
@@ -71,10 +73,10 @@ class DeepSpeech1(nn.Module):
         self.fc3 = fully_connected()
         self.output = nn.Linear(hidden_size, vocab_size)
 
-    @staticmethod
-    def output_frames(num_frames: Count) -> Count:
+    @classmethod
+    def output_frames(cls, num_frames: Count) -> Count:
         """Output frames for ``num_frames`` feature frames (an int, or a tensor of counts)."""
-        return (num_frames - 1) // CONV_STRIDE + 1
+        return (num_frames - 1) // cls.time_stride + 1
 
     def forward(
         self, features: Float[Tensor, "batch frames bins"], num_frames: Int[Tensor, "batch"]

@@ -16,8 +16,6 @@ Count = TypeVar("Count", int, Tensor)
 
 CHANNELS = 32
 CONV_FRAMES = 11
-TIME_STRIDE = 2
-"""Of the first convolution; the second has 1."""
 BINS_STRIDE = 2
 """Of both."""
 
@@ -86,6 +84,9 @@ class DeepSpeech2(nn.Module):
     tables do not fix the strides in time (here 2, then 1) nor the padding in time (here half the kernel).
     """
 
+    time_stride = 2
+    """Feature frames from one output frame to the next: the first convolution's stride, the second has 1."""
+
     def __init__(
         self,
         *,
@@ -125,7 +126,7 @@ class DeepSpeech2(nn.Module):
             )
 
         self.conv1 = ConvLayer(
-            channels=1, num_bins=num_bins, kernel_bins=41, time_stride=TIME_STRIDE, clip=clip
+            channels=1, num_bins=num_bins, kernel_bins=41, time_stride=self.time_stride, clip=clip
         )
         self.conv2 = ConvLayer(
             channels=CHANNELS, num_bins=self.conv1.out_bins, kernel_bins=21, time_stride=1, clip=clip
@@ -141,10 +142,10 @@ class DeepSpeech2(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)
 
-    @staticmethod
-    def output_frames(num_frames: Count) -> Count:
+    @classmethod
+    def output_frames(cls, num_frames: Count) -> Count:
         """Output frames for ``num_frames`` feature frames (an int, or a tensor of counts)."""
-        return (num_frames - 1) // TIME_STRIDE + 1
+        return (num_frames - 1) // cls.time_stride + 1
 
     def forward(
         self, features: Float[Tensor, "batch frames bins"], num_frames: Int[Tensor, "batch"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,8 +17,9 @@ from seqdsd.data import Manifest, OnBadData, read_manifest
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
 from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
+from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder
-from seqdsd.tasks import BatchSettings, SpeechTask
+from seqdsd.tasks import BatchSettings, DecodingSettings, SpeechTask
 
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
 
@@ -35,6 +36,7 @@ class EvaluateSpeech(Evaluate):
     """Budget of a batch in seconds of audio; by default the run's own."""
     num_workers: int = 0
     """Processes that read audio ahead; 0 reads in this one."""
+    decoding: Annotated[DecodingSettings, tyro.conf.arg(name="")] = field(default_factory=DecodingSettings)
 
 
 def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
@@ -43,7 +45,8 @@ def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
     Raises:
         ValueError: For a run, phase, manifest or utterance that cannot be used; the message says what to do.
     """
-    trained = load_recogniser(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+    folder = RunFolder(asked.run)
+    trained = load_recogniser(folder, phase=asked.phase, device=asked.device)
     data = asked.data or trained.config.data or synthetic_speech(SyntheticSpeech())
     on_bad_data = asked.on_bad_data or trained.config.on_bad_data
     manifests = _read_manifests(data, asked.split, on_bad_data=on_bad_data)
@@ -53,6 +56,7 @@ def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
         corpus=manifests,
         batches_settings=_batches(asked, trained),
         on_bad_data=on_bad_data,
+        decoding=with_tuned_weights(asked.decoding, folder),
     )
     evaluations = {}
     with progress_bar(console) as progress:
@@ -81,7 +85,7 @@ def print_speech_scores(scores: Scores, command: str, console: Console) -> None:
     first = next(iter(scores.evaluations.values()))
     facts = {
         "phase": scores.phase["name"],
-        "signature": f"{first.metrics['signature']}|max decoding",
+        "signature": f"{first.metrics['signature']}|{first.metrics['decoding']}",
         "command": command,
     }
     print_facts(facts, console)

@@ -16,6 +16,7 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram
+from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
@@ -25,7 +26,7 @@ from seqdsd.recipes.speech import SpeechConfig
 from seqdsd.recipes.training import read_run_provenance
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
-from seqdsd.tasks import Captioner, Recogniser
+from seqdsd.tasks import Captioner, DecodingSettings, Recogniser
 from seqdsd.text import Tokenizer, WordVocabulary, load_tokenizer
 from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
 
@@ -62,6 +63,12 @@ class TrainedRecogniser:
         """What the network spells with."""
         return self.recogniser.tokenizer
 
+    @property
+    def frame_seconds(self) -> float:
+        """From one output frame to the next."""
+        stride: int = self.model.module.time_stride  # type: ignore[assignment]  # an ``AcousticModel``
+        return stride * HOP_SAMPLES / SAMPLE_RATE_HZ
+
 
 @dataclass(frozen=True)
 class TrainedCaptioner:
@@ -87,7 +94,11 @@ class TrainedCaptioner:
 
 
 def load_recogniser(
-    folder: RunFolder, *, phase: str | None = None, device: str = "auto"
+    folder: RunFolder,
+    *,
+    phase: str | None = None,
+    device: str = "auto",
+    decoding: DecodingSettings | None = None,
 ) -> TrainedRecogniser:
     """Load what a phase of a speech recognition run handed on.
 
@@ -96,10 +107,11 @@ def load_recogniser(
         phase: Its name as in ``phases.jsonl``, in any case, or with hyphens (``dense-iter-1``); by default
             the best on dev.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
+        decoding: How text is found; by default max decoding.
 
     Raises:
         ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
-            are damaged, or the device is not there.
+            are damaged, the device is not there, or a language model cannot be used.
     """
     recipe = RECOGNISERS[_require(folder, RECOGNISERS)]
     config = read_config(folder.config, recipe.config_class())
@@ -110,7 +122,7 @@ def load_recogniser(
     fabric = make_fabric(device, config.precision)
     return TrainedRecogniser(
         model=fabric.setup_module(model).eval(),
-        recogniser=Recogniser(LogSpectrogram(), tokenizer),
+        recogniser=Recogniser(LogSpectrogram(), tokenizer, decoding),
         config=config,
         phase=record,
         device=fabric.device,

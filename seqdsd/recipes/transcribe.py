@@ -7,9 +7,9 @@ out scoring, which needs transcripts (``seqdsd evaluate``), and who speaks.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -21,8 +21,12 @@ from seqdsd.audio import AUDIO_SUFFIXES, AudioError, audio_seconds, read_blocks,
 from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.streaming import find_files, late_progress
+from seqdsd.recipes.subtitles import ctm, srt, vtt
 from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
-from seqdsd.records import RunFolder
+from seqdsd.recipes.tuned_decoding import with_tuned_weights
+from seqdsd.records import RunFolder, write_atomically
+from seqdsd.tasks import DecodingSettings
+from seqdsd.tasks.alignment import TimedWord, align_words
 
 PROG = "seqdsd transcribe"
 _DESCRIPTION = """Turn recordings of any length, rate and format into text: a line each, with path, tab, text.
@@ -30,7 +34,14 @@ _DESCRIPTION = """Turn recordings of any length, rate and format into text: a li
 Examples:
   seqdsd transcribe runs/an4-ds1 meeting.flac
   seqdsd transcribe runs/an4-ds1 recordings/ --json > transcripts.jsonl
+  seqdsd transcribe runs/an4-ds1 meeting.flac --timestamps srt > meeting.srt
+  seqdsd transcribe runs/an4-ds1 recordings/ --timestamps vtt --out subtitles/
+  seqdsd transcribe runs/an4-ds1 meeting.flac --lm an4.arpa --hot-words rubout
 """
+
+
+TimestampFormat = Literal["json", "srt", "vtt", "ctm"]
+OutputFormat = Literal["txt", "json", "srt", "vtt", "ctm"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,11 @@ class Transcribe:
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
     json: bool = False
     """Print JSON lines: audio_filepath, duration, text, and segments with start and end in seconds."""
+    timestamps: Annotated[TimestampFormat | None, tyro.conf.arg(metavar="json|srt|vtt|ctm")] = None
+    """When each word was said: JSON lines whose segments have words, subtitles, or NIST's CTM."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder for a file a recording (NAME.txt, .json, .srt …) instead of standard output."""
+    decoding: Annotated[DecodingSettings, tyro.conf.arg(name="")] = field(default_factory=DecodingSettings)
 
     def __post_init__(self) -> None:
         if not self.audio:
@@ -61,6 +77,11 @@ class Transcribe:
                 f"got {self.max_piece_seconds}"
             )
 
+    @property
+    def format(self) -> OutputFormat:
+        """What is written."""
+        return self.timestamps or ("json" if self.json else "txt")
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -69,6 +90,8 @@ class Segment:
     start_seconds: float
     end_seconds: float
     text: str
+    words: list[TimedWord] | None = None
+    """When each word was said, in the recording's time, where that was asked for."""
 
 
 @dataclass
@@ -95,6 +118,11 @@ class Transcript:
         """All of it."""
         return " ".join(segment.text for segment in self.segments if segment.text)
 
+    @property
+    def words(self) -> list[TimedWord]:
+        """All timed words."""
+        return [word for segment in self.segments for word in segment.words or ()]
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -109,6 +137,7 @@ def transcribe(
     *,
     max_piece_seconds: float = 20.0,
     max_batch_seconds: float = 120.0,
+    with_words: bool = False,
     on_decoded: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[Transcript]:
     """Transcribe recordings, in their order; each comes as soon as its last piece is decoded.
@@ -120,11 +149,12 @@ def transcribe(
         paths: Files that libsndfile reads.
         max_piece_seconds: Longer recordings are cut, at a quiet place in the last quarter of this time.
         max_batch_seconds: Pieces of a batch times the longest one's duration; bounds memory.
+        with_words: Whether segments say when each word was said.
         on_decoded: Called after each batch with the seconds of audio in it.
     """
     waiting: list[Transcript] = []
     for batch in _batches(_pieces(paths, waiting, max_piece_seconds), max_batch_seconds):
-        _decode(trained, batch)
+        _decode(trained, batch, with_words=with_words)
         on_decoded(sum(len(piece.samples) for piece in batch) / SAMPLE_RATE_HZ)
         while waiting and waiting[0].is_done:
             yield waiting.pop(0)
@@ -139,16 +169,20 @@ def main(argv: Sequence[str]) -> None:
             Transcribe, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
         files = find_files(asked.audio, suffixes=AUDIO_SUFFIXES, kind="recording")
-        trained = load_recogniser(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+        _check_output(asked, files)
+        folder = RunFolder(asked.run)
+        decoding = with_tuned_weights(asked.decoding, folder)
+        trained = load_recogniser(folder, phase=asked.phase, device=asked.device, decoding=decoding)
         with late_progress(lambda: sum(map(_header_seconds, files))) as advance:
             transcripts = transcribe(
                 trained,
                 files,
                 max_piece_seconds=asked.max_piece_seconds,
                 max_batch_seconds=asked.max_batch_seconds,
+                with_words=asked.timestamps is not None,
                 on_decoded=advance,
             )
-            num_bad = sum(not _report(one, as_json=asked.json) for one in transcripts)
+            num_bad = sum(not _report(one, asked.format, asked.out) for one in transcripts)
         if num_bad:
             sys.exit(1)
 
@@ -199,29 +233,72 @@ def _batches(pieces: Iterable[_Piece], max_batch_seconds: float) -> Iterator[lis
 
 
 @torch.inference_mode()
-def _decode(trained: TrainedRecogniser, batch: Sequence[_Piece]) -> None:
+def _decode(trained: TrainedRecogniser, batch: Sequence[_Piece], *, with_words: bool) -> None:
     """Add each piece's text to its recording's transcript."""
     waveforms = pad_sequence([piece.samples for piece in batch], batch_first=True).to(trained.device)
     num_samples = torch.tensor([len(piece.samples) for piece in batch])
     log_probs, num_frames = trained.recogniser.log_probs(trained.model, waveforms, num_samples)
-    for piece, text in zip(batch, trained.recogniser.texts(log_probs, num_frames), strict=True):
+    texts = trained.recogniser.texts(log_probs, num_frames)
+    for piece, text, rows, length in zip(batch, texts, log_probs, num_frames.tolist(), strict=True):
         end_seconds = piece.start_seconds + len(piece.samples) / SAMPLE_RATE_HZ
-        piece.transcript.segments.append(Segment(piece.start_seconds, end_seconds, text))
+        words = _timed(trained, piece, text, rows[:length]) if with_words else None
+        piece.transcript.segments.append(Segment(piece.start_seconds, end_seconds, text, words))
         piece.transcript.num_waiting -= 1
 
 
-def _report(transcript: Transcript, *, as_json: bool) -> bool:
-    """Print a transcript, or on stderr why there is none; whether there is one."""
+def _timed(
+    trained: TrainedRecogniser, piece: _Piece, text: str, log_probs: Float[Tensor, "frames vocab"]
+) -> list[TimedWord]:
+    """When the words of a piece were said, in the recording's time."""
+    words = align_words(log_probs, text, trained.tokenizer, frame_seconds=trained.frame_seconds)
+    return [
+        replace(
+            word,
+            start_seconds=piece.start_seconds + word.start_seconds,
+            end_seconds=piece.start_seconds + word.end_seconds,
+        )
+        for word in words
+    ]
+
+
+def _check_output(asked: Transcribe, files: Sequence[Path]) -> None:
+    """Refuse what would end up in one file and cannot."""
+    if asked.out is None:
+        if asked.timestamps in ("srt", "vtt") and len(files) > 1:
+            raise ValueError(f"{len(files)} recordings: subtitles are a file each; name a folder by --out")
+        return
+    by_name: dict[str, Path] = {}
+    for path in files:
+        if (other := by_name.setdefault(path.stem, path)) != path:
+            raise ValueError(f"{path} and {other} would both be {path.stem}.{asked.format} in {asked.out}")
+    asked.out.mkdir(parents=True, exist_ok=True)
+
+
+def _report(transcript: Transcript, format_: OutputFormat, out: Path | None) -> bool:
+    """Write a transcript, or on stderr why there is none; whether there is one."""
     if transcript.problem is not None:
         print(transcript.problem, file=sys.stderr)
         return False
     if transcript.note is not None:
         print(f"{transcript.path}: {transcript.note}", file=sys.stderr)
-    if as_json:
-        print(json.dumps(_as_object(transcript), ensure_ascii=False), flush=True)
+    text = _written(transcript, format_)
+    if out is not None:
+        write_atomically(out / f"{transcript.path.stem}.{format_}", text)
     else:
-        print(f"{transcript.path}\t{transcript.text}", flush=True)
+        print(f"{transcript.path}\t{text}" if format_ == "txt" else text, end="", flush=True)
     return True
+
+
+def _written(transcript: Transcript, format_: OutputFormat) -> str:
+    if format_ == "srt":
+        return srt(transcript.words)
+    if format_ == "vtt":
+        return vtt(transcript.words)
+    if format_ == "ctm":
+        return ctm(transcript.words, transcript.path)
+    if format_ == "json":
+        return json.dumps(_as_object(transcript), ensure_ascii=False) + "\n"
+    return transcript.text + "\n"
 
 
 def _as_object(transcript: Transcript) -> dict[str, Any]:
@@ -229,11 +306,28 @@ def _as_object(transcript: Transcript) -> dict[str, Any]:
         "audio_filepath": str(transcript.path),
         "duration": round(transcript.duration_seconds, 3),
         "text": transcript.text,
-        "segments": [
-            {"start": round(one.start_seconds, 3), "end": round(one.end_seconds, 3), "text": one.text}
-            for one in transcript.segments
-        ],
+        "segments": [_segment_object(one) for one in transcript.segments],
     }
+
+
+def _segment_object(segment: Segment) -> dict[str, Any]:
+    whole = {
+        "start": round(segment.start_seconds, 3),
+        "end": round(segment.end_seconds, 3),
+        "text": segment.text,
+    }
+    if segment.words is None:
+        return whole
+    words = [
+        {
+            "word": one.word,
+            "start": round(one.start_seconds, 3),
+            "end": round(one.end_seconds, 3),
+            "confidence": round(one.confidence, 3),
+        }
+        for one in segment.words
+    ]
+    return {**whole, "words": words}
 
 
 def _header_seconds(path: Path) -> float:

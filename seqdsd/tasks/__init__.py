@@ -1,6 +1,7 @@
 """Model, data, loss, decoding and metric of one kind of problem, behind the engine's ``Task`` protocol."""
 
 from seqdsd.tasks.caption import Captioner, CaptionTask, SearchSettings
+from seqdsd.tasks.decoding import DecodingSettings
 from seqdsd.tasks.speech import AugmentSettings, BatchSettings, Recogniser, SpeechTask
 
 __all__ = [
@@ -8,6 +9,7 @@ __all__ = [
     "BatchSettings",
     "CaptionTask",
     "Captioner",
+    "DecodingSettings",
     "Recogniser",
     "SearchSettings",
     "SpeechTask",

@@ -28,10 +28,10 @@ from seqdsd.data import (
     check_transcripts,
     load_batches,
 )
-from seqdsd.decode import greedy_decode
 from seqdsd.engine import Evaluation
 from seqdsd.metrics import cer, wer
 from seqdsd.metrics.wer import ErrorRate
+from seqdsd.tasks.decoding import DecodingSettings, make_text_decoder
 from seqdsd.text import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,11 @@ BLANK_COLLAPSE_SHARE = 0.9
 class AcousticModel(Protocol):
     """What ``SpeechTask`` needs of a network besides ``nn.Module``."""
 
-    @staticmethod
-    def output_frames(num_frames: int) -> int:
+    time_stride: int
+    """Feature frames from one output frame to the next."""
+
+    @classmethod
+    def output_frames(cls, num_frames: int) -> int:
         """Output frames for a number of feature frames."""
 
 
@@ -106,9 +109,17 @@ class AugmentSettings:
 class Recogniser:
     """An acoustic model with the features before it and the decoding after it."""
 
-    def __init__(self, features: LogSpectrogram, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, features: LogSpectrogram, tokenizer: Tokenizer, decoding: DecodingSettings | None = None
+    ) -> None:
+        """Max decoding, unless another is asked for.
+
+        Raises:
+            ValueError: See ``make_text_decoder``.
+        """
         self.features = features
         self.tokenizer = tokenizer
+        self.texts = make_text_decoder(decoding or DecodingSettings(), tokenizer)
 
     def log_probs(
         self,
@@ -125,12 +136,15 @@ class Recogniser:
                 features = masks(features, num_frames, generator=torch.default_generator)
         return model(features, num_frames)
 
-    def texts(
-        self, log_probs: Float[Tensor, "batch frames vocab"], num_frames: Int[Tensor, "batch"]
-    ) -> list[str]:
-        """Max decoding."""
-        ids = greedy_decode(log_probs, num_frames, blank_id=self.tokenizer.blank_id)
-        return [self.tokenizer.decode(one) for one in ids]
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network makes of a batch."""
+
+    loss: Float[Tensor, ""]
+    """CTC loss, summed over the utterances."""
+    log_probs: Float[Tensor, "batch out_frames vocab"]
+    num_frames: Int[Tensor, "batch"]
 
 
 @dataclass
@@ -146,6 +160,7 @@ class SpeechTask:
     on_bad_data: OnBadData = "error"
     seed: int = 0
     pin_memory: bool = False
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
 
     def __post_init__(self) -> None:
         """Check every transcript of every split.
@@ -153,7 +168,7 @@ class SpeechTask:
         Raises:
             BadDataError: See ``seqdsd.data.check_transcripts``.
         """
-        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
+        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer, self.decoding)
         self.skipped: dict[str, str] = {}
         self._rates_seen: set[int] = set()
         manifests = _manifests(self.corpus)
@@ -203,7 +218,7 @@ class SpeechTask:
 
     def loss(self, model: nn.Module, batch: SpeechBatch) -> Float[Tensor, ""]:
         """CTC loss, summed over an utterance's frames and averaged over utterances."""
-        return self._forward(model, batch, self._masks)[0] / len(batch)
+        return self._forward(model, batch, self._masks).loss / len(batch)
 
     @torch.inference_mode()
     def evaluate(
@@ -214,7 +229,7 @@ class SpeechTask:
         *,
         after_batch: Callable[[int], None] = lambda utterances: None,
     ) -> Evaluation:
-        """Max decoding of a split: WER, CER and the mean CTC loss an utterance.
+        """Decode a split: WER, CER and the mean CTC loss an utterance.
 
         Args:
             model: The task's own, as the engine has wrapped it.
@@ -225,26 +240,37 @@ class SpeechTask:
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or if none can.
         """
-        model.eval()
         losses, rows = [], {}
-        for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
-            after_batch(len(batch) + len(batch.bad))
-            if len(batch) == 0:
-                continue
-            loss, log_probs, num_frames = self._forward(model, batch.to(device))
-            losses.append(loss)
-            hyps = self.recogniser.texts(log_probs, num_frames)
+        for batch, outputs in self.outputs(model, split, device, after_batch=after_batch):
+            losses.append(outputs.loss)
+            hyps = self.recogniser.texts(outputs.log_probs, outputs.num_frames)
             for id_, ref, hyp in zip(batch.ids, batch.texts, hyps, strict=True):
                 rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
         ordered = [rows[one.id] for one in self._splits[split].utterances if one.id in rows]
-        if not ordered:
-            raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
-        return _judged(ordered, mean_loss=float(torch.stack(losses).sum()) / len(ordered))
+        mean_loss = float(torch.stack(losses).sum()) / len(ordered)
+        return _judged(ordered, mean_loss=mean_loss, decoding=str(self.decoding))
 
-    def _forward(
-        self, model: nn.Module, batch: SpeechBatch, masks: SpecAugment | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed CTC loss, log-probabilities and output lengths."""
+    @torch.inference_mode()
+    def outputs(
+        self,
+        model: nn.Module,
+        split: str,
+        device: torch.device,
+        *,
+        after_batch: Callable[[int], None] = lambda utterances: None,
+    ) -> Iterator[tuple[SpeechBatch, Outputs]]:
+        """What the network makes of a split, from the shortest utterance to the longest; see ``evaluate``."""
+        model.eval()
+        is_empty = True
+        for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
+            if len(batch) > 0:
+                is_empty = False
+                yield batch, self._forward(model, batch.to(device))
+            after_batch(len(batch) + len(batch.bad))
+        if is_empty:
+            raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
+
+    def _forward(self, model: nn.Module, batch: SpeechBatch, masks: SpecAugment | None = None) -> Outputs:
         log_probs, num_frames = self.recogniser.log_probs(model, batch.waveforms, batch.num_samples, masks)
         loss = nn.functional.ctc_loss(
             log_probs.transpose(0, 1),
@@ -254,7 +280,7 @@ class SpeechTask:
             blank=self.tokenizer.blank_id,
             reduction="sum",
         )
-        return loss, log_probs, num_frames
+        return Outputs(loss, log_probs, num_frames)
 
     def _checked(self, manifest: Manifest, split: str) -> Manifest:
         speed_factor = max(self.augment.speed_factors) if split == "train" else 1.0
@@ -319,7 +345,7 @@ def _source(message: str) -> str:
     return message.split(": ")[0]
 
 
-def _judged(rows: list[dict[str, str]], *, mean_loss: float) -> Evaluation:
+def _judged(rows: list[dict[str, str]], *, mean_loss: float, decoding: str) -> Evaluation:
     refs, hyps = [row["ref"] for row in rows], [row["hyp"] for row in rows]
     words, characters = wer(refs, hyps), cer(refs, hyps)
     metrics = {
@@ -330,6 +356,7 @@ def _judged(rows: list[dict[str, str]], *, mean_loss: float) -> Evaluation:
         "characters": _counts(characters),
         "loss": mean_loss,
         "signature": words.signature,
+        "decoding": decoding,
     }
     empty = sum(not hyp for hyp in hyps) / len(hyps)
     notes = []

@@ -1,0 +1,85 @@
+"""What ``seqdsd tune-decoding`` found, in the run's folder, and its use by the commands that decode."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tomli_w
+
+from seqdsd.config import ConfigError, read_values
+from seqdsd.records import RunFolder, write_atomically
+from seqdsd.tasks import DecodingSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TunedWeights:
+    """How to weigh one language model beside one run's network."""
+
+    lm: str
+    """The file's name, for people."""
+    lm_digest: str
+    """Of the file's contents."""
+    phase: str
+    """Whose weights the network had."""
+    lm_weight: float
+    word_bonus: float
+    dev_wer: float
+    """As a fraction."""
+
+    def write(self, folder: RunFolder) -> None:
+        """Write them into the run's folder, in place of those found before."""
+        write_atomically(folder.decoding, tomli_w.dumps(vars(self)))
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> TunedWeights:
+        """Read what ``write`` wrote.
+
+        Raises:
+            ConfigError: If the file cannot be read.
+        """
+        values = read_values(folder.decoding)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(
+                f"{folder.decoding}: not as seqdsd tune-decoding writes it ({error}); run it again"
+            ) from error
+
+
+def digest_of(path: Path) -> str:
+    """By which a file is known, whatever it is called."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def with_tuned_weights(asked: DecodingSettings, folder: RunFolder) -> DecodingSettings:
+    """Weights that are not asked for are those that were found on dev for this language model, if they were.
+
+    Raises:
+        ConfigError: If what was found cannot be read.
+        OSError: If the language model cannot be read.
+    """
+    if asked.lm is None or (asked.lm_weight is not None and asked.word_bonus is not None):
+        return asked
+    if not folder.decoding.is_file():
+        log.warning("the language model's weights are guesses: seqdsd tune-decoding finds them on dev")
+        return asked
+    tuned = TunedWeights.read(folder)
+    if tuned.lm_digest != digest_of(asked.lm):
+        log.warning(
+            "the weights in %s are of another language model (%s) and are not used; seqdsd tune-decoding finds this "
+            "one's",
+            folder.decoding,
+            tuned.lm,
+        )
+        return asked
+    return replace(
+        asked,
+        lm_weight=tuned.lm_weight if asked.lm_weight is None else asked.lm_weight,
+        word_bonus=tuned.word_bonus if asked.word_bonus is None else asked.word_bonus,
+    )
