@@ -56,6 +56,18 @@ class SpeechBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def silence(cls, num_samples: int) -> SpeechBatch:
+        """No utterance, but something for a network to compute on where other processes wait for this one."""
+        return cls(
+            ids=(),
+            texts=(),
+            waveforms=torch.zeros(1, num_samples),
+            num_samples=torch.tensor([num_samples]),
+            tokens=torch.zeros(0, dtype=torch.long),
+            num_tokens=torch.tensor([0]),
+        )
+
     def to(self, device: torch.device) -> SpeechBatch:
         """The batch with waveforms and tokens on ``device``."""
         return replace(

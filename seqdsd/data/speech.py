@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from seqdsd.audio import read_audio, speed_perturb
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.manifest import Manifest, Utterance, read_manifest
-from seqdsd.data.sampler import BucketBatchSampler
 from seqdsd.text import Tokenizer
 
 OnBadData = Literal["error", "skip"]
@@ -189,14 +188,15 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
 
 
 def load_batches(
-    dataset: SpeechDataset, sampler: BucketBatchSampler, *, num_workers: int, pin_memory: bool = False
+    dataset: SpeechDataset, batches: Iterable[Sequence[int]], *, num_workers: int, pin_memory: bool = False
 ) -> Iterator[SpeechBatch]:
-    """The batches of ``sampler``, read ahead by ``num_workers`` processes (0: here, when needed)."""
+    """Utterances by their indices, batch by batch, read ahead by ``num_workers`` processes (0: here, when needed)."""
+    indices = [list(batch) for batch in batches]
     loader = DataLoader(
         dataset,
-        batch_sampler=sampler,
+        batch_sampler=indices,
         collate_fn=collate,
-        num_workers=min(num_workers, len(sampler)),
+        num_workers=min(num_workers, len(indices)),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # of its own: drawing from the global one would change dropout on resume
         worker_init_fn=_leave_stopping_to_the_trainer,

@@ -13,6 +13,7 @@ from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
+from seqdsd.engine.processes import Processes, is_first_process, is_lost_company
 from seqdsd.engine.task import Batch, Evaluation, Task
 
 __all__ = [
@@ -25,12 +26,15 @@ __all__ = [
     "NesterovSettings",
     "OptimizerSettings",
     "Precision",
+    "Processes",
     "StopRequested",
     "Task",
     "TrainSettings",
     "TrainingDiverged",
     "device_name",
     "has_checkpoint",
+    "is_first_process",
+    "is_lost_company",
     "load_checkpoint",
     "load_latest",
     "make_fabric",

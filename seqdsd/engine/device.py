@@ -1,15 +1,26 @@
-"""Where a run computes, and in which precision."""
+"""Where a run computes, in which precision, and with how many processes."""
 
-from typing import Literal
+import os
+from inspect import signature
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 Precision = Literal["32-true", "bf16-mixed"]
 
+# Statistics of norms are the same in all processes (``FrameNorm``). Sent at every forward pass, they would make
+# processes that evaluate unlike numbers of batches wait for each other for ever. torch 2.14 has renamed the option.
+_SENT_BUFFERS = {"forward_sync_buffers", "broadcast_buffers"} & set(
+    signature(DistributedDataParallel).parameters
+)
+_WITHOUT_SENT_BUFFERS: dict[str, Any] = {max(_SENT_BUFFERS): False}
+
 
 def make_fabric(device: str, precision: Precision) -> Fabric:
-    """Fabric on one device.
+    """Fabric on one device; started by ``torchrun``, on one device for each of its processes, which have then met.
 
     Args:
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
@@ -18,10 +29,21 @@ def make_fabric(device: str, precision: Precision) -> Fabric:
     Raises:
         ValueError: If there is no such device here.
     """
+    count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     try:
-        return Fabric(accelerator=device, devices=1, precision=precision)
+        if count == 1:
+            return Fabric(accelerator=device, devices=1, precision=precision)
+        fabric = Fabric(
+            accelerator=device,
+            devices=here,
+            num_nodes=count // here,
+            precision=precision,
+            strategy=DDPStrategy(**_WITHOUT_SENT_BUFFERS),
+        )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--device {device}: {error}") from error
+    fabric.launch()
+    return fabric
 
 
 def device_name(device: torch.device) -> str:

@@ -1,7 +1,7 @@
 """Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; resumable.
 
 What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``; what is saved is ``run_state.py``.
-Several processes are left out.
+Of several processes all walk in step, and the first writes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from seqdsd.engine.checkpoint import Checkpoint, load_latest, restore_optimizer, save_checkpoint, save_latest
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
-from seqdsd.engine.loop import TrainingDiverged, train_epoch
+from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
 from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
+from seqdsd.engine.processes import Processes
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 from seqdsd.engine.run_state import RunState
 from seqdsd.engine.takeover import take_over
@@ -96,12 +97,16 @@ class DSDTraining:
         self._settings = settings
         self._folder = folder
         self._fabric = fabric
-        self._console = console or Console()
+        self._processes = Processes.of(fabric)
+        self._console = (console or Console()) if self._processes.is_first else Console(quiet=True)
         self._start_from = start_from
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         self._optimizer: _FabricOptimizer
+        self._handle: MaskHandle | None = None
+        self._tensorboard: TensorBoardLog | None = None
         self._dev_headline = ""
+        self._steps_unasked = 0
         self._saved_at = time.monotonic()
         self._counted_until: float | None = None  # training time up to here is in the state's seconds
 
@@ -119,13 +124,13 @@ class DSDTraining:
             self._write_records()
         elif self._start_from is not None:
             self._take_over(self._start_from)
-        if self._plans:
+        if self._plans and self._processes.is_first:
             write_json_lines(self._folder.plan, plan_rows(self._plans))
         if len(self._state.records) == len(self._schedule):
             return self._state.records
-        self._tensorboard = TensorBoardLog(self._folder.tensorboard, first_epoch=self._state.epochs_done)
+        self._processes.wait()  # all have read what the first goes on to write
         with (
-            closing(self._tensorboard),
+            self._open_tensorboard() as self._tensorboard,
             stop_on_signals() as self._wish,
             self._open_display() as self._display,
         ):
@@ -135,7 +140,7 @@ class DSDTraining:
         return self._state.records
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        handle = self._start_phase(phase, restored)
+        self._handle = handle = self._start_phase(phase, restored)
         try:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
@@ -175,13 +180,15 @@ class DSDTraining:
             raise ValueError("not one training item can be read; the warnings above say why")
         train_loss = meter.mean
         dev = self._evaluate("dev")
-        self._tensorboard.epoch(
-            self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
-        )
+        if self._tensorboard:
+            self._tensorboard.epoch(
+                self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
+            )
         if self._state.finish_epoch(dev):
             self._state.best = _copied(self._task.model.state_dict())
         self._dev_headline = dev.headline
-        self._folder.write_progress(self._progress(phase))
+        if self._processes.is_first:
+            self._folder.write_progress(self._progress(phase))
         seconds = time.monotonic() - started
         self._display.say(
             f"{phase.name:<13} epoch {self._state.now.epoch:>2}/{phase.epochs}  loss {train_loss:7.2f}"
@@ -203,6 +210,7 @@ class DSDTraining:
             settings=self._settings.optimizer,
             meter=self._state.meter,
             after_step=lambda step: self._after_step(phase, step),
+            after_backward=self._mask_summed_gradients,
         )
         self._count_seconds()
         self._counted_until = None
@@ -216,12 +224,25 @@ class DSDTraining:
             loss=self._state.meter.mean,
             dev=self._dev_headline,
         )
-        if self._wish.requested:
+        if self._is_stop_wished():
             raise StopRequested(
                 f"stopped on request, all is saved; go on with --resume --config {self._folder.config}"
             )
         if time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes:
             self._save()
+
+    def _mask_summed_gradients(self) -> None:
+        """Of several processes: their gradients may have been added up before each of them was masked."""
+        if self._processes.count > 1 and self._state.masks is not None and self._handle is not None:
+            self._state.masks.mask_gradients_()
+
+    def _is_stop_wished(self) -> bool:
+        """Whether to stop after this step; all processes say the same, and ask each other every few steps only."""
+        self._steps_unasked += 1
+        if self._processes.count > 1 and self._steps_unasked < READ_EVERY_STEPS:
+            return False
+        self._steps_unasked = 0
+        return self._processes.any(self._wish.requested, self._fabric.device)
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Take the phase's best weights and judge them on every split."""
@@ -258,6 +279,16 @@ class DSDTraining:
         is_sparse = phase.kind == "sparse"
         self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
         record = self._record(phase, evaluations)
+        if self._processes.is_first:
+            self._write_phase(phase, evaluations)
+        scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
+        best_epoch = record["best_epoch"]
+        self._display.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
+        self._state.finish_phase(record)
+        self._save(is_under_way=False)
+        self._write_records()
+
+    def _write_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
         for split, evaluation in evaluations.items():
             write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
         save_checkpoint(
@@ -267,13 +298,8 @@ class DSDTraining:
         if phase.kind == "sparse" and self._state.masks is not None:
             masks = Checkpoint(self._state.masks.state_dict(), {"phase": phase.name})
             save_checkpoint(self._folder.mask(phase.name), masks)
-        self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
-        scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
-        best_epoch = record["best_epoch"]
-        self._display.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
-        self._state.finish_phase(record)
-        self._save(is_under_way=False)
-        self._write_records()
+        if self._tensorboard:
+            self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
 
     def _record(self, phase: Phase, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
         plan, now = self._plans.get(phase), self._state.now
@@ -333,6 +359,11 @@ class DSDTraining:
             "dev": self._dev_headline,
         }
 
+    def _open_tensorboard(self) -> Any:
+        if not self._processes.is_first:
+            return nullcontext()
+        return closing(TensorBoardLog(self._folder.tensorboard, first_epoch=self._state.epochs_done))
+
     def _open_display(self) -> Any:
         total = self._schedule.total_epochs * self._task.num_batches
         return RunDisplay.open(
@@ -348,6 +379,8 @@ class DSDTraining:
     def _save(self, *, is_under_way: bool = True) -> None:
         self._count_seconds()
         self._saved_at = time.monotonic()
+        if not self._processes.is_first:
+            return
         checkpoint = self._state.checkpoint(
             self._task.model,
             self._schedule,
@@ -382,6 +415,7 @@ class DSDTraining:
             model=self._task.model,
             schedule=self._schedule,
             fingerprint=self._task.fingerprint,
+            copies_files=self._processes.is_first,
         )
         self._save(is_under_way=False)
         self._write_records()
@@ -389,6 +423,8 @@ class DSDTraining:
         log.info("taken over from %s: %s", parent.path, names)
 
     def _write_records(self) -> None:
+        if not self._processes.is_first:
+            return
         # Before the phases: another run may take these over as soon as they are there.
         if self._state.weight_rows:
             write_json_lines(self._folder.weight_statistics, self._state.weight_rows)

@@ -19,6 +19,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 
 from seqdsd.engine.optimizer import OptimizerSettings
+from seqdsd.engine.processes import Processes
 from seqdsd.engine.task import Batch, Task
 
 log = logging.getLogger(__name__)
@@ -90,9 +91,10 @@ class LossMeter:
         return {name: getattr(self, name) for name in ("sum", "steps", "bad_steps", "bad_in_a_row")}
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """Seed of one step's randomness (dropout, masks), so that a run can go on from any step."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0])
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """Seed of one step's randomness (dropout, masks), so that a run can go on from any step; each process's own."""
+    key = (seed, epoch, step, *([rank] if rank else []))
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def train_epoch(
@@ -107,6 +109,7 @@ def train_epoch(
     settings: OptimizerSettings,
     meter: LossMeter,
     after_step: Callable[[int], None],
+    after_backward: Callable[[], None] = lambda: None,
 ) -> None:
     """Train over the batches of ``epoch`` but the ``first`` ones.
 
@@ -114,22 +117,30 @@ def train_epoch(
         fabric: Device and precision.
         model: The task's model, as Fabric has wrapped it.
         optimizer: Over the model's parameters, as Fabric has wrapped it; takes ``found_inf`` (see ``optimizer.py``).
-        task: Gives batches and loss.
+        task: Gives batches and loss: of several processes, each gives its share.
         epoch: Counted over the whole run.
         first: Batches already done.
         seed: Of the run.
         settings: How gradients are clipped.
         meter: Takes the losses.
         after_step: Called with the number of batches done, when weights and optimizer are consistent.
+        after_backward: Called when the gradients are complete, before they are clipped.
 
     Raises:
         TrainingDiverged: See ``LossMeter.judge``.
     """
     model.train()
+    processes = Processes.of(fabric)
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
-        if len(batch) > 0:
-            torch.manual_seed(step_seed(seed, epoch, done))  # dropout knows no generator of its own
-            _train_step(fabric, model, optimizer, task, batch.to(fabric.device), settings, meter)
+        if (
+            len(batch) > 0 or processes.count > 1
+        ):  # the others have something to train on, and wait for this one
+            # dropout knows no generator of its own
+            torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
+            loss, failed = _train_step(
+                fabric, model, optimizer, task, batch.to(fabric.device), settings, processes, after_backward
+            )
+            meter.add(loss, failed, batch.ids)
         after_step(done)
         meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
@@ -142,16 +153,24 @@ def _train_step(
     task: Task[Any],
     batch: Batch,
     settings: OptimizerSettings,
-    meter: LossMeter,
-) -> None:
+    processes: Processes,
+    after_backward: Callable[[], None],
+) -> tuple[Tensor, Tensor]:
+    """Make a step; the loss of the whole batch, and whether the step was skipped, both on the device."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     loss = task.loss(model, batch)
+    if processes.count > 1:
+        # Gradients are averaged over the processes, which need not have as many items each.
+        items = loss.new_tensor(float(len(batch)))
+        loss = loss * (items * processes.count / processes.sum_(items.clone()))
     fabric.backward(loss)
+    after_backward()
     norm = settings.clip_(fabric, model, optimizer)
-    failed = ~torch.isfinite(loss.detach() + norm)
+    whole_loss = processes.sum_(loss.detach().clone()) / processes.count
+    failed = ~torch.isfinite(whole_loss + norm)
     optimizer.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # see optimizer.py
     optimizer.step()
     optimizer.zero_grad()
     for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever
         torch.where(failed, before, buffer, out=buffer)
-    meter.add(loss, failed, batch.ids)
+    return whole_loss, failed

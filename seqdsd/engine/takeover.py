@@ -19,7 +19,13 @@ from seqdsd.sparsity import MaskSet, Phase, Schedule
 
 
 def take_over(
-    parent: RunFolder, folder: RunFolder, *, model: nn.Module, schedule: Schedule, fingerprint: str
+    parent: RunFolder,
+    folder: RunFolder,
+    *,
+    model: nn.Module,
+    schedule: Schedule,
+    fingerprint: str,
+    copies_files: bool = True,
 ) -> RunState:
     """Take the leading phases of ``schedule`` that ``parent`` has finished: records, hypotheses and weights.
 
@@ -29,6 +35,7 @@ def take_over(
         model: Is given the weights that the last of these phases handed on.
         schedule: Of the run that begins.
         fingerprint: Of the training data (see ``Task``).
+        copies_files: Whether the phases' files are copied: of several processes one does.
 
     Raises:
         ValueError: If the runs have no phase in common, or were trained on other data or another network.
@@ -47,7 +54,7 @@ def take_over(
         model.load_state_dict(load_checkpoint(parent.weights(last["name"])).tensors)
     except RuntimeError as error:
         raise ValueError(f"{parent.path}: its weights are another network's: {error}") from error
-    for record in records:
+    for record in records if copies_files else ():
         _copy_files(parent, folder, record["name"])
     state = RunState(records=records, weight_rows=_weight_rows(parent, records))
     if last["kind"] == "sparse":

@@ -2,6 +2,7 @@
 
 from seqdsd.models.deepspeech1 import DeepSpeech1
 from seqdsd.models.deepspeech2 import DeepSpeech2
+from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.lstm import LSTM
 from seqdsd.models.neuraltalk import NeuralTalk
@@ -13,6 +14,7 @@ __all__ = [
     "LSTM",
     "DeepSpeech1",
     "DeepSpeech2",
+    "FrameNorm",
     "FramePacking",
     "GatedRNN",
     "NeuralTalk",

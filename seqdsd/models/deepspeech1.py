@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, zero_padding
 from seqdsd.models.shared_input_rnn import SharedInputRNN
 
@@ -50,7 +51,7 @@ class DeepSpeech1(nn.Module):
         super().__init__()
 
         def nonlinearity() -> nn.Sequential:
-            norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
+            norm = FrameNorm(hidden_size) if batch_norm else nn.Identity()
             return nn.Sequential(norm, ClippedReLU(clip), nn.Dropout(dropout))
 
         def fully_connected() -> nn.Sequential:

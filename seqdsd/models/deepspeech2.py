@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.packing import FramePacking, zero_padding
 from seqdsd.models.row_convolution import RowConvolution
@@ -40,7 +41,7 @@ class ConvLayer(nn.Module):
             bias=False,
         )
         self.out_bins = (num_bins - 1) // BINS_STRIDE + 1
-        self.norm = nn.BatchNorm1d(CHANNELS * self.out_bins)
+        self.norm = FrameNorm(CHANNELS * self.out_bins)
         self.relu = ClippedReLU(clip)
 
     def forward(
@@ -137,7 +138,7 @@ class DeepSpeech2(nn.Module):
             None if bidirectional else RowConvolution(hidden_size=hidden_size, future_frames=future_frames)
         )
         self.fc = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size, bias=False), nn.BatchNorm1d(hidden_size), ClippedReLU(clip)
+            nn.Linear(hidden_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
         )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)

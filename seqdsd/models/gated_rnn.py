@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -29,7 +30,7 @@ class GatedRNN(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(input_size) if batch_norm else nn.Identity()
+        self.norm = FrameNorm(input_size) if batch_norm else nn.Identity()
         self.rnn = CELLS[cell](input_size, hidden_size, bidirectional=bidirectional)
 
     def forward(

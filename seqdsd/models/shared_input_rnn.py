@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking
 
 
@@ -102,7 +103,7 @@ class SharedInputRNN(nn.Module):
     ) -> None:
         super().__init__()
         self.input = nn.Linear(input_size, hidden_size, bias=not batch_norm)
-        self.norm = nn.BatchNorm1d(hidden_size) if batch_norm else nn.Identity()
+        self.norm = FrameNorm(hidden_size) if batch_norm else nn.Identity()
         self.weight_recurrent = nn.Parameter(torch.empty(1 + bidirectional, hidden_size, hidden_size))
         self.clip = clip
         # Uniform ones learn far slower on AN4: docs/experiments.md.

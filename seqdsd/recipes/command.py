@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from seqdsd.config import read_config
-from seqdsd.engine import StopRequested, TrainingDiverged
+from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company
 
 ConfigT = TypeVar("ConfigT")
 
@@ -86,18 +86,28 @@ def parse_command(
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main``; what a user can mend is shown as one message without a traceback.
 
-    Exit status: 1 after bad input or a diverged run, 130 after Ctrl-C.
+    Exit status: 1 after bad input, a diverged run or another process's end, 130 after Ctrl-C.
     """
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.INFO if is_first_process() else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
     )
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which precision, how many processes
     console = Console(stderr=True)
     try:
         main()
     except (ValueError, OSError, TrainingDiverged) as error:
         console.print("[bold red]error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except RuntimeError as error:
+        if not is_lost_company(error):
+            raise
+        console.print(
+            "[bold red]error:[/bold red] another process of this run has ended; it says why. What the last checkpoint "
+            "holds is kept (--resume, with as many processes or others)",
+            soft_wrap=True,
+        )
         sys.exit(1)
     except StopRequested as stopped:
         console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)

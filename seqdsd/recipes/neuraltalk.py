@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 
 from seqdsd.config import read_config
 from seqdsd.data import CaptionCorpus, CaptionedImage, check_images_exist, check_known_words, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
-from seqdsd.engine import AdaptiveSettings, make_fabric
+from seqdsd.engine import AdaptiveSettings, Processes, is_first_process, make_fabric
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.recipes.command import parse_command, run_command
@@ -169,7 +170,7 @@ def run(
     Raises:
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
     """
-    console = console or Console()
+    console = console or Console(quiet=not is_first_process())
     folder = RunFolder(config.out)
     has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
     parent = find_parent(start_from, folder, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
@@ -177,7 +178,10 @@ def run(
     if phases is None:
         # Not counted again: from captions mended since then, other words would get the ids.
         known = folder if has_run else parent
-        task = make_task(config, WordVocabulary.load(known.path) if known else None)
+        fabric = make_fabric(config.device, config.precision)
+        with fabric.rank_zero_first():  # scenes are drawn and features computed once
+            vocabulary = WordVocabulary.load(known.path) if known else None
+            task = make_task(config, vocabulary, fabric)
         phases = train(
             task,
             config,
@@ -185,11 +189,13 @@ def run(
             rules=CAPTION_RULES,
             optimizer=config.optimizer,
             folder=folder,
+            fabric=fabric,
             console=console,
             save_parts=lambda path: _save_parts(task, path),
             start_from=parent,
         )
-    show(folder, phases, console)
+    if is_first_process():
+        show(folder, phases, console)
     return RunResult(folder, phases)
 
 
@@ -216,18 +222,22 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     if config.features is None:
         feature_size = ENCODERS[config.encoder.name].feature_size
     else:
-        feature_size = make_features(config, corpus)[1].feature_size
+        device = make_fabric(config.device, config.precision).device
+        feature_size = make_features(config, corpus, device)[1].feature_size
     model = make_model(config, vocabulary, feature_size=feature_size)
     describe_training(model, config, rules=CAPTION_RULES, console=console)
 
 
-def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> CaptionTask:
+def make_task(
+    config: Config, vocabulary: WordVocabulary | None = None, fabric: Fabric | None = None
+) -> CaptionTask:
     """The network with fresh weights and its data; without a vocabulary the training captions' words are counted.
 
     Raises:
         ValueError: For data that cannot be used.
     """
-    corpus, features = make_features(config, read_corpus(config))
+    fabric = fabric or make_fabric(config.device, config.precision)
+    corpus, features = make_features(config, read_corpus(config), fabric.device)
     if vocabulary is None:  # words of images that cannot be used do not count
         usable = [image for image in corpus.train if image.id in features.rows]
         vocabulary = make_vocabulary(config.vocabulary, usable)
@@ -244,6 +254,7 @@ def make_task(config: Config, vocabulary: WordVocabulary | None = None) -> Capti
         search=config.search,
         seed=config.seed,
         pin_memory=config.pins_memory,
+        processes=Processes.of(fabric),
     )
 
 
@@ -266,8 +277,10 @@ def make_vocabulary(settings: VocabularySettings, images: Iterable[CaptionedImag
     )
 
 
-def make_features(config: Config, corpus: CaptionCorpus) -> tuple[CaptionCorpus, ImageFeatures]:
-    """The corpus without images that cannot be used, and the features of the others."""
+def make_features(
+    config: Config, corpus: CaptionCorpus, device: torch.device
+) -> tuple[CaptionCorpus, ImageFeatures]:
+    """The corpus without images that cannot be used, and the features of the others, computed on ``device``."""
     if config.features is not None:
         names = corpus.all_filenames
         return corpus, read_feature_file(config.features, names, on_bad_data=config.on_bad_data)
@@ -275,7 +288,7 @@ def make_features(config: Config, corpus: CaptionCorpus) -> tuple[CaptionCorpus,
     features = encode_images(
         read_encoder(config),
         {image.id: Path(image.path) for image in corpus.images},
-        device=make_fabric(config.device, "32-true").device,
+        device=device,
         cache_dir=default_cache_dir(),
         batch_size=config.encoder.batch_size,
         on_bad_data=config.on_bad_data,

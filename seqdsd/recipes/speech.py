@@ -17,7 +17,7 @@ from torch import nn
 from seqdsd.config import read_config
 from seqdsd.data import Corpus, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import NesterovSettings
+from seqdsd.engine import NesterovSettings, Processes, is_first_process, make_fabric
 from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.training import (
     RunConfig,
@@ -90,7 +90,7 @@ class SpeechRecipe:
         Raises:
             ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
         """
-        console = console or Console()
+        console = console or Console(quiet=not is_first_process())
         folder = RunFolder(config.out)
         has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
         parent = find_parent(start_from, folder, config, recipe=self.name, may_change=MAY_CHANGE_ON_RESUME)
@@ -98,7 +98,10 @@ class SpeechRecipe:
         if phases is None:
             # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
             known = folder if has_run else parent
-            task = self.make_task(config, load_tokenizer(known.path / "tokenizer") if known else None)
+            fabric = make_fabric(config.device, config.precision)
+            with fabric.rank_zero_first():  # a corpus is synthesised once
+                tokenizer = load_tokenizer(known.path / "tokenizer") if known else None
+                task = self.make_task(config, tokenizer, Processes.of(fabric))
             phases = train(
                 task,
                 config,
@@ -106,6 +109,7 @@ class SpeechRecipe:
                 rules=SPEECH_RULES,
                 optimizer=config.optimizer,
                 folder=folder,
+                fabric=fabric,
                 console=console,
                 save_parts=lambda path: _save_parts(task, path),
                 start_from=parent,
@@ -121,7 +125,12 @@ class SpeechRecipe:
         console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (synthesised)'}: {seconds}")
         describe_training(task.model, config, rules=SPEECH_RULES, console=console)
 
-    def make_task(self, config: SpeechConfig, tokenizer: Tokenizer | None = None) -> SpeechTask:
+    def make_task(
+        self,
+        config: SpeechConfig,
+        tokenizer: Tokenizer | None = None,
+        processes: Processes | None = None,
+    ) -> SpeechTask:
         """The network with fresh weights and its data; without a tokenizer the one asked for is made.
 
         Raises:
@@ -140,6 +149,7 @@ class SpeechRecipe:
             on_bad_data=config.on_bad_data,
             seed=config.seed,
             pin_memory=config.pins_memory,
+            processes=processes or Processes(),
         )
 
     def embedded_settings(self) -> Any:

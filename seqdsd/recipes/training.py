@@ -6,11 +6,13 @@ What differs, the settings and the task made from them, is each recipe's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -21,11 +23,11 @@ from seqdsd.engine import (
     DSDTraining,
     OptimizerSettings,
     Precision,
+    Processes,
     Task,
     TrainSettings,
     device_name,
     has_checkpoint,
-    make_fabric,
 )
 from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
 from seqdsd.reports.runs.checks import check_phases
@@ -199,6 +201,7 @@ def train(
     rules: Sequence[Rule],
     optimizer: OptimizerSettings,
     folder: RunFolder,
+    fabric: Fabric,
     console: Console,
     save_parts: Callable[[Path], None],
     start_from: RunFolder | None = None,
@@ -212,6 +215,7 @@ def train(
         rules: What is pruned.
         optimizer: How each phase is optimised.
         folder: Of the run.
+        fabric: Device, precision, and the processes that train together.
         console: Where progress is shown.
         save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them.
         start_from: A run that may be taken over from (see ``find_parent``), if any.
@@ -219,19 +223,21 @@ def train(
     Raises:
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
     """
-    fabric = make_fabric(config.device, config.precision)
     # The baseline is there to train as many epochs: it has no patience.
     patience = 0 if config.method == "baseline" else config.patience
-    with folder.locked():
-        if not folder.config.is_file():
+    processes = Processes.of(fabric)
+    with folder.locked() if processes.is_first else nullcontext():
+        if processes.is_first and not folder.config.is_file():
             save_parts(folder.path)
             origin = {
                 "recipe": recipe,
                 "threads": torch.get_num_threads(),
+                **({"processes": processes.count} if processes.count > 1 else {}),
                 "device_used": device_name(fabric.device),
                 **provenance(config.seed),
             }
             write_atomically(folder.config, to_toml(config, origin))
+        processes.wait()
         training = DSDTraining(
             task,
             config.schedule,

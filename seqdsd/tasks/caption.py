@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -24,7 +24,7 @@ from seqdsd.data import (
     make_batch,
 )
 from seqdsd.decode import NextWordModel, NonFiniteCaptions, ScoredCaption, beam_captions, greedy_captions
-from seqdsd.engine import Evaluation
+from seqdsd.engine import Evaluation, Processes
 from seqdsd.metrics import Bleu, bleu, cider_d, rouge_l
 from seqdsd.text import WordVocabulary
 from seqdsd.vision import ImageFeatures
@@ -100,6 +100,8 @@ class CaptionTask:
     search: SearchSettings = field(default_factory=SearchSettings)
     seed: int = 0
     pin_memory: bool = False
+    processes: Processes = field(default_factory=Processes)
+    """Each trains on its share of a batch, and captions its share of the images."""
     _encoded_splits: dict[str, EncodedCaptions] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -139,12 +141,12 @@ class CaptionTask:
         return -(-len(self._encoded("train")) // self.batch_size)
 
     def batches(self, epoch: int, *, first: int) -> Iterator[CaptionBatch]:
-        """Training batches of an epoch but the ``first`` ones, bucketed by caption length."""
+        """This process's share of the training batches of an epoch but the ``first`` ones, bucketed by length."""
         num_words = self._encoded("train").num_words
         sampler = CaptionBatchSampler(
             num_words, batch_size=self.batch_size, seed=self.seed, epoch=epoch, first=first
         )
-        for batch in self._load("train", sampler):
+        for batch in self._load("train", [self.processes.share(one) for one in sampler]):
             yield batch.pin_memory() if self.pin_memory else batch
 
     def loss(self, model: nn.Module, batch: CaptionBatch) -> Float[Tensor, ""]:
@@ -170,18 +172,22 @@ class CaptionTask:
         """
         model.eval()
         images = self._images[split]
-        hyps: list[str] = []
-        for start in range(0, len(images), 100):
-            part = images[start : start + 100]
-            hyps += self._captions_of([image.id for image in part], device)
+        said: list[tuple[str, str]] = []
+        parts = [images[start : start + 100] for start in range(0, len(images), 100)]
+        for part in self.processes.every_nth(parts):
+            ids = [image.id for image in part]
+            said += zip(ids, self._captions_of(ids, device), strict=True)
             after_images(len(part))
+        captioned = dict(self.processes.gather(said))
         captions = self._encoded(split)
         sampler = CaptionBatchSampler(captions.num_words, batch_size=self.batch_size, by_length=True)
-        losses = [_summed_loss(model, batch.to(device)) for batch in self._load(split, sampler)]
-        loss = float(torch.stack(losses).sum())
+        total = torch.zeros((), device=device)
+        for batch in self._load(split, self.processes.every_nth(list(sampler))):
+            total += _summed_loss(model, batch.to(device))
+        loss = float(self.processes.sum_(total))
         return _judged(
             images,
-            hyps,
+            [captioned[image.id] for image in images],
             mean_loss=loss / len(captions),
             perplexity=_perplexity(loss, len(captions.words) + len(captions)),
             search=self.search,
@@ -201,8 +207,8 @@ class CaptionTask:
             self._encoded_splits[split] = encode_captions(images, self.vocabulary, rows=rows)
         return self._encoded_splits[split]
 
-    def _load(self, split: str, sampler: CaptionBatchSampler) -> Iterator[CaptionBatch]:
-        for indices in sampler:
+    def _load(self, split: str, batches: Iterable[Sequence[int]]) -> Iterator[CaptionBatch]:
+        for indices in batches:
             yield make_batch(self._encoded(split), indices, self.features.array)
 
 

@@ -28,7 +28,7 @@ from seqdsd.data import (
     check_transcripts,
     load_batches,
 )
-from seqdsd.engine import Evaluation
+from seqdsd.engine import Evaluation, Processes
 from seqdsd.metrics import cer, wer
 from seqdsd.metrics.wer import ErrorRate
 from seqdsd.tasks.decoding import DecodingSettings, make_text_decoder
@@ -161,6 +161,8 @@ class SpeechTask:
     seed: int = 0
     pin_memory: bool = False
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    processes: Processes = field(default_factory=Processes)
+    """Each trains on its share of a batch, and evaluates its share of the batches."""
 
     def __post_init__(self) -> None:
         """Check every transcript of every split.
@@ -206,7 +208,7 @@ class SpeechTask:
         return len(self._sampler("train", epoch=1))
 
     def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:
-        """Training batches of an epoch but the ``first`` ones.
+        """This process's share of the training batches of an epoch, but of the ``first`` ones.
 
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
@@ -214,11 +216,13 @@ class SpeechTask:
         by_length = self.batches_settings.sorta_grad and epoch == 0
         sampler = self._sampler("train", epoch=epoch, first=first, by_length=by_length)
         dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
-        return self._load(dataset, sampler)
+        for batch in self._load(dataset, [self.processes.share(one) for one in sampler]):
+            is_missed = len(batch) == 0 and self.processes.count > 1
+            yield SpeechBatch.silence(SAMPLE_RATE_HZ) if is_missed else batch
 
     def loss(self, model: nn.Module, batch: SpeechBatch) -> Float[Tensor, ""]:
         """CTC loss, summed over an utterance's frames and averaged over utterances."""
-        return self._forward(model, batch, self._masks).loss / len(batch)
+        return self._forward(model, batch, self._masks).loss / max(1, len(batch))
 
     @torch.inference_mode()
     def evaluate(
@@ -240,14 +244,18 @@ class SpeechTask:
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or if none can.
         """
-        losses, rows = [], {}
+        loss, rows = torch.zeros((), device=device), {}
         for batch, outputs in self.outputs(model, split, device, after_batch=after_batch):
-            losses.append(outputs.loss)
+            loss += outputs.loss
             hyps = self.recogniser.texts(outputs.log_probs, outputs.num_frames)
             for id_, ref, hyp in zip(batch.ids, batch.texts, hyps, strict=True):
                 rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
+        rows = {row["id"]: row for row in self.processes.gather(list(rows.values()))}
+        self.skipped |= self.processes.gather(list(self.skipped.items()))
         ordered = [rows[one.id] for one in self._splits[split].utterances if one.id in rows]
-        mean_loss = float(torch.stack(losses).sum()) / len(ordered)
+        if not ordered:
+            raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
+        mean_loss = float(self.processes.sum_(loss)) / len(ordered)
         return _judged(ordered, mean_loss=mean_loss, decoding=str(self.decoding))
 
     @torch.inference_mode()
@@ -259,16 +267,13 @@ class SpeechTask:
         *,
         after_batch: Callable[[int], None] = lambda utterances: None,
     ) -> Iterator[tuple[SpeechBatch, Outputs]]:
-        """What the network makes of a split, from the shortest utterance to the longest; see ``evaluate``."""
+        """What the network makes of this process's share of a split, from the shortest utterance to the longest."""
         model.eval()
-        is_empty = True
-        for batch in self._load(self._dataset(split), self._sampler(split, by_length=True)):
+        batches = self.processes.every_nth(list(self._sampler(split, by_length=True)))
+        for batch in self._load(self._dataset(split), batches):
             if len(batch) > 0:
-                is_empty = False
                 yield batch, self._forward(model, batch.to(device))
             after_batch(len(batch) + len(batch.bad))
-        if is_empty:
-            raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
 
     def _forward(self, model: nn.Module, batch: SpeechBatch, masks: SpecAugment | None = None) -> Outputs:
         log_probs, num_frames = self.recogniser.log_probs(model, batch.waveforms, batch.num_samples, masks)
@@ -316,9 +321,9 @@ class SpeechTask:
             **options,
         )
 
-    def _load(self, dataset: SpeechDataset, sampler: BucketBatchSampler) -> Iterator[SpeechBatch]:
+    def _load(self, dataset: SpeechDataset, batches: Sequence[Sequence[int]]) -> Iterator[SpeechBatch]:
         workers = self.batches_settings.num_workers
-        for batch in load_batches(dataset, sampler, num_workers=workers, pin_memory=self.pin_memory):
+        for batch in load_batches(dataset, batches, num_workers=workers, pin_memory=self.pin_memory):
             for rate_hz in batch.original_rates_hz - self._rates_seen:
                 self._rates_seen.add(rate_hz)
                 if workers and rate_hz != SAMPLE_RATE_HZ:  # read here, the reader has said so itself

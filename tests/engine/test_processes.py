@@ -1,0 +1,179 @@
+"""Several processes that train together, each a real one, started by ``torchrun``."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqdsd.config import read_provenance
+from seqdsd.engine import Processes
+from seqdsd.records import RunFolder, read_json_lines
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def torchrun(processes: int, *arguments: object) -> subprocess.Popen:
+    """Start; output is taken together."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(processes), *map(str, arguments)),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen, *, seconds: float = 120) -> tuple[int, str]:
+    """Exit status and output; a process that hangs fails the test."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[int, Path]:
+    """The same run by one process and by two."""
+    folders = {count: tmp_path_factory.mktemp(f"by-{count}") for count in (1, 2)}
+    for count, folder in folders.items():
+        status, output = finished(torchrun(count, SCRIPT, folder))
+        assert status == 0, output
+    return folders
+
+
+def left(folder: Path, rank: int) -> dict:
+    return torch.load(folder / f"rank-{rank}.pt", weights_only=False)
+
+
+def test_two_processes_have_the_losses_and_weights_of_one(trained):
+    alone, first = left(trained[1], 0), left(trained[2], 0)
+    for one, two in zip(alone["records"], first["records"], strict=True):
+        for name in ("train_loss", "dev_loss"):
+            torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-4, atol=1e-5)
+        assert one["best_epoch"] == two["best_epoch"]
+        assert one["measured_sparsity"] == two["measured_sparsity"]
+    torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
+
+
+def test_weights_and_masks_are_the_same_in_all_processes(trained):
+    first, second = left(trained[2], 0), left(trained[2], 1)
+    for part in ("weights", "masks"):
+        assert first[part].keys() == second[part].keys()
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
+
+
+def test_masks_are_those_of_one_process(trained):
+    alone, first = left(trained[1], 0)["masks"], left(trained[2], 0)["masks"]
+    assert all(torch.equal(alone[name], first[name]) for name in alone)
+
+
+def test_the_first_process_writes_what_all_have_found(trained):
+    folder = RunFolder(trained[2] / "run")
+    assert [record["name"] for record in folder.read_phases()] == [
+        "Dense Iter 0",
+        "Sparse Iter 1",
+        "Dense Iter 1",
+    ]
+    rows = list(read_json_lines(folder.hypotheses("Dense Iter 1", "test")))
+    assert [row["id"] for row in rows] == [str(i) for i in range(9)]
+
+
+def test_shares_of_a_batch():
+    ranks = [Processes(rank, 3) for rank in range(3)]
+    assert [one.share([*range(7)]) for one in ranks] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert [one.share([0, 1]) for one in ranks] == [[0, 1]] * 3  # nobody waits for nothing
+    assert [one.every_nth([*range(4)]) for one in ranks] == [[0, 3], [1], [2]]
+    assert Processes().share([1, 2]) == Processes().every_nth([1, 2]) == [1, 2]
+
+
+def flags(corpus, out: Path) -> list[str]:
+    text = f"""--data {corpus.folder} --out {out} --iters 1 --epochs 3 2 2 --hidden-size 16 --learning-rates 5e-4 2e-4
+        1e-4 --sparsities 0.5 --device cpu --network.num-recurrent-layers 1 --optimizer.momentum 0.9
+        --batches.max-batch-seconds 4 --batches.num-workers 0"""
+    return ["-m", "seqdsd.recipes.ds2", *text.split()]
+
+
+@pytest.mark.slow
+def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_path):
+    runs = {}
+    for count in (1, 2):
+        status, output = finished(torchrun(count, *flags(tone_corpus, tmp_path / f"by-{count}")))
+        assert status == 0, output
+        assert output.count("Dense Iter 1 ends") == 1  # said once, however many there are
+        runs[count] = RunFolder(tmp_path / f"by-{count}")
+    one, two = runs[1].read_phases(), runs[2].read_phases()
+    assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=1e-3)
+    assert len(two) == 3 and two[1]["measured_sparsity"] == one[1]["measured_sparsity"]
+    assert read_provenance(runs[2].config)["processes"] == 2
+    for split in ("dev", "test"):
+        rows = [list(read_json_lines(run.hypotheses("Dense Iter 1", split))) for run in runs.values()]
+        assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
+
+
+@pytest.mark.slow
+def test_bad_audio_takes_the_job_down_with_its_name_and_the_run_goes_on_alone(tone_corpus, tmp_path):
+    path = tone_corpus.folder / "train" / "train05.wav"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    status, output = finished(torchrun(2, *flags(tone_corpus, tmp_path / "run")))
+    assert status != 0
+    assert "train.jsonl:6: utterance train05" in output and "--resume" in output
+    path.write_bytes(whole)
+    status, output = finished(torchrun(1, *flags(tone_corpus, tmp_path / "run"), "--resume"))
+    assert status == 0, output
+    assert len(RunFolder(tmp_path / "run").read_phases()) == 3
+
+
+@pytest.mark.slow
+def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path):
+    for index in (3, 5, 11):
+        path = tone_corpus.folder / "train" / f"train{index:02}.wav"
+        path.write_bytes(path.read_bytes()[:1000])
+    run = flags(tone_corpus, tmp_path / "run")
+    status, output = finished(
+        torchrun(2, *run, "--on-bad-data", "skip", "--batches.max-batch-seconds", "2.1")
+    )
+    assert status == 0, output
+    folder = RunFolder(tmp_path / "run")
+    assert len(list(read_json_lines(folder.path / "skipped.jsonl"))) == 3
+
+
+@pytest.mark.slow
+def test_stopped_by_the_cluster_all_stop_and_two_go_on_from_there(tone_corpus, tmp_path):
+    long = [*flags(tone_corpus, tmp_path / "run"), "--epochs", "200", "1", "1", "--patience", "0"]
+    process = torchrun(2, *long)
+    started = time.monotonic()
+    while not (tmp_path / "run" / "progress.json").is_file() and time.monotonic() - started < 100:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, output = finished(process)
+    folder = RunFolder(tmp_path / "run")
+    assert (folder.checkpoints / "last.safetensors").is_file(), output
+    assert "stopped on request, all is saved" in output
+    epochs_done = folder.read_progress()["epochs_done"]
+    assert 0 < epochs_done < 200
+    shorter = [
+        *flags(tone_corpus, tmp_path / "run"),
+        "--epochs",
+        "200",
+        "1",
+        "1",
+        "--patience",
+        "0",
+        "--resume",
+    ]
+    process = torchrun(2, *shorter)
+    while folder.read_progress()["epochs_done"] <= epochs_done and time.monotonic() - started < 200:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, output = finished(process)
+    assert f"resuming in phase 1 of 3, epoch {epochs_done + 1}" in output
