@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from seqdsd.sparsity.rules import Number, Plan, check_sparsity
+from seqdsd.sparsity.sharded import sharded_magnitude_mask
 
 
 def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Tensor, "*shape"]:
@@ -22,6 +24,8 @@ def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Te
     magnitudes the ones with the lower flat index stay. A larger sparsity keeps a subset of what a smaller one
     keeps.
 
+    Of a ``DTensor`` the mask is the same, sharded as the weight is; every process must ask for it.
+
     Raises:
         ValueError: If ``sparsity`` is outside [0, 1) or a weight is NaN or infinite.
 
@@ -29,6 +33,8 @@ def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Te
     too many and all that tie with it; here the count is exact.
     """
     check_sparsity(sparsity)
+    if isinstance(weight, DTensor):
+        return sharded_magnitude_mask(weight, round(weight.numel() * sparsity))
     magnitude = weight.detach().abs().flatten()
     if magnitude.numel() > 0 and not bool(magnitude.max().isfinite()):  # max hands on NaN
         bad = int((~torch.isfinite(magnitude)).sum())
@@ -167,11 +173,14 @@ class MaskSet:
     def sparsity(self) -> float:
         """Share of pruned weights among those that the masks cover."""
         total = sum(mask.numel() for mask in self.masks.values())
-        return 1 - sum(int(mask.sum()) for mask in self.masks.values()) / max(1, total)
+        return 1 - sum(int(_whole(mask.sum())) for mask in self.masks.values()) / max(1, total)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks at one bit a weight, on the CPU: uint8 [ceil(N / 8)], first weight in the highest bit."""
-        bits = {name: mask.flatten().cpu().numpy() for name, mask in self.masks.items()}
+        """The masks at one bit a weight, on the CPU: uint8 [ceil(N / 8)], first weight in the highest bit.
+
+        Sharded masks are gathered one after the other, for which every process must call this.
+        """
+        bits = {name: _whole(mask).flatten().cpu().numpy() for name, mask in self.masks.items()}
         return {name: torch.from_numpy(np.packbits(one)) for name, one in bits.items()}
 
     @classmethod
@@ -188,7 +197,7 @@ class MaskSet:
         # In the model's order, as from_magnitude's: a file sorts the names, and statistics of before and after are
         # matched by place.
         masks = {
-            name: _unpack(name, state[name], parameter.shape)
+            name: _as_sharded(_unpack(name, state[name], parameter.shape), parameter)
             for name, parameter in parameters.items()
             if name in state
         }
@@ -201,6 +210,20 @@ def _gradient_mask(factor: Tensor) -> Callable[[Tensor], None]:
             parameter.grad.mul_(factor)
 
     return zero_pruned
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor, gathered; another as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _as_sharded(mask: Tensor, parameter: Tensor) -> Tensor:
+    """This process's part of a mask that every process has, if the parameter is sharded."""
+    if not isinstance(parameter, DTensor):
+        return mask
+    return distribute_tensor(
+        mask.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
+    )
 
 
 def _unpack(name: str, packed: Tensor, shape: torch.Size) -> Tensor:

@@ -1,0 +1,45 @@
+"""Masks of tensors split over two real processes against those of whole tensors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).with_name("sharded_processes.py")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[dict]:
+    """What each of two processes has found."""
+    out = tmp_path_factory.mktemp("found")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(SCRIPT), str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
+
+
+def test_bit_for_bit_the_whole_tensors_masks(found):
+    assert [one["differ"] for one in found] == [[], []]
+
+
+def test_a_nan_in_one_process_is_refused_by_all(found):
+    assert {one["refusal"] for one in found} == {"cannot rank weights: 1 of 12 are NaN or infinite"}
+
+
+def test_dsd_on_a_network_split_by_fully_shard(found):
+    for one in found:
+        dsd = one["dsd"]
+        assert all(dsd["masks"].values()) and dsd["restored"]
+        assert dsd["sparsity"] == pytest.approx(0.5)
+        assert dsd["zeros"] and dsd["gradients"]  # in the sparse phase, in spite of momentum and weight decay
+        assert dsd["moved"]  # in the redense phase
