@@ -5,7 +5,15 @@ Batches are padded, so every function here takes or returns valid lengths beside
 
 from seqdsd.audio.augment import SpecAugment, speed_perturb
 from seqdsd.audio.features import LogSpectrogram
-from seqdsd.audio.reading import AUDIO_SUFFIXES, AudioError, Waveform, audio_seconds, read_audio, read_blocks
+from seqdsd.audio.reading import (
+    AUDIO_SUFFIXES,
+    AudioError,
+    Waveform,
+    audio_seconds,
+    read_audio,
+    read_blocks,
+    read_segment,
+)
 from seqdsd.audio.segments import split_at_quiet
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "audio_seconds",
     "read_audio",
     "read_blocks",
+    "read_segment",
     "speed_perturb",
     "split_at_quiet",
 ]

@@ -17,6 +17,7 @@ from seqdsd.data.captions import (
     check_known_words,
     read_captions,
 )
+from seqdsd.data.kaldi import is_kaldi_folder
 from seqdsd.data.manifest import Manifest, ManifestError, Utterance, read_manifest, write_manifest
 from seqdsd.data.sampler import BucketBatchSampler, padding_share
 from seqdsd.data.speech import (
@@ -28,6 +29,7 @@ from seqdsd.data.speech import (
     load_batches,
     read_corpus,
 )
+from seqdsd.data.splits import find_splits, read_split
 
 __all__ = [
     "IGNORE",
@@ -53,11 +55,14 @@ __all__ = [
     "check_transcripts",
     "collate",
     "encode_captions",
+    "find_splits",
+    "is_kaldi_folder",
     "load_batches",
     "make_batch",
     "padding_share",
     "read_captions",
     "read_corpus",
     "read_manifest",
+    "read_split",
     "write_manifest",
 ]

@@ -1,8 +1,8 @@
 """Speech manifests: JSON lines that say where the audio is, how long it lasts and what is said.
 
-The keys are NeMo's (``audio_filepath``, ``duration``, ``text``, optional ``speaker`` and ``id``), so NeMo
-manifests can be read as they are. Left out on purpose: segments of longer files (NeMo's ``offset``, refused
-when it is not 0), and any look inside the audio. Only the standard library is imported.
+The keys are NeMo's (``audio_filepath``, ``duration``, ``text``, optional ``offset``, ``speaker`` and ``id``), so NeMo
+manifests can be read as they are. Left out on purpose: any look inside the audio. Only the standard library is
+imported.
 """
 
 import json
@@ -36,6 +36,8 @@ class Utterance:
     """Who speaks, where it is known."""
     source: str
     """Where it was read, such as ``train.jsonl:12``: for error messages."""
+    start_seconds: float | None = None
+    """Where it begins, if it is a part of a longer recording; None where it is all of it."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,6 @@ def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Uttera
             raise ManifestError(
                 f"{where}: the key '{key}' is missing (found: {', '.join(sorted(entry)) or 'none'}). Add it."
             )
-    if entry.get("offset") not in (None, 0):
-        raise ManifestError(
-            f"{where}: 'offset' is {entry['offset']!r}, but segments of longer files are not read. "
-            "Cut the audio into one file for each utterance."
-        )
     return Utterance(
         id=_label(entry, "id", where) or "",
         audio_path=_audio_path(entry["audio_filepath"], path, where),
@@ -166,6 +163,7 @@ def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Uttera
         text=_text(entry["text"], where),
         speaker=_label(entry, "speaker", where),
         source=f"{path.name}:{line_number}",
+        start_seconds=_start_seconds(entry.get("offset"), where),
     )
 
 
@@ -186,6 +184,16 @@ def _duration_seconds(value: Any, where: str) -> float:
     if not is_number or not 0 < value < 1e9:
         raise ManifestError(f"{where}: 'duration' is {value!r}. Give a positive number of seconds.")
     return float(value)
+
+
+def _start_seconds(value: Any, where: str) -> float | None:
+    """Return where a part of a recording begins, if it is one."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 <= value < 1e9):
+        raise ManifestError(
+            f"{where}: 'offset' is {value!r}. Give the seconds before the part, or leave it out."
+        )
+    return None if value is None else float(value)
 
 
 def _text(value: Any, where: str) -> str:
@@ -231,14 +239,15 @@ def _name_after_audio(
 ) -> list[str]:
     """Give the utterances at ``without_id`` an id, in place; return a message for each that gets none."""
     folder = os.path.abspath(path.parent)
-    stems = Counter(Path(utterances[index].audio_path).stem for index in without_id)
+    stems = Counter(_stem(utterances[index]) for index in without_id)
     errors = []
     for index in without_id:
         utterance = utterances[index]
         line_number = int(utterance.source.rpartition(":")[2])
-        name = Path(utterance.audio_path).stem
+        name = _stem(utterance)
         if stems[name] > 1 or name in first_seen:
-            name = _shortest_path(utterance.audio_path, folder).strip("/").replace("/", "-")
+            path_name = _shortest_path(utterance.audio_path, folder).strip("/").replace("/", "-")
+            name = path_name + _mark(utterance)
         if name in first_seen:
             errors.append(
                 f"{path}:{line_number}: the id derived from the audio's path, {name!r}, was used on line "
@@ -250,6 +259,15 @@ def _name_after_audio(
     return errors
 
 
+def _stem(utterance: Utterance) -> str:
+    return Path(utterance.audio_path).stem + _mark(utterance)
+
+
+def _mark(utterance: Utterance) -> str:
+    """What tells parts of one recording apart: where they begin, in milliseconds."""
+    return "" if utterance.start_seconds is None else f"-{round(1000 * utterance.start_seconds):07d}"
+
+
 def _to_entry(utterance: Utterance, folder: str) -> dict[str, Any]:
     """The JSON object of one utterance, in a manifest that lies in ``folder``."""
     entry: dict[str, Any] = {
@@ -258,6 +276,8 @@ def _to_entry(utterance: Utterance, folder: str) -> dict[str, Any]:
         "text": utterance.text,
         "id": utterance.id,
     }
+    if utterance.start_seconds is not None:
+        entry["offset"] = utterance.start_seconds
     if utterance.speaker is not None:
         entry["speaker"] = utterance.speaker
     return entry

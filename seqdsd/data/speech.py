@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqdsd.audio import read_audio, speed_perturb
+from seqdsd.audio import Waveform, read_audio, read_segment, speed_perturb
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
-from seqdsd.data.manifest import Manifest, Utterance, read_manifest
+from seqdsd.data.manifest import Manifest, Utterance
+from seqdsd.data.splits import find_splits, read_split
 from seqdsd.text import Tokenizer
 
 OnBadData = Literal["error", "skip"]
@@ -42,7 +43,7 @@ class Corpus:
 
 
 def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error", with_test: bool = True) -> Corpus:
-    """Read ``train.jsonl``, ``dev.jsonl`` and ``test.jsonl`` (or several ``test_NAME.jsonl``) of a folder.
+    """Read the splits train, dev and test (or several test_NAME) of a folder, in any format of ``find_splits``.
 
     Args:
         folder: Of the manifests.
@@ -50,22 +51,24 @@ def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error", with_test: bo
         with_test: Without it no test set is opened, and none need be there.
 
     Raises:
-        BadDataError: If a manifest is missing.
+        BadDataError: If a split is missing.
         ManifestError: If a line cannot be used and ``on_bad_data`` is "error".
     """
-    tests = [*sorted(folder.glob("test.jsonl")), *sorted(folder.glob("test_*.jsonl"))] if with_test else []
-    for name in ("train.jsonl", "dev.jsonl"):
-        if not (folder / name).is_file():
+    splits = find_splits(folder)
+    tests = [name for name in splits if name == "test" or name.startswith("test_")] if with_test else []
+    for name in ("train", "dev"):
+        if name not in splits:
             raise BadDataError(
-                f"{folder / name}: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and test.jsonl"
-                " (scripts under data_prep/ write them)"
+                f"{folder / name}.jsonl: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and "
+                "test.jsonl (scripts under data_prep/ write them), with Lhotse's cuts (cuts_train.jsonl.gz …), or with "
+                "Kaldi's data folders (train/, dev/, test/)"
             )
     if with_test and not tests:
         raise BadDataError(f"{folder}: neither test.jsonl nor test_NAME.jsonl is there")
     return Corpus(
-        train=read_manifest(folder / "train.jsonl", on_bad_data=on_bad_data),
-        dev=read_manifest(folder / "dev.jsonl", on_bad_data=on_bad_data),
-        test={path.stem: read_manifest(path, on_bad_data=on_bad_data) for path in tests},
+        train=read_split(splits["train"], on_bad_data=on_bad_data),
+        dev=read_split(splits["dev"], on_bad_data=on_bad_data),
+        test={name: read_split(splits[name], on_bad_data=on_bad_data) for name in tests},
     )
 
 
@@ -167,11 +170,7 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
         """Read utterance ``index``. What cannot be read comes back as ``BadExample``, not as an exception."""
         utterance = self._utterances[index]
         try:
-            waveform = read_audio(
-                utterance.audio_path,
-                sample_rate_hz=self._sample_rate_hz,
-                expected_seconds=utterance.duration_seconds,
-            )
+            waveform = self._read(utterance)
             samples = self._at_speed(waveform.samples, index)
             if len(samples) < self._min_samples:
                 raise ValueError(
@@ -181,6 +180,20 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
             return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
         return SpeechExample(utterance.id, samples, tokens, utterance.text, waveform.original_sample_rate_hz)
+
+    def _read(self, utterance: Utterance) -> Waveform:
+        if utterance.start_seconds is None:
+            return read_audio(
+                utterance.audio_path,
+                sample_rate_hz=self._sample_rate_hz,
+                expected_seconds=utterance.duration_seconds,
+            )
+        return read_segment(
+            utterance.audio_path,
+            start_seconds=utterance.start_seconds,
+            seconds=utterance.duration_seconds,
+            sample_rate_hz=self._sample_rate_hz,
+        )
 
     def _at_speed(self, samples: torch.Tensor, index: int) -> torch.Tensor:
         factor = float(np.random.default_rng((*self._seed, index)).choice(self._speed_factors))

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from seqdsd.data import Manifest, OnBadData, read_manifest
+from seqdsd.data import Manifest, OnBadData, find_splits, is_kaldi_folder, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
 from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
@@ -99,15 +99,16 @@ def _batches(asked: EvaluateSpeech, trained: TrainedRecogniser) -> BatchSettings
 
 def _read_manifests(data: Path, split: str, *, on_bad_data: OnBadData) -> dict[str, Manifest]:
     """The manifests to score by name: ``data`` itself, or those of a split in the folder ``data``."""
-    paths = [path for path in (data, data / f"{split}.jsonl") if path.is_file()]
-    if split == "test":
-        paths += sorted(data.glob("test_*.jsonl"))
-    if not paths:
-        there = ", ".join(path.name for path in sorted(data.glob("*.jsonl"))) or "no manifest at all"
+    if data.is_file() or is_kaldi_folder(data):
+        return {data.name.split(".")[0]: read_split(data, on_bad_data=on_bad_data)}
+    splits = find_splits(data)
+    names = [name for name in splits if name == split or (split == "test" and name.startswith("test_"))]
+    if not names:
+        there = ", ".join(path.name for path in splits.values()) or "no manifest at all"
         raise ValueError(
             f"{data / split}.jsonl: no such manifest (there: {there}); name one by --data or --split"
         )
-    return {path.stem: read_manifest(path, on_bad_data=on_bad_data) for path in paths}
+    return {name: read_split(splits[name], on_bad_data=on_bad_data) for name in names}
 
 
 def _cells(counts: Mapping[str, Any], rate: float, ref_length: int) -> list[str]:

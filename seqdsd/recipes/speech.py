@@ -188,5 +188,6 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
 def _save_parts(task: SpeechTask, path: Path) -> None:
     task.tokenizer.save(path / "tokenizer")
     judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
-    rows = ({"id": one.id, "path": str(one.audio_path)} for one in judged)
+    # Parts of longer recordings are left out: the report plays files.
+    rows = ({"id": one.id, "path": one.audio_path} for one in judged if one.start_seconds is None)
     write_json_lines(RunFolder(path).audio, rows)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from seqdsd.data import read_manifest
+from seqdsd.data import find_splits, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.decode.ctc_lexicon import LexiconDecoder
 from seqdsd.metrics import wer
@@ -117,7 +117,8 @@ def tune(asked: TuneDecoding, console: Console) -> dict[tuple[float, float], flo
 
 def _dev_outputs(trained: TrainedRecogniser, data: Path | None, console: Console) -> DevOutputs:
     folder = data or trained.config.data or synthetic_speech(SyntheticSpeech())
-    dev = read_manifest(folder / "dev.jsonl", on_bad_data=trained.config.on_bad_data)
+    path = find_splits(folder).get("dev", folder / "dev.jsonl")
+    dev = read_split(path, on_bad_data=trained.config.on_bad_data)
     task = SpeechTask(
         model=trained.model.module,
         tokenizer=trained.tokenizer,

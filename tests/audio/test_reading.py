@@ -11,7 +11,7 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from seqdsd.audio import AudioError, audio_seconds, read_audio, read_blocks
+from seqdsd.audio import AudioError, audio_seconds, read_audio, read_blocks, read_segment
 from seqdsd.audio.reading import _resampler
 
 FORMATS = {
@@ -188,3 +188,42 @@ def test_audio_longer_than_promised_is_refused(tmp_path):
     with pytest.raises(AudioError, match=r"long\.wav: longer than the 1\.00 s promised.*duration"):
         read_audio(path, expected_seconds=1.0)
     assert len(read_audio(path, expected_seconds=1.95).samples) == 32_000  # manifests round
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("start_seconds", [0.0, 0.4])
+def test_a_segment_is_that_part_of_the_whole(tmp_path, name, start_seconds):
+    path = write(tmp_path / name, tone(), **FORMATS[name])
+    whole = read_audio(path).samples
+    part = read_segment(path, start_seconds=start_seconds, seconds=0.75).samples
+    first = round(16_000 * start_seconds)
+    torch.testing.assert_close(part, whole[first : first + 12_000], atol=2e-3, rtol=0)
+
+
+def test_a_segment_is_resampled_and_its_channels_averaged(tmp_path):
+    stereo = np.stack((tone(rate_hz=44_100), np.zeros(66_150, np.float32)), axis=1)
+    path = write(tmp_path / "stereo.wav", stereo, 44_100)
+    part = read_segment(path, start_seconds=0.5, seconds=0.5)
+    assert (part.sample_rate_hz, part.original_sample_rate_hz, len(part.samples)) == (16_000, 44_100, 8_000)
+    middle = slice(100, -100)  # a resampler knows nothing of what lies outside of the segment
+    expected = torch.from_numpy(tone()[8_000:16_000] / 2)
+    torch.testing.assert_close(part.samples[middle], expected[middle], atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("start_seconds", "seconds", "what"),
+    [(1.4, 0.5, "truncated: 0.10 s of the 0.50 s promised"), (2.0, 0.5, "ends before 2.00 s")],
+)
+def test_a_segment_past_the_end_is_refused(tmp_path, start_seconds, seconds, what):
+    path = write(tmp_path / "tone.wav", tone())
+    with pytest.raises(AudioError, match=f"{path}: {what}"):
+        read_segment(path, start_seconds=start_seconds, seconds=seconds)
+
+
+def test_a_segment_with_nan_is_refused_with_its_place(tmp_path):
+    samples = tone()
+    samples[12_000] = np.nan
+    path = write(tmp_path / "nan.wav", samples, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"sample at 0\.750 s"):
+        read_segment(path, start_seconds=0.5, seconds=0.5)
+    assert read_segment(path, start_seconds=0.8, seconds=0.5).samples.isfinite().all()

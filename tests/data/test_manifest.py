@@ -85,7 +85,8 @@ BAD_LINES = {
     "NUL in the path": (line(audio_filepath="a\0.wav"), "does not exist"),
     "path not a string": (line(audio_filepath=3), "'audio_filepath' is 3"),
     "empty id": (line(id=""), "'id' is ''"),
-    "a segment": (line(offset=2.5), "'offset' is 2.5"),
+    "offset before the start": (line(offset=-2.5), "'offset' is -2.5"),
+    "text offset": (line(offset="2.5"), "'offset' is '2.5'"),
     "repeated id": (line(id="first"), "the id 'first' was used on line 1 already"),
 }
 

@@ -1,0 +1,78 @@
+"""Which file or folder of a corpus is which split, and in which of the formats that people have.
+
+- ``NAME.jsonl`` (or ``.jsonl.gz``): our manifests, which are NeMo's, or Lhotse's cuts, told by their first line;
+- ``cuts_NAME.jsonl.gz``, ``NAME_cuts.jsonl.gz``: Lhotse's cuts;
+- ``NAME/`` with ``wav.scp``: a Kaldi data folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from seqdsd.data.kaldi import is_kaldi_folder, read_kaldi
+from seqdsd.data.lhotse import is_cut, read_cuts
+from seqdsd.data.manifest import Manifest, ManifestError, read_manifest
+
+_CUT_ENDINGS = (".jsonl.gz", ".jsonl")
+
+
+def find_splits(folder: Path) -> dict[str, Path]:
+    """The splits of a corpus by name: ``train``, ``dev``, ``test`` or several ``test_NAME``, and whatever else.
+
+    Raises:
+        ManifestError: If a split is there twice, in two formats.
+    """
+    splits: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = _split_name(path)
+        if name is None:
+            continue
+        if name in splits:
+            raise ManifestError(f"{folder}: both {splits[name].name} and {path.name} are {name}. Remove one.")
+        splits[name] = path
+    return splits
+
+
+def read_split(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") -> Manifest:
+    """Read a manifest in any of the formats.
+
+    Raises:
+        ManifestError: See ``read_manifest``; and if the format is none of these.
+    """
+    if path.is_dir():
+        if not is_kaldi_folder(path):
+            raise ManifestError(f"{path}: a folder without wav.scp is no split. {_formats()}")
+        return read_kaldi(path, on_bad_data=on_bad_data)
+    if path.suffix == ".gz" or _begins_with_a_cut(path):
+        return read_cuts(path, on_bad_data=on_bad_data)
+    return read_manifest(path, on_bad_data=on_bad_data)
+
+
+def _split_name(path: Path) -> str | None:
+    if path.is_dir():
+        return path.name if is_kaldi_folder(path) else None
+    ending = next((ending for ending in _CUT_ENDINGS if path.name.endswith(ending)), None)
+    if ending is None:
+        return None
+    name = path.name.removesuffix(ending)
+    return name.removeprefix("cuts_").removesuffix("_cuts")
+
+
+def _begins_with_a_cut(path: Path) -> bool:
+    if not path.is_file():
+        return False  # ``read_manifest`` says so
+    try:
+        with path.open(encoding="utf-8") as lines:
+            first = json.loads(next((line for line in lines if line.strip()), "null"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and is_cut(first)
+
+
+def _formats() -> str:
+    return (
+        "Known are NAME.jsonl as here or in NeMo, Lhotse's cuts (cuts_NAME.jsonl.gz), and Kaldi's data folders "
+        "(NAME/wav.scp)."
+    )
