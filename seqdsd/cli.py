@@ -52,6 +52,9 @@ COMMANDS = {
     "evaluate": _Entry(
         "seqdsd.recipes.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
     ),
+    "export": _Entry(
+        "seqdsd.recipes.export", "write a trained network as ONNX or as a program of torch.export"
+    ),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
     ),

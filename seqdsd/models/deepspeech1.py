@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking, zero_padding
+from seqdsd.models.packing import pack_frames, zero_padding
 from seqdsd.models.shared_input_rnn import SharedInputRNN
 
 Count = TypeVar("Count", int, Tensor)
@@ -95,7 +95,7 @@ class DeepSpeech1(nn.Module):
         features = zero_padding(features, num_frames)
         convolved = self.conv(features.transpose(1, 2)).transpose(1, 2)
         out_num_frames = self.output_frames(num_frames)
-        packing = FramePacking.of(out_num_frames, convolved.shape[1], features.device)
+        packing = pack_frames(out_num_frames, convolved.shape[1], features.device)
         hidden = self.conv_nonlinearity(packing.pack(convolved))
         hidden = self.fc2(self.fc1(hidden))
         hidden = self.fc3(self.rnn(hidden, packing))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
-from seqdsd.models.packing import FramePacking, zero_padding
+from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
 from seqdsd.models.row_convolution import RowConvolution
 from seqdsd.models.shared_input_rnn import SharedInputRNN
 
@@ -45,7 +45,7 @@ class ConvLayer(nn.Module):
         self.relu = ClippedReLU(clip)
 
     def forward(
-        self, images: Float[Tensor, "batch channels bins frames"], packing: FramePacking
+        self, images: Float[Tensor, "batch channels bins frames"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "valid channel_bins"]:
         """Packed outputs, the bins of a channel side by side.
 
@@ -57,7 +57,7 @@ class ConvLayer(nn.Module):
         return self.relu(self.norm(packing.pack(outputs)))
 
     def unpack(
-        self, rows: Float[Tensor, "valid channel_bins"], packing: FramePacking
+        self, rows: Float[Tensor, "valid channel_bins"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "batch out_channels out_bins out_frames"]:
         """The outputs as images for the next convolution, 0 past each item's end."""
         return packing.unpack(rows).unflatten(2, (CHANNELS, self.out_bins)).permute(0, 2, 3, 1).contiguous()
@@ -163,7 +163,7 @@ class DeepSpeech2(nn.Module):
         """
         images = zero_padding(features, num_frames).transpose(1, 2).unsqueeze(1)
         out_num_frames = self.output_frames(num_frames)
-        packing = FramePacking.of(out_num_frames, self.output_frames(features.shape[1]), features.device)
+        packing = pack_frames(out_num_frames, self.output_frames(features.shape[1]), features.device)
         hidden = self.conv1(images, packing)
         hidden = self.conv2(self.conv1.unpack(hidden, packing), packing)
         for index, layer in enumerate(self.recurrent):

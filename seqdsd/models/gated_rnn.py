@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking
+from seqdsd.models.packing import FramePacking, PaddedFrames
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -34,9 +34,17 @@ class GatedRNN(nn.Module):
         self.rnn = CELLS[cell](input_size, hidden_size, bidirectional=bidirectional)
 
     def forward(
-        self, inputs: Float[Tensor, "valid features"], packing: FramePacking
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "valid hidden"]:
-        """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end."""
+        """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end.
+
+        Raises:
+            NotImplementedError: While the network is exported.
+        """
+        if isinstance(packing, PaddedFrames):
+            raise NotImplementedError(
+                "networks of GRU or LSTM cells cannot be exported yet; those of relu cells can"
+            )
         frames = PackedSequence(self.norm(inputs), torch.tensor(packing.active))
         outputs = self.rnn(frames)[0].data
         return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs

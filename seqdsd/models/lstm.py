@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seqdsd.models.recurrence_operators import neuraltalk_lstm
+
 State = tuple[Tensor, Tensor]
 """Hidden and cell state, each [batch, hidden]."""
 
@@ -39,6 +41,8 @@ class LSTM(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "time batch input"]) -> Float[Tensor, "time batch hidden"]:
         """Hidden states after each input, beginning from states of 0."""
+        if torch.compiler.is_exporting():
+            return neuraltalk_lstm(inputs, self.weight, self.bias, self.tanh_output)
         if self.tanh_output:
             return self._by_torch(inputs)
         input_weight, recurrent_weight = self.weight.split((self.input_size, self.hidden_size), dim=1)
@@ -48,7 +52,7 @@ class LSTM(nn.Module):
     def step(self, inputs: Float[Tensor, "batch input"], state: State | None) -> State:
         """The state after one more input; None stands for states of 0."""
         if state is None:
-            zeros = inputs.new_zeros(len(inputs), self.hidden_size)
+            zeros = inputs.new_zeros(inputs.shape[0], self.hidden_size)
             state = (zeros, zeros)
         hidden, cell = state
         gates = nn.functional.linear(torch.cat((inputs, hidden), dim=1), self.weight, self.bias)

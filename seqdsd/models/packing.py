@@ -5,6 +5,8 @@ and then by length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does
 (linear, batch norm, dropout) work on that matrix as it is; recurrences use ``active`` and ``reverse``.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +34,7 @@ class FramePacking:
     active: tuple[int, ...]
 
     @classmethod
-    def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> "FramePacking":
+    def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> FramePacking:
         """The packing of items whose first ``num_frames`` of ``frames`` frames are valid.
 
         Args:
@@ -71,6 +73,40 @@ class FramePacking:
         return padded.index_copy(0, self.rows, packed).view(self.batch, self.frames, -1)
 
 
+@dataclass(frozen=True)
+class PaddedFrames:
+    """Stands for ``FramePacking`` while a network is exported: all frames are rows, those of the padding too.
+
+    Which rows are valid depends on the data, and a graph's shapes must not. Layers over single frames compute on
+    padding in vain; a recurrence must be told where items end.
+    """
+
+    batch: int
+    frames: int
+    num_frames: Int[Tensor, "batch"]
+
+    def pack(self, padded: Float[Tensor, "batch frames features"]) -> Float[Tensor, "rows features"]:
+        """All frames, an item after the other."""
+        return padded.flatten(0, 1)
+
+    def unpack(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "batch frames features"]:
+        """The padded batch, with 0 where there is no valid frame."""
+        return zero_padding(self.padded(rows), self.num_frames)
+
+    def padded(self, rows: Float[Tensor, "rows features"]) -> Float[Tensor, "batch frames features"]:
+        """The padded batch as it is."""
+        return rows.unflatten(0, (self.batch, self.frames))
+
+
+def pack_frames(
+    num_frames: Int[Tensor, "batch"], frames: int, device: torch.device
+) -> FramePacking | PaddedFrames:
+    """``FramePacking.of``; while a network is exported, what stands for it."""
+    if torch.compiler.is_exporting():
+        return PaddedFrames(num_frames.shape[0], frames, num_frames)
+    return FramePacking.of(num_frames, frames, device)
+
+
 def zero_padding(
     padded: Float[Tensor, "batch frames features"], num_frames: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch frames features"]:
@@ -81,7 +117,11 @@ def zero_padding(
     Raises:
         ValueError: If a length is outside [1, frames].
     """
-    lengths, frames = num_frames.cpu(), padded.shape[1]
+    frames = padded.shape[1]
+    if torch.compiler.is_exporting():  # nothing can be checked that depends on the data
+        is_padding = torch.arange(frames, device=padded.device) >= num_frames.unsqueeze(1)
+        return padded.masked_fill(is_padding.unsqueeze(-1), 0)
+    lengths = num_frames.cpu()
     _check_lengths(lengths, frames)
     outside = torch.arange(frames) >= lengths.unsqueeze(1)
     return padded.masked_fill(outside.to(padded.device, non_blocking=True).unsqueeze(-1), 0)

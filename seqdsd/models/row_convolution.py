@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from seqdsd.models.packing import FramePacking
+from seqdsd.models.packing import FramePacking, PaddedFrames
 
 
 class RowConvolution(nn.Module):
@@ -20,7 +20,7 @@ class RowConvolution(nn.Module):
         self.conv = nn.Conv1d(hidden_size, hidden_size, future_frames + 1, groups=hidden_size, bias=False)
 
     def forward(
-        self, inputs: Float[Tensor, "valid hidden"], packing: FramePacking
+        self, inputs: Float[Tensor, "valid hidden"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "valid hidden"]:
         """Convolve the packed frames of each item."""
         padded = packing.unpack(inputs).transpose(1, 2)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking
+from seqdsd.models.packing import FramePacking, PaddedFrames
+from seqdsd.models.recurrence_operators import clipped_rnn
 
 
 class _Scan(torch.autograd.Function):
@@ -111,10 +112,30 @@ class SharedInputRNN(nn.Module):
             nn.init.orthogonal_(weight)
 
     def forward(
-        self, inputs: Float[Tensor, "valid features"], packing: FramePacking
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "valid hidden"]:
         """Sum of the directions' states for each packed frame; each item starts from 0 at either end."""
+        if isinstance(packing, PaddedFrames):
+            return self._exported(inputs, packing)
         # Under autocast too in the weights' precision: errors of a frame would run on through all later ones, and in
         # bfloat16 products this small took longer.
         projected = self.norm(self.input(inputs)).to(self.weight_recurrent.dtype)
         return _Scan.apply(projected, self.weight_recurrent, packing, self.clip)
+
+    def _exported(
+        self, inputs: Float[Tensor, "rows features"], packing: PaddedFrames
+    ) -> Float[Tensor, "rows hidden"]:
+        """The same by one operator, which has the projection with it; in evaluation mode."""
+        weight, bias = self._projection()
+        states = clipped_rnn(
+            packing.padded(inputs), packing.num_frames, weight, bias, self.weight_recurrent, self.clip
+        )
+        return packing.pack(states)
+
+    def _projection(self) -> tuple[Float[Tensor, "hidden features"], Float[Tensor, "hidden"]]:
+        """Weight and bias of the input matrix and the norm by its running statistics in one."""
+        if not isinstance(self.norm, FrameNorm):
+            return self.input.weight, self.input.bias
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        scale = self.norm.weight * (variance + self.norm.eps).rsqrt()  # type: ignore[operator, union-attr]
+        return self.input.weight * scale.unsqueeze(1), self.norm.bias - mean * scale  # type: ignore[operator]

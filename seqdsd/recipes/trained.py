@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from lightning_fabric.wrappers import _FabricModule
@@ -68,6 +68,31 @@ class TrainedRecogniser:
         """From one output frame to the next."""
         stride: int = self.model.module.time_stride  # type: ignore[assignment]  # an ``AcousticModel``
         return stride * HOP_SAMPLES / SAMPLE_RATE_HZ
+
+
+@runtime_checkable
+class Transcriber(Protocol):
+    """What transcribing needs of a recogniser, trained here or exported."""
+
+    @property
+    def model(self) -> Any:
+        """Features and their numbers of frames to log-probabilities and theirs."""
+
+    @property
+    def recogniser(self) -> Recogniser:
+        """Features before it and decoding after it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the network spells with."""
+
+    @property
+    def frame_seconds(self) -> float:
+        """From one output frame to the next."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.streaming import find_files, late_progress
 from seqdsd.recipes.subtitles import ctm, srt, vtt
-from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
+from seqdsd.recipes.trained import Transcriber, load_recogniser
 from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
@@ -49,7 +49,7 @@ class Transcribe:
     """What to transcribe, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or an ONNX file of seqdsd export."""
     audio: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIO ...")]
     """Recordings, and folders of them (searched to any depth)."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -132,7 +132,7 @@ class _Piece:
 
 
 def transcribe(
-    trained: TrainedRecogniser,
+    trained: Transcriber,
     paths: Iterable[Path],
     *,
     max_piece_seconds: float = 20.0,
@@ -170,9 +170,7 @@ def main(argv: Sequence[str]) -> None:
         )
         files = find_files(asked.audio, suffixes=AUDIO_SUFFIXES, kind="recording")
         _check_output(asked, files)
-        folder = RunFolder(asked.run)
-        decoding = with_tuned_weights(asked.decoding, folder)
-        trained = load_recogniser(folder, phase=asked.phase, device=asked.device, decoding=decoding)
+        trained = _load(asked)
         with late_progress(lambda: sum(map(_header_seconds, files))) as advance:
             transcripts = transcribe(
                 trained,
@@ -187,6 +185,19 @@ def main(argv: Sequence[str]) -> None:
             sys.exit(1)
 
     run_command(parse_and_run)
+
+
+def _load(asked: Transcribe) -> Transcriber:
+    """The run's recogniser, or the one in an ONNX file."""
+    if asked.run.suffix == ".onnx":
+        try:
+            from seqdsd.recipes.onnx_files import load_exported_recogniser
+        except ImportError as error:
+            raise ValueError(f"ONNX needs an extra: pip install 'seqdsd[onnx]' ({error})") from error
+        return load_exported_recogniser(asked.run, asked.decoding)
+    folder = RunFolder(asked.run)
+    decoding = with_tuned_weights(asked.decoding, folder)
+    return load_recogniser(folder, phase=asked.phase, device=asked.device, decoding=decoding)
 
 
 def _pieces(paths: Iterable[Path], waiting: list[Transcript], max_piece_seconds: float) -> Iterator[_Piece]:
@@ -233,7 +244,7 @@ def _batches(pieces: Iterable[_Piece], max_batch_seconds: float) -> Iterator[lis
 
 
 @torch.inference_mode()
-def _decode(trained: TrainedRecogniser, batch: Sequence[_Piece], *, with_words: bool) -> None:
+def _decode(trained: Transcriber, batch: Sequence[_Piece], *, with_words: bool) -> None:
     """Add each piece's text to its recording's transcript."""
     waveforms = pad_sequence([piece.samples for piece in batch], batch_first=True).to(trained.device)
     num_samples = torch.tensor([len(piece.samples) for piece in batch])
@@ -247,7 +258,7 @@ def _decode(trained: TrainedRecogniser, batch: Sequence[_Piece], *, with_words: 
 
 
 def _timed(
-    trained: TrainedRecogniser, piece: _Piece, text: str, log_probs: Float[Tensor, "frames vocab"]
+    trained: Transcriber, piece: _Piece, text: str, log_probs: Float[Tensor, "frames vocab"]
 ) -> list[TimedWord]:
     """When the words of a piece were said, in the recording's time."""
     words = align_words(log_probs, text, trained.tokenizer, frame_seconds=trained.frame_seconds)

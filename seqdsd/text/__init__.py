@@ -5,7 +5,7 @@ Nothing here knows of audio, models or torch.
 
 from seqdsd.text.characters import ENGLISH_ALPHABET, CharacterTokenizer
 from seqdsd.text.normalise import Normalised, normalise_transcript
-from seqdsd.text.registry import load_tokenizer
+from seqdsd.text.registry import load_tokenizer, tokenizer_from_json
 from seqdsd.text.subwords import SubwordTokenizer
 from seqdsd.text.tokenizer import OutOfAlphabet, Tokenizer
 from seqdsd.text.vocabulary import WordVocabulary
@@ -20,4 +20,5 @@ __all__ = [
     "WordVocabulary",
     "load_tokenizer",
     "normalise_transcript",
+    "tokenizer_from_json",
 ]

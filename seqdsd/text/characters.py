@@ -62,6 +62,10 @@ class CharacterTokenizer:
         """Write ``tokenizer.json`` into a folder."""
         write_description(folder, {"kind": self.kind, "alphabet": self.alphabet})
 
+    def to_json(self) -> dict[str, str]:
+        """Kind and alphabet."""
+        return {"kind": self.kind, "alphabet": self.alphabet}
+
     @classmethod
     def load(cls, folder: Path) -> "CharacterTokenizer":
         """Read what ``save`` wrote.

@@ -1,6 +1,7 @@
-"""Loading whichever tokenizer a folder holds: one small table from its kind to its class."""
+"""Loading whichever tokenizer a folder or a file holds: small tables from its kind to its class."""
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from seqdsd.text.characters import CharacterTokenizer
@@ -25,3 +26,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             f"{folder / 'tokenizer.json'}: unknown kind {kind!r}. Known kinds: {', '.join(sorted(_LOADERS))}."
         )
     return _LOADERS[kind](folder)
+
+
+_FROM_JSON: dict[str, Callable[[Mapping[str, str]], Tokenizer]] = {
+    CharacterTokenizer.kind: lambda values: CharacterTokenizer(values["alphabet"]),
+    SubwordTokenizer.kind: lambda values: SubwordTokenizer(base64.b64decode(values["model"])),
+}
+
+
+def tokenizer_from_json(values: Mapping[str, str]) -> Tokenizer:
+    """The tokenizer that ``to_json`` described.
+
+    Raises:
+        ValueError: If it is not such a description.
+    """
+    try:
+        return _FROM_JSON[values["kind"]](values)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the description of a tokenizer ({error!r})") from error

@@ -4,6 +4,7 @@ The module is not called after the library, which it would shadow. No text norma
 SentencePiece's own is switched off, so that a transcript comes back exactly as it went in.
 """
 
+import base64
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,6 +113,11 @@ class SubwordTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _MODEL_NAME).write_bytes(self._processor.serialized_model_proto())
         write_description(folder, {"kind": self.kind, "model": _MODEL_NAME})
+
+    def to_json(self) -> dict[str, str]:
+        """Kind, and SentencePiece's model in base 64."""
+        model = self._processor.serialized_model_proto()
+        return {"kind": self.kind, "model": base64.b64encode(model).decode()}
 
     @classmethod
     def load(cls, folder: Path) -> "SubwordTokenizer":

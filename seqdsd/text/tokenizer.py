@@ -44,6 +44,9 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None:
         """Write all that ``load_tokenizer`` needs into a folder, which is made where it is missing."""
 
+    def to_json(self) -> dict[str, str]:
+        """All that ``tokenizer_from_json`` needs, as JSON can hold it."""
+
 
 def check_ids(ids: list[int], *, vocab_size: int) -> None:
     """Raise ``ValueError`` if an id is not that of a written token, in [1, vocab_size)."""

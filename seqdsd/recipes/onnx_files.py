@@ -1,0 +1,135 @@
+"""ONNX files: how the recurrences are written in them, and how a recogniser's is run. Needs the extra ``onnx``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from onnxscript import opset18
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqdsd.audio import LogSpectrogram
+from seqdsd.models import recurrence_operators  # noqa: F401  # registers the operators
+from seqdsd.tasks import DecodingSettings, Recogniser
+from seqdsd.text import Tokenizer, tokenizer_from_json
+
+METADATA = "seqdsd"
+"""Under which name the file says what it is."""
+SHORTEST_FRAMES = 3
+"""Feature frames below which the exported graphs are not defined: 40 ms."""
+_INT32 = 6  # ONNX's number for it
+
+op: Any = opset18  # takes Python's numbers and lists, which its annotations do not say
+
+for _name in ("onnxscript", "onnx_ir"):  # they tell of every node that they take out
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class ExportedRecogniser:
+    """A recogniser in an ONNX file; see ``seqdsd.recipes.trained.Transcriber``."""
+
+    model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    recogniser: Recogniser
+    frame_seconds: float
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the network spells with."""
+        return self.recogniser.tokenizer
+
+
+def load_exported_recogniser(path: Path, decoding: DecodingSettings) -> ExportedRecogniser:
+    """Load a recogniser that ``seqdsd export`` has written.
+
+    Raises:
+        ValueError: If the file is damaged, or not such a recogniser.
+    """
+    loaded = session(path)
+    try:
+        facts = json.loads(loaded.get_modelmeta().custom_metadata_map[METADATA])
+        tokenizer, frame_seconds = tokenizer_from_json(facts["tokenizer"]), float(facts["frame_seconds"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a recogniser that seqdsd export has written ({error!r}); export one"
+        ) from error
+
+    def run(features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
+        missing = max(0, SHORTEST_FRAMES - features.shape[1])
+        inputs = {"features": F.pad(features, (0, 0, 0, missing)).numpy(), "num_frames": num_frames.numpy()}
+        log_probs, out_num_frames = loaded.run(None, inputs)
+        return torch.from_numpy(log_probs), torch.from_numpy(out_num_frames)
+
+    return ExportedRecogniser(run, Recogniser(LogSpectrogram(), tokenizer, decoding), frame_seconds)
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """The recurrences' operators in ONNX's own, for ``torch.onnx.export``."""
+    return {
+        torch.ops.seqdsd.clipped_rnn.default: _clipped_rnn,
+        torch.ops.seqdsd.neuraltalk_lstm.default: _neuraltalk_lstm,
+    }
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """A file, ready to be run on the CPU.
+
+    Raises:
+        ValueError: If it is damaged or no ONNX file.
+    """
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own have no common class but this
+        raise ValueError(f"{path}: onnxruntime cannot load it ({error}); export it again") from error
+
+
+def _clipped_rnn(inputs: Any, num_frames: Any, weight: Any, bias: Any, recurrent: Any, clip: float) -> Any:
+    """``RNN``, whose ``clip`` bounds what goes into the ReLU; both directions have the same input weights."""
+    directions, hidden_size, _ = recurrent.shape
+    weights = op.Concat(*[op.Unsqueeze(weight, [0])] * directions, axis=0)
+    row = op.Unsqueeze(bias, [0])
+    biases = op.Concat(
+        *[op.Concat(row, op.Sub(row, row), axis=1)] * directions, axis=0
+    )  # input's, recurrence's
+    states, _ = op.RNN(
+        op.Transpose(inputs, perm=[1, 0, 2]),
+        weights,
+        recurrent,
+        biases,
+        op.Cast(num_frames, to=_INT32),
+        activations=["Relu"] * directions,
+        clip=clip,
+        direction="bidirectional" if directions == 2 else "forward",
+        hidden_size=hidden_size,
+    )
+    return op.Transpose(op.ReduceSum(states, [1], keepdims=0), perm=[1, 0, 2])
+
+
+def _neuraltalk_lstm(inputs: Any, weight: Any, bias: Any, tanh_output: bool) -> Any:
+    """``LSTM``, with its gates in the order i, o, f, c; ``Affine``, as 1 x + 0, stands for no tanh on the way out."""
+    rows, columns = weight.shape
+    hidden_size = rows // 4
+    order = [gate * hidden_size + unit for gate in (0, 2, 1, 3) for unit in range(hidden_size)]
+    weight, bias = op.Gather(weight, order, axis=0), op.Gather(bias, order, axis=0)
+    of_input = op.Slice(weight, [0], [columns - hidden_size], [1])
+    of_state = op.Slice(weight, [columns - hidden_size], [columns], [1])
+    biases = op.Unsqueeze(op.Concat(bias, op.Sub(bias, bias), axis=0), [0])
+    states, _, _ = op.LSTM(
+        inputs,
+        op.Unsqueeze(of_input, [0]),
+        op.Unsqueeze(of_state, [0]),
+        biases,
+        hidden_size=hidden_size,
+        activations=["Sigmoid", "Tanh", "Tanh" if tanh_output else "Affine"],
+        activation_alpha=None if tanh_output else [1.0],
+        activation_beta=None if tanh_output else [0.0],
+    )
+    return op.Squeeze(states, [1])

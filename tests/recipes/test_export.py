@@ -1,0 +1,169 @@
+"""Exported networks against the networks themselves, in sizes that the export has not seen."""
+
+import json
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from seqdsd.cli import main as seqdsd
+from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
+from seqdsd.recipes import ds1
+from seqdsd.recipes.export import captioner_graphs, recogniser_graph, write_onnx, write_program
+from seqdsd.records import RunFolder
+from seqdsd.text import CharacterTokenizer, SubwordTokenizer, tokenizer_from_json
+
+onnx = pytest.importorskip("onnx", reason="needs ONNX (pip install 'seqdsd[onnx]')")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporters, on their own parts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_shape_checks():
+    """They would be traced into the graph."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+NETWORKS = {
+    "ds1": lambda: DeepSpeech1(vocab_size=5, hidden_size=16),
+    "ds1 with norms": lambda: DeepSpeech1(vocab_size=5, hidden_size=16, batch_norm=True, dropout=0.5),
+    "ds2": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2),
+    "ds2 forward only": lambda: DeepSpeech2(
+        vocab_size=5, hidden_size=16, num_recurrent_layers=2, bidirectional=False, future_frames=3
+    ),
+}
+
+
+def ready(model: torch.nn.Module) -> torch.nn.Module:
+    """With statistics that are not those of the start, and states that reach the clip."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d):
+                torch.nn.init.normal_(module.running_mean)
+                torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+                torch.nn.init.normal_(module.bias)
+        for name, parameter in model.named_parameters():
+            if "recurrent" in name:
+                parameter.mul_(1.2)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("write", [write_onnx, write_program])
+def test_recognisers(tmp_path, name, write):
+    graph = recogniser_graph(ready(NETWORKS[name]()))
+    assert write(graph, tmp_path / "network", {}) < 1e-4
+
+
+@pytest.mark.parametrize("tanh_output", [False, True])
+@pytest.mark.parametrize("write", [write_onnx, write_program])
+def test_captioners(tmp_path, tanh_output, write):
+    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8, tanh_output=tanh_output).eval()
+    for name, graph in captioner_graphs(model, 7).items():
+        assert write(graph, tmp_path / f"network{name}", {}) < 1e-5
+
+
+def test_padding_is_ignored_by_the_file_too(tmp_path):
+    model = ready(NETWORKS["ds2"]())
+    write_onnx(recogniser_graph(model), tmp_path / "network.onnx", {})
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+    features = np.random.default_rng(0).standard_normal((2, 40, 161)).astype(np.float32)
+    lengths = np.array([40, 11])
+    whole, out_lengths = session.run(None, {"features": features, "num_frames": lengths})
+    alone, _ = session.run(None, {"features": features[1:, :11], "num_frames": lengths[1:]})
+    features[1, 11:] = np.nan
+    spoilt, _ = session.run(None, {"features": features, "num_frames": lengths})
+    assert out_lengths.tolist() == [20, 6]
+    np.testing.assert_allclose(whole[1, :6], alone[0], atol=1e-5)
+    np.testing.assert_array_equal(spoilt, whole)
+    assert (whole[1, 6:] == 0).all()
+
+
+def test_gated_cells_are_refused_in_words(tmp_path):
+    model = DeepSpeech2(vocab_size=5, hidden_size=8, num_recurrent_layers=1, cell="gru").eval()
+    with pytest.raises(NotImplementedError, match="GRU or LSTM cells cannot be exported yet"):
+        write_program(recogniser_graph(model), tmp_path / "network.pt2", {})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, write_tone_corpus, tiny_ds1) -> RunFolder:
+    folder = tmp_path_factory.mktemp("run")
+    corpus = write_tone_corpus(folder / "tones")
+    return ds1.run(tiny_ds1(corpus.folder, folder / "run", epochs=(4, 1, 1))).folder
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = 0
+    try:
+        seqdsd([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_transcribe_runs_the_file(run, tmp_path, capsys):
+    recordings = sorted((run.path.parent / "tones" / "test").glob("*.wav"))
+    path = tmp_path / "new" / "tones.onnx"
+    status, out, err = call(capsys, "export", run.path, "--out", path)
+    assert status == 0, err
+    assert f"{path}: " in out and "from the network" in out
+    options = [*recordings, "--timestamps", "json"]
+    _, by_run, _ = call(capsys, "transcribe", run.path, *options)
+    status, by_file, err = call(capsys, "transcribe", path, *options)
+    assert status == 0, err
+    for line, other in zip(by_run.splitlines(), by_file.splitlines(), strict=True):
+        assert json.loads(line)["segments"] == json.loads(other)["segments"]
+
+
+def test_the_file_has_nothing_of_pruning_and_says_what_it_is(run, tmp_path, capsys):
+    path = tmp_path / "tones.onnx"
+    assert call(capsys, "export", run.path, "--out", path, "--phase", "Sparse Iter 1")[0] == 0
+    model = onnx.load(path)
+    names = [one.name for one in (*model.graph.initializer, *model.graph.node)]
+    assert not any("mask" in name and "masked_fill" not in name for name in names)
+    assert {one.domain for one in model.opset_import} == {""}  # ONNX's own operators alone
+    facts = json.loads(next(one.value for one in model.metadata_props if one.key == "seqdsd"))
+    assert (facts["phase"], facts["recipe"], facts["frame_seconds"]) == ("Sparse Iter 1", "ds1", 0.02)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"no onnx", "onnxruntime cannot load it"), (b"", "onnxruntime cannot load it")]
+)
+def test_what_is_no_such_file_is_refused(tmp_path, capsys, content, what):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    status, _, err = call(capsys, "transcribe", path, tmp_path)
+    assert status == 1
+    (tmp_path / "a.wav").write_bytes(b"")
+    status, _, err = call(capsys, "transcribe", path, tmp_path / "a.wav")
+    assert status == 1 and f"{path}: {what}" in err.replace("\n", " ")
+
+
+def test_another_onnx_file_is_refused(tmp_path, capsys):
+    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
+    path = tmp_path / "captions.onnx"
+    write_onnx(captioner_graphs(model, 7)[""], path, {})
+    (tmp_path / "a.wav").write_bytes(b"")
+    status, _, err = call(capsys, "transcribe", path, tmp_path / "a.wav")
+    assert status == 1 and "not a recogniser that seqdsd export has written" in err
+
+
+def test_a_wrong_ending_is_refused(run, capsys):
+    status, _, err = call(capsys, "export", run.path, "--out", "model.bin")
+    assert status != 0 and ".onnx or .pt2" in err
+
+
+def test_tokenizers_survive_json():
+    characters = CharacterTokenizer(" ab")
+    subwords = SubwordTokenizer.train(["one two", "two three", "three one"], 12)
+    for tokenizer in (characters, subwords):
+        again = tokenizer_from_json(json.loads(json.dumps(tokenizer.to_json())))
+        text = "a b" if tokenizer is characters else "two one"
+        assert again.encode(text) == tokenizer.encode(text)
+    with pytest.raises(ValueError, match="not the description of a tokenizer"):
+        tokenizer_from_json({"kind": "runes"})
