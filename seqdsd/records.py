@@ -11,6 +11,7 @@
     images.jsonl           where the images are that were captioned: id, path
     audio.jsonl            where the recordings are that were recognised: id, path
     plan.jsonl             what the sparse phases prune, by which rule: a parameter a line
+    decoding.toml          how to weigh a language model, if seqdsd tune-decoding was run
     weights.jsonl          the pruned layers' weights at the five moments of each round
     progress.json          how far the run is, for those who watch it from another process
     checkpoints/           written by seqdsd.engine.checkpoint

@@ -54,6 +54,16 @@ def audio_seconds(path: Path | str) -> float:
         return sound.frames / sound.samplerate
 
 
+def audio_channels(path: Path | str) -> int:
+    """Return the number of channels that the file's header states.
+
+    Raises:
+        AudioError: As ``audio_seconds``.
+    """
+    with _opened(path) as sound:
+        return sound.channels
+
+
 def read_audio(
     path: Path | str, *, sample_rate_hz: int = 16_000, expected_seconds: float | None = None
 ) -> Waveform:

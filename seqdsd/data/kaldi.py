@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seqdsd.audio import AudioError, audio_seconds
-from seqdsd.data.manifest import Manifest, ManifestError, Utterance
+from seqdsd.audio import AudioError, audio_channels, audio_seconds
+from seqdsd.data.manifest import Manifest, ManifestError, Utterance, duration_seconds
 
 _UNPACKERS = {"sph2pipe": ("-f", "wav", "-p", "-c", "1"), "flac": ("-c", "-d", "-s", "-dc", "-cd"), "cat": ()}
+"""Programs that only unpack, and those of their arguments that change nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def _whole(
     path = _path(id_, text, recordings)
     try:
         seconds = _number(durations[id_]) if id_ in durations else audio_seconds(path)
+        seconds = duration_seconds(seconds, (durations.get(id_) or recordings[id_]).where)
     except AudioError as error:
         raise ManifestError(f"{recordings[id_].where}: {error}") from error
     return Utterance(id_, path, seconds, text.value, speaker, source)
@@ -119,15 +121,29 @@ def _path(recording: str, asked: _Entry, recordings: Mapping[str, _Entry]) -> st
 
 def _unpacked(entry: _Entry) -> Path:
     """The file that a command unpacks, if that is all it does."""
-    program, *arguments = shlex.split(entry.value.rstrip().removesuffix("|"))
+    try:
+        program, *arguments = shlex.split(entry.value.rstrip().removesuffix("|"))
+    except ValueError as error:
+        raise ManifestError(f"{entry.where}: not a command ({error}). Correct the line.") from error
     harmless = _UNPACKERS.get(Path(program).name)
     paths = [one for one in arguments if harmless is not None and one not in harmless]
     if harmless is None or len(paths) != 1 or paths[0].startswith("-"):
         raise ManifestError(
             f"{entry.where}: commands are not run ({entry.value.strip()!r}). Write the recordings to files "
-            "(Kaldi: wav-copy scp:wav.scp ark,scp:…, or utils/data/…) and name these."
+            "and name these."
         )
-    return Path(paths[0])
+    path = Path(paths[0])
+    if Path(program).name == "sph2pipe" and "-c" in arguments and path.is_file():
+        try:
+            channels = audio_channels(path)
+        except AudioError as error:
+            raise ManifestError(f"{entry.where}: {error}") from error
+        if channels != 1:
+            raise ManifestError(
+                f"{entry.where}: one of {channels} channels is asked for, and channels are not chosen here. Write each "
+                "to a file of its own."
+            )
+    return path
 
 
 def _number(entry: _Entry) -> float:
@@ -144,10 +160,10 @@ def _table(path: Path) -> dict[str, _Entry]:
     """A file of lines that begin with a key."""
     table: dict[str, _Entry] = {}
     for number, line in _lines(path):
-        key, _, value = line.strip().partition(" ") if " " in line.strip() else line.strip().partition("\t")
+        key, *value = line.split(maxsplit=1)
         if key in table:
             raise ManifestError(f"{path}:{number}: {key} was used before. Every line needs its own key.")
-        table[key] = _Entry(value.strip(), f"{path}:{number}")
+        table[key] = _Entry(value[0].strip() if value else "", f"{path}:{number}")
     return table
 
 

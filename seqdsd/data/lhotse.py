@@ -6,14 +6,18 @@ changes to be made while reading) is refused, with the remedy of letting Lhotse 
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from seqdsd.data.manifest import Manifest, ManifestError, Utterance
+from seqdsd.data.manifest import (
+    Manifest,
+    ManifestError,
+    Utterance,
+    duration_seconds,
+    parse_line,
+    read_lines,
+)
 
 _REMEDY = "Let Lhotse write plain cuts with their audio: cuts.save_audios(FOLDER).to_file(FILE)"
 
@@ -36,12 +40,10 @@ def read_cuts(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") ->
     utterances: list[Utterance] = []
     skipped: list[str] = []
     seen: set[str] = set()
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
-            utterance = _utterance(line, where, source=f"{path.name}:{number}")
+            utterance = _utterance(parse_line(line, path, number), where, source=f"{path.name}:{number}")
             if utterance.id in seen:
                 raise ManifestError(
                     f"{where}: the id {utterance.id!r} was used before. Give every cut its own id."
@@ -59,58 +61,38 @@ def read_cuts(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") ->
     return Manifest(path, utterances, skipped)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, gzipped where its name says so.
-
-    Raises:
-        ManifestError: If it cannot be read.
-    """
+def _utterance(cut: Mapping[str, Any], where: str, *, source: str) -> Utterance:
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise ManifestError(f"{path}: no such file. Correct the path.") from error
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise ManifestError(f"{path}: cannot be read ({error}). Copy it again.") from error
-
-
-def _utterance(line: str, where: str, *, source: str) -> Utterance:
-    try:
-        cut = json.loads(line)
         recording, supervisions = cut["recording"], cut["supervisions"]
         start, seconds = float(cut["start"]), float(cut["duration"])
         whole = float(recording["duration"])
         [audio] = recording["sources"]
+        kind, path, channels = audio["type"], Path(audio["source"]), len(audio.get("channels", [0]))
         id_ = str(cut["id"])
-        texts = [one.get("text") or "" for one in supervisions]
+        text = " ".join(one.get("text") or "" for one in supervisions).strip()
         speaker = supervisions[0].get("speaker") if supervisions else None
+        is_changed = bool(recording.get("transforms") or cut.get("transforms"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(
             f"{where}: not a cut of one recording in one file ({type(error).__name__}: {error}). {_REMEDY}"
         ) from error
-    if recording.get("transforms") or cut.get("transforms"):
+    if is_changed:
         raise ManifestError(f"{where}: {id_} is to be changed while it is read (transforms). {_REMEDY}")
-    if audio.get("type") != "file":
-        raise ManifestError(
-            f"{where}: {id_} has its audio in a {audio.get('type')!r}, not in a file. {_REMEDY}"
-        )
-    if len(audio.get("channels", [0])) != 1:
+    if kind != "file":
+        raise ManifestError(f"{where}: {id_} has its audio in a {kind!r}, not in a file. {_REMEDY}")
+    if channels != 1:
         raise ManifestError(f"{where}: {id_} is one of several channels of its file. {_REMEDY}")
-    if not " ".join(texts).strip():
+    if not text:
         raise ManifestError(f"{where}: {id_} has no text. Remove cuts in which nothing is said.")
-    path = Path(audio["source"])
     if not path.is_file():
         raise ManifestError(
             f"{where}: the audio file {path} does not exist. Lhotse's relative paths start at the working folder; run "
             "this from there, or make them absolute."
         )
+    duration_seconds(seconds, where)
+    if not 0 <= start < whole:
+        raise ManifestError(f"{where}: {id_} starts at {start} s of {whole} s. Correct its start.")
     is_part = start > 0 or whole - seconds > max(0.1, 0.02 * seconds)
     return Utterance(
-        id_,
-        str(path.absolute()),
-        seconds,
-        " ".join(texts),
-        speaker,
-        source,
-        start_seconds=start if is_part else None,
+        id_, str(path.absolute()), seconds, text, speaker, source, start_seconds=start if is_part else None
     )

@@ -5,8 +5,10 @@ manifests can be read as they are. Left out on purpose: any look inside the audi
 imported.
 """
 
+import gzip
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -69,9 +71,9 @@ def read_manifest(path: Path, *, on_bad_data: Literal["error", "skip"] = "error"
     without_id: list[int] = []
     skipped: list[str] = []
     first_seen: dict[str, int] = {}
-    for line_number, line in _lines(path):
+    for line_number, line in read_lines(path):
         try:
-            entry = _parse_line(line, path, line_number)
+            entry = parse_line(line, path, line_number)
             utterance = _to_utterance(entry, path, line_number)
             if utterance.id:
                 _claim_id(utterance.id, first_seen, path, line_number)
@@ -113,25 +115,36 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, bytes) of each line that is not blank."""
-    try:
-        file = open(path, "rb")  # bytes, so that a bad character is charged to its own line
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes) of each line that is not blank; unpacked where the name ends in ``.gz``.
+
+    Raises:
+        ManifestError: If the file cannot be read.
+    """
+    try:  # bytes, so that a bad character is charged to its own line
+        file = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
     except OSError as error:
         raise ManifestError(
             f"{path}: cannot open the manifest ({error.strerror}). "
             "Check the path, or write the manifest with data_prep/."
         ) from error
     with file:
-        for line_number, line in enumerate(file, start=1):
-            if line_number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            if line.strip():
-                yield line_number, line
+        try:
+            for line_number, line in enumerate(file, start=1):
+                if line_number == 1:
+                    line = line.removeprefix(_BYTE_ORDER_MARK)
+                if line.strip():
+                    yield line_number, line
+        except (OSError, EOFError, zlib.error) as error:
+            raise ManifestError(f"{path}: cannot be read ({error}). Copy it again.") from error
 
 
-def _parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
-    """Turn one line into a JSON object."""
+def parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
+    """Turn one line into a JSON object.
+
+    Raises:
+        ManifestError: If it is none.
+    """
     where = f"{path}:{line_number}"
     try:
         entry = json.loads(line.decode("utf-8"))
@@ -159,7 +172,7 @@ def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Uttera
     return Utterance(
         id=_label(entry, "id", where) or "",
         audio_path=_audio_path(entry["audio_filepath"], path, where),
-        duration_seconds=_duration_seconds(entry["duration"], where),
+        duration_seconds=duration_seconds(entry["duration"], where),
         text=_text(entry["text"], where),
         speaker=_label(entry, "speaker", where),
         source=f"{path.name}:{line_number}",
@@ -177,8 +190,12 @@ def _label(entry: dict[str, Any], key: str, where: str) -> str | None:
     return str(value)
 
 
-def _duration_seconds(value: Any, where: str) -> float:
-    """Return a positive finite number of seconds."""
+def duration_seconds(value: Any, where: str) -> float:
+    """Return a positive finite number of seconds.
+
+    Raises:
+        ManifestError: If it is none.
+    """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     # False for NaN as well; the upper bound keeps out infinity and whole numbers too long for a float.
     if not is_number or not 0 < value < 1e9:
@@ -265,7 +282,7 @@ def _stem(utterance: Utterance) -> str:
 
 def _mark(utterance: Utterance) -> str:
     """What tells parts of one recording apart: where they begin, in milliseconds."""
-    return "" if utterance.start_seconds is None else f"-{round(1000 * utterance.start_seconds):07d}"
+    return f"-{round(1000 * utterance.start_seconds):07d}" if utterance.start_seconds else ""
 
 
 def _to_entry(utterance: Utterance, folder: str) -> dict[str, Any]:

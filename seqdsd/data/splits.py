@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from seqdsd.data.kaldi import is_kaldi_folder, read_kaldi
 from seqdsd.data.lhotse import is_cut, read_cuts
-from seqdsd.data.manifest import Manifest, ManifestError, read_manifest
+from seqdsd.data.manifest import Manifest, ManifestError, parse_line, read_lines, read_manifest
 
 _CUT_ENDINGS = (".jsonl.gz", ".jsonl")
 
@@ -22,16 +21,16 @@ def find_splits(folder: Path) -> dict[str, Path]:
     """The splits of a corpus by name: ``train``, ``dev``, ``test`` or several ``test_NAME``, and whatever else.
 
     Raises:
-        ManifestError: If a split is there twice, in two formats.
+        ManifestError: If one of these is there twice, in two formats.
     """
     splits: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         name = _split_name(path)
         if name is None:
             continue
-        if name in splits:
+        if name in splits and (name in ("train", "dev", "test") or name.startswith("test_")):
             raise ManifestError(f"{folder}: both {splits[name].name} and {path.name} are {name}. Remove one.")
-        splits[name] = path
+        splits.setdefault(name, path)
     return splits
 
 
@@ -45,7 +44,7 @@ def read_split(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") -
         if not is_kaldi_folder(path):
             raise ManifestError(f"{path}: a folder without wav.scp is no split. {_formats()}")
         return read_kaldi(path, on_bad_data=on_bad_data)
-    if path.suffix == ".gz" or _begins_with_a_cut(path):
+    if _begins_with_a_cut(path):
         return read_cuts(path, on_bad_data=on_bad_data)
     return read_manifest(path, on_bad_data=on_bad_data)
 
@@ -61,14 +60,11 @@ def _split_name(path: Path) -> str | None:
 
 
 def _begins_with_a_cut(path: Path) -> bool:
-    if not path.is_file():
-        return False  # ``read_manifest`` says so
     try:
-        with path.open(encoding="utf-8") as lines:
-            first = json.loads(next((line for line in lines if line.strip()), "null"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(first, dict) and is_cut(first)
+        number, line = next(read_lines(path))
+        return is_cut(parse_line(line, path, number))
+    except (ManifestError, StopIteration):
+        return False  # what is wrong ``read_manifest`` says
 
 
 def _formats() -> str:

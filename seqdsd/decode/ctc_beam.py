@@ -79,8 +79,8 @@ def beam_decode(
         blank_id: Index of CTC's blank in the vocabulary.
 
     Raises:
-        ValueError: If a length is outside that range, ``blank_id`` is not in the vocabulary, or ``beam_width`` is
-            below 1.
+        ValueError: If a length is outside that range, ``blank_id`` is not in the vocabulary, ``beam_width`` is below
+            1, or the log-probabilities of an item are NaN or leave nothing possible.
 
     Reference: Hannun et al. 2014 (First-pass large vocabulary continuous speech recognition using bi-directional
     recurrent DNNs), algorithm 1, without its language model.
@@ -103,6 +103,8 @@ def beam_decode(
     # One copy: a wait for each of these would cost more than the search.
     found = torch.stack(steps).cpu() if steps else torch.empty(0, 2, items, beam_width, dtype=torch.int64)
     total, lengths = beams.total.cpu(), lengths.cpu()
+    if not (total[:, 0] > -math.inf).all():  # false for NaN, too
+        raise ValueError("the log-probabilities are not finite: nothing can be found in them")
     if ((lengths < 1) | (lengths > frames)).any():
         raise ValueError(f"num_frames must lie in [1, {frames}], got {lengths.tolist()}")
     return _hypotheses(found[:, 0], found[:, 1], total)

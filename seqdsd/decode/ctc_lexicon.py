@@ -146,6 +146,8 @@ class LexiconDecoder:
         end[0, self.spelling.separator_id] = 0
         emissions = torch.cat((log_probs, end)).contiguous()
         found = self._decoder.decode(emissions.data_ptr(), *emissions.shape)
+        if not found:
+            raise ValueError("the log-probabilities are not finite: nothing can be found in them")
         best = max(found, key=lambda one: one.score)
         words = [self._dictionary.get_entry(index) for index in best.words if index >= 0]
         return WordHypothesis(words, best.score)

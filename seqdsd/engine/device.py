@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -17,6 +18,13 @@ _SENT_BUFFERS = {"forward_sync_buffers", "broadcast_buffers"} & set(
     signature(DistributedDataParallel).parameters
 )
 _WITHOUT_SENT_BUFFERS: dict[str, Any] = {max(_SENT_BUFFERS): False}
+
+
+class _LengthsStayDDP(DDPStrategy):
+    """DDP that leaves inputs where they are: it would send lengths to a GPU, and the host would wait for them."""
+
+    def setup_module(self, module: nn.Module) -> DistributedDataParallel:
+        return DistributedDataParallel(module=module, **self._ddp_kwargs)
 
 
 def make_fabric(device: str, precision: Precision) -> Fabric:
@@ -38,7 +46,7 @@ def make_fabric(device: str, precision: Precision) -> Fabric:
             devices=here,
             num_nodes=count // here,
             precision=precision,
-            strategy=DDPStrategy(**_WITHOUT_SENT_BUFFERS),
+            strategy=_LengthsStayDDP(**_WITHOUT_SENT_BUFFERS),
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--device {device}: {error}") from error

@@ -119,6 +119,7 @@ class DSDTraining:
             ValueError: From the data (a checkpoint is written), or a checkpoint that does not fit.
         """
         restored = load_latest(self._folder.checkpoints)
+        self._processes.wait()  # all have read what the first goes on to write
         if restored is not None:
             self._restore(restored)
             self._write_records()
@@ -128,7 +129,6 @@ class DSDTraining:
             write_json_lines(self._folder.plan, plan_rows(self._plans))
         if len(self._state.records) == len(self._schedule):
             return self._state.records
-        self._processes.wait()  # all have read what the first goes on to write
         with (
             self._open_tensorboard() as self._tensorboard,
             stop_on_signals() as self._wish,
@@ -145,8 +145,12 @@ class DSDTraining:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
             evaluations = self._evaluate_best()
-        except (StopRequested, TrainingDiverged, ValueError):
+        except (StopRequested, TrainingDiverged):  # of all processes at once
             self._save()  # raised between two steps: weights and position agree
+            self._processes.wait()  # none may end, and have torchrun end the first, while that saves
+            raise
+        except ValueError:
+            self._save()
             raise
         finally:
             if handle:

@@ -48,9 +48,17 @@ class LossMeter:
         """Mean over the finite steps read so far; NaN before the first."""
         return self.sum / self.steps if self.steps else math.nan
 
-    def add(self, loss: Tensor, failed: Tensor, ids: tuple[str, ...]) -> None:
-        """Note one step: its loss, whether it was skipped (both on the device), and its items."""
-        self._pending.append((torch.stack((loss.detach().float(), failed.float())), ids))
+    def add(self, loss: Tensor, failed: Tensor, ids: tuple[str, ...], items: Tensor | None = None) -> None:
+        """Note one step.
+
+        Args:
+            loss: Of the whole batch, on the device.
+            failed: Whether the step was skipped, on the device.
+            ids: This process's items.
+            items: How many the whole batch has, on the device, where that can be none; such a step counts for nothing.
+        """
+        items = torch.ones_like(loss) if items is None else items
+        self._pending.append((torch.stack((loss.detach().float(), failed.float(), items.float())), ids))
 
     def judge(self, *, at_least: int = 1) -> None:
         """Read what is pending, where that is ``at_least`` so many steps, and judge all that was read.
@@ -74,7 +82,9 @@ class LossMeter:
         values = torch.stack([pair for pair, _ in self._pending]).tolist()
         names = [ids for _, ids in self._pending]
         self._pending.clear()
-        for (loss, failed), ids in zip(values, names, strict=True):
+        for (loss, failed, items), ids in zip(values, names, strict=True):
+            if not items:
+                continue
             if not failed:
                 self.sum, self.steps, self.bad_in_a_row = self.sum + loss, self.steps + 1, 0
                 continue
@@ -137,10 +147,10 @@ def train_epoch(
         ):  # the others have something to train on, and wait for this one
             # dropout knows no generator of its own
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
-            loss, failed = _train_step(
+            loss, failed, items = _train_step(
                 fabric, model, optimizer, task, batch.to(fabric.device), settings, processes, after_backward
             )
-            meter.add(loss, failed, batch.ids)
+            meter.add(loss, failed, batch.ids, items)
         after_step(done)
         meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
@@ -155,22 +165,26 @@ def _train_step(
     settings: OptimizerSettings,
     processes: Processes,
     after_backward: Callable[[], None],
-) -> tuple[Tensor, Tensor]:
-    """Make a step; the loss of the whole batch, and whether the step was skipped, both on the device."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Make a step; the loss of the whole batch, whether the step failed, and the batch's items, all on the device."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     loss = task.loss(model, batch)
+    items = loss.new_tensor(float(len(batch)))
+    all_items = processes.sum_(items.clone())
     if processes.count > 1:
         # Gradients are averaged over the processes, which need not have as many items each.
-        items = loss.new_tensor(float(len(batch)))
-        loss = loss * (items * processes.count / processes.sum_(items.clone()))
+        loss = loss * (items * processes.count / all_items.clamp(min=1))
     fabric.backward(loss)
     after_backward()
     norm = settings.clip_(fabric, model, optimizer)
     whole_loss = processes.sum_(loss.detach().clone()) / processes.count
     failed = ~torch.isfinite(whole_loss + norm)
-    optimizer.optimizer.found_inf = failed.float()  # type: ignore[attr-defined]  # see optimizer.py
+    changes_nothing = failed | (
+        all_items == 0
+    )  # of several processes none may have had an item that can be read
+    optimizer.optimizer.found_inf = changes_nothing.float()  # type: ignore[attr-defined]  # see optimizer.py
     optimizer.step()
     optimizer.zero_grad()
     for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever
-        torch.where(failed, before, buffer, out=buffer)
-    return whole_loss, failed
+        torch.where(changes_nothing, before, buffer, out=buffer)
+    return whole_loss, failed, all_items

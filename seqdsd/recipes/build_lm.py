@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from seqdsd.data.lhotse import is_cut
+from seqdsd.data.manifest import parse_line, read_lines
 from seqdsd.recipes.command import run_command
 from seqdsd.records import write_atomically
 from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
-from seqdsd.text.ngram import estimate_ngrams
+from seqdsd.text.ngram import MARKS, estimate_ngrams
 
 PROG = "seqdsd build-lm"
 _DESCRIPTION = """Make a word n-gram language model (ARPA) for --lm of seqdsd evaluate and seqdsd transcribe.
 
-Text comes from manifests (.jsonl) or from files with a sentence a line, which are made into words of a-z and apostrophe
-as transcripts are. Never take dev or test transcripts. For more text than fits in memory use KenLM's lmplz.
+Text comes from manifests (.jsonl, .jsonl.gz; NeMo's and Lhotse's, too) or from files with a sentence a line, whose
+case, accents and punctuation are taken away as in transcripts. Write numbers out as words first: digits stay, and words
+with them are never found. Never take dev or test transcripts. For more text than fits in memory use KenLM's lmplz.
 
 Examples:
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
@@ -66,21 +68,28 @@ def read_sentences(path: Path) -> Iterator[str]:
     """The transcripts of a manifest as they are, or a text file's lines as transcripts are written.
 
     Raises:
-        ValueError: If a line of a manifest has no text; it is named.
-        OSError, UnicodeDecodeError: If the file cannot be read.
+        ValueError: If the file or a line of it cannot be used; the message names it.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if path.suffix != ".jsonl":
-                yield normalise_transcript(line, alphabet=ENGLISH_ALPHABET).text
-            elif line.strip():
-                yield _transcript(line, f"{path}:{number}")
+    is_manifest = ".jsonl" in path.suffixes
+    for number, line in read_lines(path):
+        if is_manifest:
+            sentence = _transcript(parse_line(line, path, number), f"{path}:{number}")
+        else:
+            try:
+                sentence = normalise_transcript(line.decode("utf-8"), alphabet=ENGLISH_ALPHABET).text
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not valid UTF-8. Save the text as UTF-8.") from error
+        if marks := MARKS.intersection(sentence.split()):
+            raise ValueError(
+                f"{path}:{number}: {marks.pop()} is a mark of the ARPA format, not a word; take it out"
+            )
+        yield sentence
 
 
-def _transcript(line: str, where: str) -> str:
-    try:
-        return str(json.loads(line)["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{where}: no transcript ({error!r}); write one JSON object a line, with a text"
-        ) from error
+def _transcript(entry: Mapping[str, Any], where: str) -> str:
+    """The text of a manifest's line; of one of Lhotse's cuts, that of its supervisions."""
+    parts = entry["supervisions"] if is_cut(entry) else [entry]
+    texts: list[Any] = [part.get("text") for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: no transcript; every line needs a text")
+    return " ".join(texts)

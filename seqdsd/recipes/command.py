@@ -89,7 +89,7 @@ def run_command(main: Callable[[], None]) -> None:
     Exit status: 1 after bad input, a diverged run or another process's end, 130 after Ctrl-C.
     """
     logging.basicConfig(
-        level=logging.INFO if is_first_process() else logging.WARNING,
+        level=logging.INFO if is_first_process() else logging.ERROR,  # the others would say the same again
         format="%(message)s",
         handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
     )

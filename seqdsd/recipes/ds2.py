@@ -1,7 +1,7 @@
 """DeepSpeech 2 with Dense-Sparse-Dense training (Han et al. 2017, section 4.6).
 
-    python -m seqdsd.recipes.ds2 --iters 2                               # embedded corpus, no download
-    python -m seqdsd.recipes.ds2 --config recipes/an4/ds2.toml --iters 2  # AN4
+    python -m seqdsd.recipes.ds2 --iters 2                  # embedded corpus, no download
+    python -m seqdsd.recipes.ds2 --data data/librispeech    # your own
 
 Where no data is named a small corpus is synthesised, and the settings begin from ``ds2_embedded.toml``; otherwise
 from the paper's. What a run does is ``SpeechRecipe``'s.

@@ -56,7 +56,7 @@ def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
         corpus=manifests,
         batches_settings=_batches(asked, trained),
         on_bad_data=on_bad_data,
-        decoding=with_tuned_weights(asked.decoding, folder),
+        decoding=with_tuned_weights(asked.decoding, folder, phase=trained.phase["name"]),
     )
     evaluations = {}
     with progress_bar(console) as progress:

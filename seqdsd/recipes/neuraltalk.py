@@ -179,7 +179,7 @@ def run(
         # Not counted again: from captions mended since then, other words would get the ids.
         known = folder if has_run else parent
         fabric = make_fabric(config.device, config.precision)
-        with fabric.rank_zero_first():  # scenes are drawn and features computed once
+        with fabric.rank_zero_first(local=True):  # scenes are drawn and features computed once
             vocabulary = WordVocabulary.load(known.path) if known else None
             task = make_task(config, vocabulary, fabric)
         phases = train(

@@ -99,7 +99,7 @@ class SpeechRecipe:
             # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
             known = folder if has_run else parent
             fabric = make_fabric(config.device, config.precision)
-            with fabric.rank_zero_first():  # a corpus is synthesised once
+            with fabric.rank_zero_first(local=True):  # a corpus is synthesised once
                 tokenizer = load_tokenizer(known.path / "tokenizer") if known else None
                 task = self.make_task(config, tokenizer, Processes.of(fabric))
             phases = train(
@@ -188,6 +188,6 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
 def _save_parts(task: SpeechTask, path: Path) -> None:
     task.tokenizer.save(path / "tokenizer")
     judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
-    # Parts of longer recordings are left out: the report plays files.
-    rows = ({"id": one.id, "path": one.audio_path} for one in judged if one.start_seconds is None)
+    # Parts within longer recordings are left out: the report plays files from their start.
+    rows = ({"id": one.id, "path": one.audio_path} for one in judged if not one.start_seconds)
     write_json_lines(RunFolder(path).audio, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 from seqdsd.tasks.alignment import TimedWord
 
 CUE_SECONDS = 6.0
-CUE_CHARACTERS = 84  # two lines of 42, as broadcasters have it
+LINE_CHARACTERS = 42  # as broadcasters have it
 PAUSE_SECONDS = 0.8
 """A longer pause between two words ends a cue."""
 
 
 @dataclass(frozen=True)
 class Cue:
-    """Words that are shown together."""
+    """Words that are shown together, on two lines at most."""
 
     start_seconds: float
     end_seconds: float
@@ -64,17 +65,21 @@ def ctm(words: Iterable[TimedWord], recording: Path) -> str:
 
 
 def _is_too_much(together: list[TimedWord], word: TimedWord) -> bool:
-    characters = sum(len(one.word) + 1 for one in together) + len(word.word)
+    lines = _lines(" ".join(one.word for one in (*together, word)))
     return (
         word.start_seconds - together[-1].end_seconds > PAUSE_SECONDS
         or word.end_seconds - together[0].start_seconds > CUE_SECONDS
-        or characters > CUE_CHARACTERS
+        or len(lines) > 2
     )
 
 
 def _cue(together: list[TimedWord]) -> Cue:
-    text = " ".join(one.word for one in together)
+    text = "\n".join(_lines(" ".join(one.word for one in together)))
     return Cue(together[0].start_seconds, together[-1].end_seconds, text)
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_CHARACTERS, break_long_words=False, break_on_hyphens=False)
 
 
 def _clock(seconds: float, mark: str) -> str:

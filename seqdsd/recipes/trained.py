@@ -24,6 +24,7 @@ from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.speech import SpeechConfig
 from seqdsd.recipes.training import read_run_provenance
+from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
 from seqdsd.tasks import Captioner, DecodingSettings, Recogniser
@@ -132,7 +133,8 @@ def load_recogniser(
         phase: Its name as in ``phases.jsonl``, in any case, or with hyphens (``dense-iter-1``); by default
             the best on dev.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
-        decoding: How text is found; by default max decoding.
+        decoding: How text is found; by default max decoding. Weights of a language model that are not given are those
+            found on dev.
 
     Raises:
         ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
@@ -141,6 +143,7 @@ def load_recogniser(
     recipe = RECOGNISERS[_require(folder, RECOGNISERS)]
     config = read_config(folder.config, recipe.config_class())
     record = _find_phase(folder, phase)
+    decoding = with_tuned_weights(decoding or DecodingSettings(), folder, phase=record["name"])
     tokenizer = load_tokenizer(folder.path / "tokenizer")
     model = recipe.make_model(config, tokenizer)
     _load_weights(model, _read_weights(folder, record), folder, record)

@@ -23,7 +23,6 @@ from seqdsd.recipes.command import run_command
 from seqdsd.recipes.streaming import find_files, late_progress
 from seqdsd.recipes.subtitles import ctm, srt, vtt
 from seqdsd.recipes.trained import Transcriber, load_recogniser
-from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
 from seqdsd.tasks.alignment import TimedWord, align_words
@@ -76,6 +75,9 @@ class Transcribe:
                 f"max_piece_seconds must be in [1, max_batch_seconds = {self.max_batch_seconds}], "
                 f"got {self.max_piece_seconds}"
             )
+
+        if self.json and self.timestamps not in (None, "json"):
+            raise ValueError(f"json: what is written is {self.timestamps} already; give one of both")
 
     @property
     def format(self) -> OutputFormat:
@@ -195,9 +197,9 @@ def _load(asked: Transcribe) -> Transcriber:
         except ImportError as error:
             raise ValueError(f"ONNX needs an extra: pip install 'seqdsd[onnx]' ({error})") from error
         return load_exported_recogniser(asked.run, asked.decoding)
-    folder = RunFolder(asked.run)
-    decoding = with_tuned_weights(asked.decoding, folder)
-    return load_recogniser(folder, phase=asked.phase, device=asked.device, decoding=decoding)
+    return load_recogniser(
+        RunFolder(asked.run), phase=asked.phase, device=asked.device, decoding=asked.decoding
+    )
 
 
 def _pieces(paths: Iterable[Path], waiting: list[Transcript], max_piece_seconds: float) -> Iterator[_Piece]:
@@ -249,19 +251,20 @@ def _decode(trained: Transcriber, batch: Sequence[_Piece], *, with_words: bool) 
     waveforms = pad_sequence([piece.samples for piece in batch], batch_first=True).to(trained.device)
     num_samples = torch.tensor([len(piece.samples) for piece in batch])
     log_probs, num_frames = trained.recogniser.log_probs(trained.model, waveforms, num_samples)
-    texts = trained.recogniser.texts(log_probs, num_frames)
-    for piece, text, rows, length in zip(batch, texts, log_probs, num_frames.tolist(), strict=True):
+    tokens = trained.recogniser.tokens(log_probs, num_frames)
+    for piece, ids, rows, length in zip(batch, tokens, log_probs, num_frames.tolist(), strict=True):
         end_seconds = piece.start_seconds + len(piece.samples) / SAMPLE_RATE_HZ
-        words = _timed(trained, piece, text, rows[:length]) if with_words else None
+        words = _timed(trained, piece, ids, rows[:length]) if with_words else None
+        text = trained.tokenizer.decode(ids)
         piece.transcript.segments.append(Segment(piece.start_seconds, end_seconds, text, words))
         piece.transcript.num_waiting -= 1
 
 
 def _timed(
-    trained: Transcriber, piece: _Piece, text: str, log_probs: Float[Tensor, "frames vocab"]
+    trained: Transcriber, piece: _Piece, tokens: list[int], log_probs: Float[Tensor, "frames vocab"]
 ) -> list[TimedWord]:
     """When the words of a piece were said, in the recording's time."""
-    words = align_words(log_probs, text, trained.tokenizer, frame_seconds=trained.frame_seconds)
+    words = align_words(log_probs, tokens, trained.tokenizer, frame_seconds=trained.frame_seconds)
     return [
         replace(
             word,
@@ -274,15 +277,17 @@ def _timed(
 
 def _check_output(asked: Transcribe, files: Sequence[Path]) -> None:
     """Refuse what would end up in one file and cannot."""
-    if asked.out is None:
-        if asked.timestamps in ("srt", "vtt") and len(files) > 1:
-            raise ValueError(f"{len(files)} recordings: subtitles are a file each; name a folder by --out")
+    if asked.out is None and asked.timestamps in ("srt", "vtt") and len(files) > 1:
+        raise ValueError(f"{len(files)} recordings: subtitles are a file each; name a folder by --out")
+    if asked.out is None and asked.format != "ctm":
         return
     by_name: dict[str, Path] = {}
     for path in files:
         if (other := by_name.setdefault(path.stem, path)) != path:
-            raise ValueError(f"{path} and {other} would both be {path.stem}.{asked.format} in {asked.out}")
-    asked.out.mkdir(parents=True, exist_ok=True)
+            where = f"{path.stem}.{asked.format} in {asked.out}" if asked.out else f"{path.stem} in the CTM"
+            raise ValueError(f"{path} and {other} would both be {where}; give them other names")
+    if asked.out is not None:
+        asked.out.mkdir(parents=True, exist_ok=True)
 
 
 def _report(transcript: Transcript, format_: OutputFormat, out: Path | None) -> bool:

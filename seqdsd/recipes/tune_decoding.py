@@ -22,10 +22,10 @@ from seqdsd.metrics import wer
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.scoring import progress_bar
 from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
-from seqdsd.recipes.tuned_decoding import TunedWeights, digest_of
+from seqdsd.recipes.tuned_decoding import TunedWeights
 from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings, SpeechTask
-from seqdsd.tasks.decoding import make_lexicon_decoder
+from seqdsd.tasks.decoding import digest_of, make_lexicon_decoder
 
 PROG = "seqdsd tune-decoding"
 _DESCRIPTION = """Find the weight of a language model and the bonus for each word that give the lowest WER on dev.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import tomli_w
 
 from seqdsd.config import ConfigError, read_values
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
+from seqdsd.tasks.decoding import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +50,13 @@ class TunedWeights:
             ) from error
 
 
-def digest_of(path: Path) -> str:
-    """By which a file is known, whatever it is called."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def with_tuned_weights(asked: DecodingSettings, folder: RunFolder) -> DecodingSettings:
+def with_tuned_weights(asked: DecodingSettings, folder: RunFolder, *, phase: str) -> DecodingSettings:
     """Weights that are not asked for are those that were found on dev for this language model, if they were.
+
+    Args:
+        asked: The decoding asked for.
+        folder: Of the run.
+        phase: Name of the phase whose weights the network has.
 
     Raises:
         ConfigError: If what was found cannot be read.
@@ -78,6 +76,13 @@ def with_tuned_weights(asked: DecodingSettings, folder: RunFolder) -> DecodingSe
             tuned.lm,
         )
         return asked
+    if tuned.phase != phase:
+        log.warning(
+            "the weights in %s were found for %s and are used with %s; seqdsd tune-decoding --phase finds its own",
+            folder.decoding,
+            tuned.phase,
+            phase,
+        )
     return replace(
         asked,
         lm_weight=tuned.lm_weight if asked.lm_weight is None else asked.lm_weight,

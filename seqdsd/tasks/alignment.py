@@ -31,30 +31,32 @@ class TimedWord:
 @torch.inference_mode()
 def align_words(
     log_probs: Float[Tensor, "frames vocab"],
-    text: str,
+    tokens: Sequence[int],
     tokenizer: Tokenizer,
     *,
     frame_seconds: float,
 ) -> list[TimedWord]:
-    """Find when each word of a text is said.
+    """Find when each word that some tokens spell is said.
 
     Args:
         log_probs: Natural-log probabilities of the utterance's valid frames.
-        text: What is said, words between single spaces; it need not be what the network finds likeliest.
+        tokens: What is said, without blanks; it need not be what the network finds likeliest. They are not made from
+            the text again: a network that writes sub-words may have spelt it in another way.
         tokenizer: That of the network.
         frame_seconds: From one frame to the next.
 
     Raises:
-        ValueError: If the text needs more frames than there are, or cannot be written with the tokenizer.
+        ValueError: If the tokens need more frames than there are.
     """
-    ids = tokenizer.encode(text)
+    ids = list(tokens)
     if not ids:
         return []
+    text = tokenizer.decode(ids)
     needed = len(ids) + sum(one == other for one, other in zip(ids, ids[1:], strict=False))
     if needed > len(log_probs):
         raise ValueError(f"{text!r} needs {needed} frames, of which there are {len(log_probs)}")
-    tokens = torch.tensor([ids], device=log_probs.device)
-    path, scores = forced_align(log_probs[None].float(), tokens, blank=tokenizer.blank_id)
+    targets = torch.tensor([ids], device=log_probs.device)
+    path, scores = forced_align(log_probs[None].float(), targets, blank=tokenizer.blank_id)
     spans = merge_tokens(path[0], scores[0], blank=tokenizer.blank_id)
     timed = []
     for word, members in zip(text.split(), _tokens_of_words(ids, tokenizer), strict=True):

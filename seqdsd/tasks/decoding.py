@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +22,8 @@ log = logging.getLogger(__name__)
 
 LM_BEAM_WIDTH = 100
 
-TextDecoder = Callable[[Float[Tensor, "batch frames vocab"], Int[Tensor, "batch"]], list[str]]
-"""Log-probabilities [batch, frames, vocab] and valid frames [batch] to a text an item."""
+Decoder = Callable[[Float[Tensor, "batch frames vocab"], Int[Tensor, "batch"]], list[list[int]]]
+"""Log-probabilities [batch, frames, vocab] and valid frames [batch] to each item's tokens, without blanks."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,28 @@ class DecodingSettings:
         """As a score's signature says it."""
         if self.lm is not None:
             search = self.search
-            hot = (
-                f"|hot words {len(search.hot_words)} at {search.hot_word_bonus:g}" if search.hot_words else ""
-            )
+            words = f"|words {_named(self.words)}" if self.words else ""
+            hot = "+".join(search.hot_words)
             return (
-                f"beam {search.beam_width}|lm {self.lm.name} weight {search.lm_weight:g}|"
-                f"word bonus {search.word_bonus:g}{hot}"
+                f"beam {search.beam_width}|lm {_named(self.lm)} weight {search.lm_weight:g}|word bonus "
+                f"{search.word_bonus:g}{words}"
+                + (f"|hot words {hot} at {search.hot_word_bonus:g}" if hot else "")
             )
         return "max decoding" if self.beam is None else f"beam {self.beam}"
 
 
-def make_text_decoder(settings: DecodingSettings, tokenizer: Tokenizer) -> TextDecoder:
+def digest_of(path: Path) -> str:
+    """By which a file is known, whatever it is called."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _named(path: Path) -> str:
+    """A file's name, and the beginning of its digest: two files may have one name."""
+    return f"{path.name} {digest_of(path)[:8]}"
+
+
+def make_decoder(settings: DecodingSettings, tokenizer: Tokenizer) -> Decoder:
     """The search asked for.
 
     Raises:
@@ -87,16 +100,16 @@ def make_text_decoder(settings: DecodingSettings, tokenizer: Tokenizer) -> TextD
     """
     if settings.lm is not None:
         search = make_lexicon_decoder(settings, tokenizer)
-        return lambda log_probs, num_frames: [" ".join(one.words) for one in search(log_probs, num_frames)]
-    if settings.beam is None:
         return lambda log_probs, num_frames: [
-            tokenizer.decode(ids) for ids in greedy_decode(log_probs, num_frames, blank_id=tokenizer.blank_id)
+            tokenizer.encode(" ".join(one.words)) for one in search(log_probs, num_frames)
         ]
+    if settings.beam is None:
+        return partial(greedy_decode, blank_id=tokenizer.blank_id)
     width = settings.beam
 
-    def beam_search(log_probs: Tensor, num_frames: Tensor) -> list[str]:
+    def beam_search(log_probs: Tensor, num_frames: Tensor) -> list[list[int]]:
         found = beam_decode(log_probs, num_frames, beam_width=width, blank_id=tokenizer.blank_id)
-        return [tokenizer.decode(hypotheses[0].tokens) for hypotheses in found]
+        return [hypotheses[0].tokens for hypotheses in found]
 
     return beam_search
 

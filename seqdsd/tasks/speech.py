@@ -31,7 +31,7 @@ from seqdsd.data import (
 from seqdsd.engine import Evaluation, Processes
 from seqdsd.metrics import cer, wer
 from seqdsd.metrics.wer import ErrorRate
-from seqdsd.tasks.decoding import DecodingSettings, make_text_decoder
+from seqdsd.tasks.decoding import DecodingSettings, make_decoder
 from seqdsd.text import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -115,11 +115,11 @@ class Recogniser:
         """Max decoding, unless another is asked for.
 
         Raises:
-            ValueError: See ``make_text_decoder``.
+            ValueError: See ``make_decoder``.
         """
         self.features = features
         self.tokenizer = tokenizer
-        self.texts = make_text_decoder(decoding or DecodingSettings(), tokenizer)
+        self.tokens = make_decoder(decoding or DecodingSettings(), tokenizer)
 
     def log_probs(
         self,
@@ -135,6 +135,12 @@ class Recogniser:
             if masks is not None:
                 features = masks(features, num_frames, generator=torch.default_generator)
         return model(features, num_frames)
+
+    def texts(
+        self, log_probs: Float[Tensor, "batch frames vocab"], num_frames: Int[Tensor, "batch"]
+    ) -> list[str]:
+        """Text an item, by the decoding asked for; ``tokens`` gives the ids that spell it."""
+        return [self.tokenizer.decode(ids) for ids in self.tokens(log_probs, num_frames)]
 
 
 @dataclass(frozen=True)

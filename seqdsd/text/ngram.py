@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-_MARKS = {BEGIN, END, UNKNOWN}
+MARKS = {BEGIN, END, UNKNOWN}
 _NEVER = -99.0  # log10 probability of BEGIN, which is never predicted
 
 NGram = tuple[str, ...]
@@ -75,7 +75,7 @@ def estimate_ngrams(sentences: Iterable[str], *, order: int = 3) -> NGramModel:
         raise ValueError(f"order must be at least 1, got {order}")
     counts = _adjusted_counts(sentences, order)
     vocabulary = {ngram[0] for ngram in counts[0]} - {BEGIN} | {UNKNOWN}
-    if vocabulary <= _MARKS:
+    if vocabulary <= MARKS:
         raise ValueError("no words to make a language model of")
     probs: list[dict[NGram, float]] = []
     backoffs: dict[NGram, float] = {}
@@ -109,7 +109,7 @@ def _adjusted_counts(sentences: Iterable[str], order: int) -> list[Counter[NGram
         words = sentence.split()
         if not words:
             continue
-        if marks := _MARKS.intersection(words):
+        if marks := MARKS.intersection(words):
             raise ValueError(
                 f"{sentence!r}: {marks.pop()} is a mark of the ARPA format, not a word; take it out"
             )

@@ -62,7 +62,7 @@ def write_cuts(path: Path, *cuts: dict) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["cuts_train.jsonl.gz", "train.jsonl"])
+@pytest.mark.parametrize("name", ["cuts_train.jsonl.gz", "train.jsonl", "train.jsonl.gz"])
 def test_lhotse_cuts(tmp_path, talk, whole, name):
     path = write_cuts(
         tmp_path / name,
@@ -86,12 +86,24 @@ BAD_CUTS = {
     ),
     "of several files": ({"recording": {"sources": []}}, "not a cut of one recording in one file"),
     "one of two channels": (
-        {"recording": {"sources": [{"type": "file", "channels": [0, 1]}]}},
+        {"recording": {"sources": [{"type": "file", "source": "x", "channels": [0, 1]}]}},
         "several channels",
     ),
     "padded": ({"recording": None}, "not a cut of one recording in one file"),
     "without text": ({"supervisions": []}, "no text"),
     "said before": ({"id": "good"}, "used before"),
+    "of no source": (
+        {"recording": {"sources": [{"type": "file"}]}},
+        "not a cut of one recording in one file",
+    ),
+    "of a source in words": (
+        {"recording": {"sources": ["talk.wav"]}},
+        "not a cut of one recording in one file",
+    ),
+    "text in numbers": ({"supervisions": [{"text": 5}]}, "not a cut of one recording in one file"),
+    "no duration": ({"duration": 0.0}, "'duration' is 0.0"),
+    "duration in words": ({"duration": "NaN"}, "'duration' is nan"),
+    "after the end": ({"start": 5.0}, "starts at 5.0 s of 4.0 s"),
 }
 
 
@@ -116,7 +128,7 @@ def test_a_damaged_cut_set(tmp_path, talk, spoil):
 
 
 def test_a_missing_cut_set(tmp_path):
-    with pytest.raises(ManifestError, match="no such file"):
+    with pytest.raises(ManifestError, match="cut.*No such file"):
         read_cuts(tmp_path / "cuts_dev.jsonl.gz")
 
 
@@ -134,7 +146,7 @@ def test_a_kaldi_folder(tmp_path, talk, whole):
     folder = write_kaldi(
         tmp_path / "train",
         wav_scp=f"a-talk {talk}\nb-whole sph2pipe -f wav -p -c 1 {whole} |\nc flac -c -d -s {whole} |\n",
-        text="a-talk one two\nb-whole three\nc four\n",
+        text="a-talk\tone two\nb-whole  three\nc four\n",
         utt2spk="a-talk a\nb-whole b\n",
     )
     one, two, three = read_split(folder).utterances
@@ -175,15 +187,20 @@ BAD_KALDI = {
     "times in words": ({"segments": "a a 0 1\nb b zero one\n"}, "segments:2: 'zero' is no number"),
     "times reversed": ({"segments": "a a 0 1\nb b 2 1\n"}, "segments:2: ends at 1.0 s"),
     "no audio": ({"wav_scp": "a {talk}\nb {text}\n"}, "wav.scp:2: .*not audio"),
+    "a bare pipe": ({"wav_scp": "a {talk}\nb |\n"}, "wav.scp:2: not a command"),
+    "an open quote": ({"wav_scp": "a {talk}\nb cat '{talk} |\n"}, "wav.scp:2: not a command"),
+    "of two channels": ({"wav_scp": "a {talk}\nb sph2pipe -f wav -c 1 {stereo} |\n"}, "one of 2 channels"),
+    "no duration": ({"utt2dur": "a 4\nb 0\n"}, "utt2dur:2: 'duration' is 0"),
 }
 
 
 @pytest.mark.parametrize(("files", "what"), BAD_KALDI.values(), ids=BAD_KALDI)
 def test_kaldi_lines_that_cannot_be_read_are_named_and_can_be_skipped(tmp_path, talk, files, what):
     (tmp_path / "text.wav").write_text("not audio")
+    soundfile.write(tmp_path / "stereo.wav", np.zeros((RATE_HZ, 2)), RATE_HZ)
     good = {"wav_scp": "a {talk}\nb {talk}\n", "text": "a one\nb two\n"}
     written = {
-        name: content.format(talk=talk, text=tmp_path / "text.wav")
+        name: content.format(talk=talk, text=tmp_path / "text.wav", stereo=tmp_path / "stereo.wav")
         for name, content in {**good, **files}.items()
     }
     folder = write_kaldi(tmp_path / "train", **written)
@@ -224,6 +241,21 @@ def test_nemo_segments(tmp_path, talk):
     ]
 
 
+def test_a_gzipped_manifest(tmp_path, talk):
+    entry = {"audio_filepath": "talk.wav", "duration": 4.0, "text": "all"}
+    path = tmp_path / "train.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(entry).encode()))
+    assert read_split(path).utterances[0].text == "all"
+    assert find_splits(tmp_path) == {"train": path}
+
+
+def test_an_offset_of_0_changes_no_name(tmp_path, talk):
+    entry = {"audio_filepath": "talk.wav", "duration": 4.0, "text": "all", "offset": 0}
+    (tmp_path / "train.jsonl").write_text(json.dumps(entry))
+    [one] = read_manifest(tmp_path / "train.jsonl").utterances
+    assert (one.id, one.start_seconds) == ("talk", 0.0)
+
+
 # splits ------------------------------------------------------------------------------------------
 
 
@@ -248,6 +280,10 @@ def test_a_split_that_is_there_twice(tmp_path, talk):
     write_cuts(tmp_path / "train.jsonl", cut("s1", talk, 0.5, 1.0, 4.0))
     with pytest.raises(ManifestError, match=r"both cuts_train.jsonl.gz and train.jsonl are train"):
         find_splits(tmp_path)
+    (tmp_path / "train.jsonl").unlink()
+    for name in ("notes.jsonl", "notes.jsonl.gz"):
+        (tmp_path / name).touch()
+    assert "train" in find_splits(tmp_path)  # what nobody takes may be there twice
 
 
 def test_a_folder_that_is_no_split(tmp_path):

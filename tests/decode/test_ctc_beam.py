@@ -132,6 +132,13 @@ def test_what_is_out_of_range_is_refused(options, what):
         beam_decode(random_log_probs(1, 3, 5), options.pop("num_frames"), **options)
 
 
+def test_nan_is_refused():
+    log_probs = random_log_probs(2, 5, 4)
+    log_probs[1, 3] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        beam_decode(log_probs, torch.tensor([5, 5]), beam_width=3)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_on_the_gpu():

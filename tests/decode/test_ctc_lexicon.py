@@ -213,6 +213,11 @@ def test_lengths_out_of_range_are_refused(arpa, num_frames):
         LexiconDecoder(arpa, SPELLING)(heard("cab"), torch.tensor(num_frames))
 
 
+def test_nan_is_refused(arpa):
+    with pytest.raises(ValueError, match="not finite"):
+        LexiconDecoder(arpa, SPELLING)(torch.full((1, 3, VOCAB), math.nan), torch.tensor([3]))
+
+
 def test_another_vocabulary_is_refused(arpa):
     with pytest.raises(ValueError, match="7 tokens"):
         LexiconDecoder(arpa, SPELLING)(torch.zeros(1, 3, 7), torch.tensor([3]))

@@ -57,11 +57,18 @@ def left(folder: Path, rank: int) -> dict:
 def test_two_processes_have_the_losses_and_weights_of_one(trained):
     alone, first = left(trained[1], 0), left(trained[2], 0)
     for one, two in zip(alone["records"], first["records"], strict=True):
+        # Rounding grows from epoch to epoch; and an item that both compute counts twice in the running variance's
+        # n / (n - 1), though in nothing else.
         for name in ("train_loss", "dev_loss"):
-            torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(torch.tensor(two[name]), torch.tensor(one[name]), rtol=2e-2, atol=1e-3)
         assert one["best_epoch"] == two["best_epoch"]
         assert one["measured_sparsity"] == two["measured_sparsity"]
-    torch.testing.assert_close(first["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
+    assert first["records"][0]["train_loss"][0] == pytest.approx(
+        alone["records"][0]["train_loss"][0], rel=1e-5
+    )
+    for name, tensor in alone["weights"].items():
+        tolerance = 2e-2 if "running_var" in name else 1e-3
+        torch.testing.assert_close(first["weights"][name], tensor, rtol=tolerance, atol=1e-4)
 
 
 def test_weights_and_masks_are_the_same_in_all_processes(trained):
@@ -138,13 +145,15 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path):
     for index in (3, 5, 11):
         path = tone_corpus.folder / "train" / f"train{index:02}.wav"
         path.write_bytes(path.read_bytes()[:1000])
-    run = flags(tone_corpus, tmp_path / "run")
-    status, output = finished(
-        torchrun(2, *run, "--on-bad-data", "skip", "--batches.max-batch-seconds", "2.1")
-    )
-    assert status == 0, output
-    folder = RunFolder(tmp_path / "run")
-    assert len(list(read_json_lines(folder.path / "skipped.jsonl"))) == 3
+    # Batches of about two utterances, and of one, which may be all bad for both processes.
+    for seconds in ("2.1", "1.2"):
+        options = ("--on-bad-data", "skip", "--batches.max-batch-seconds", seconds)
+        status, output = finished(torchrun(2, *flags(tone_corpus, tmp_path / seconds), *options))
+        assert status == 0, output
+        assert len(list(read_json_lines(tmp_path / seconds / "skipped.jsonl"))) == 3
+        records = RunFolder(tmp_path / seconds).read_phases()
+        assert [record["nonfinite_steps"] for record in records] == [0, 0, 0]
+        assert all(loss > 0 for record in records for loss in record["train_loss"])  # false for NaN
 
 
 @pytest.mark.slow

@@ -37,8 +37,10 @@ def test_a_cue_ends_at_a_pause_and_before_it_is_too_long():
     steady = spoken(*((f"word{i:02}", 0.4 * i, 0.4 * i + 0.3) for i in range(40)))
     cues = list(to_cues(steady))
     assert " ".join(cue.text for cue in cues).split() == [word.word for word in steady]
-    assert all(cue.end_seconds - cue.start_seconds <= 6 and len(cue.text) <= 84 for cue in cues)
-    assert len(cues) == 4  # 12 words of 6 letters and a space are 84 characters, in 4.7 s
+    assert all(cue.end_seconds - cue.start_seconds <= 6 for cue in cues)
+    lines = [cue.text.split("\n") for cue in cues]
+    assert all(len(one) <= 2 and all(len(line) <= 42 for line in one) for one in lines)
+    assert len(cues) == 4  # a line holds 6 words of 6 letters, and 12 take 4.7 s
     assert [cue.text for cue in to_cues(spoken(("one", 0, 1), ("two", 2, 3)))] == ["one", "two"]
 
 
