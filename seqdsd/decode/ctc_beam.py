@@ -15,8 +15,9 @@ from torch import Tensor
 
 _NO_TOKEN = -1
 _MULTIPLIER = -7046029254386353131  # odd: 2^64 divided by the golden ratio, as a signed number
-_START = 1  # hash of the empty prefix
+_START = 5903247193452817731  # hash of the empty prefix
 _NO_PARENT = 0
+_DEAD = 2  # hash of the prefixes whose probability is 0
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,18 @@ def beam_decode(
     if beam_width < 1:
         raise ValueError(f"beam_width must be at least 1, got {beam_width}")
     lengths = num_frames.to(log_probs.device, torch.int64)
+    # Of lengths on the CPU it is known without waiting from which frame on items are over.
+    first_over = int(num_frames.min()) if num_frames.device.type == "cpu" and items else 0
     beams = _start(log_probs, beam_width, blank_id)
     stay = torch.arange(beam_width, device=log_probs.device).expand(items, -1)
     steps = []
     for frame, scores in enumerate(log_probs.unbind(1)):
-        is_over = (frame >= lengths)[:, None]
         after, step = _advance(beams, scores.float(), blank_id)
+        if frame < first_over:
+            beams = after
+            steps.append(torch.stack((step.origin, step.added)))
+            continue
+        is_over = (frame >= lengths)[:, None]
         beams = _Beams(*(torch.where(is_over, getattr(beams, name), getattr(after, name)) for name in _NAMES))
         origin = torch.where(is_over, stay, step.origin)
         steps.append(torch.stack((origin, step.added.masked_fill(is_over, _NO_TOKEN))))
@@ -119,14 +126,15 @@ def _start(log_probs: Tensor, beam_width: int, blank_id: int) -> _Beams:
     ids = torch.zeros_like(blank, dtype=torch.int64)
     token = blank.clone()
     blank[:, 0] = 0
-    return _Beams(blank, token, last=ids + blank_id, prefix=ids + _START, parent=ids + _NO_PARENT)
+    prefix = torch.full_like(ids, _DEAD)
+    prefix[:, 0] = _START
+    return _Beams(blank, token, last=ids + blank_id, prefix=prefix, parent=ids + _NO_PARENT)
 
 
 def _advance(beams: _Beams, scores: Float[Tensor, "items vocab"], blank_id: int) -> tuple[_Beams, _Step]:
     """The beams after one more frame."""
     width, vocab = beams.last.shape[1], scores.shape[1]
     total = beams.total
-    is_alive = total > -math.inf
     stay_blank = total + scores[:, blank_id, None]
     stay_token = beams.token + scores.gather(1, beams.last)
 
@@ -136,12 +144,12 @@ def _advance(beams: _Beams, scores: Float[Tensor, "items vocab"], blank_id: int)
     extended.scatter_(2, beams.last[:, :, None], again[:, :, None])
     extended[:, :, blank_id] = -math.inf
 
-    # An extension that is a beam already is added to that beam.
-    meets = (
-        (beams.prefix[:, :, None] == beams.parent[:, None, :]) & is_alive[:, :, None] & is_alive[:, None, :]
-    )
-    has_parent = meets.any(dim=1)
-    place = meets.int().argmax(dim=1) * vocab + torch.where(has_parent, beams.last, blank_id)
+    # An extension that is a beam already is added to that beam. Each has one parent at most: sums find it, and whether
+    # there is one, faster than a search does.
+    meets = (beams.prefix[:, :, None] == beams.parent[:, None, :]).float()
+    numbers = torch.arange(width, device=scores.device, dtype=torch.float32)
+    has_parent, parent = (torch.stack((torch.ones_like(numbers), numbers)) @ meets).unbind(1)
+    place = parent.long() * vocab + torch.where(has_parent > 0, beams.last, blank_id)
     extended = extended.flatten(1)
     stay_token = torch.logaddexp(stay_token, extended.gather(1, place))
     extended.scatter_(1, place, -math.inf)
@@ -151,13 +159,16 @@ def _advance(beams: _Beams, scores: Float[Tensor, "items vocab"], blank_id: int)
     stays = chosen < width
     origin = torch.where(stays, chosen, (chosen - width).div(vocab, rounding_mode="floor"))
     added = (chosen - width) % vocab
+    is_dead = best == -math.inf
     before = beams.prefix.gather(1, origin)
+    prefix = torch.where(stays, before, (before ^ (added + 1)) * _MULTIPLIER)
+    parent_prefix = torch.where(stays, beams.parent.gather(1, origin), before)
     after = _Beams(
         blank=stay_blank.gather(1, origin).masked_fill(~stays, -math.inf),
         token=torch.where(stays, stay_token.gather(1, origin), best),
         last=torch.where(stays, beams.last.gather(1, origin), added),
-        prefix=torch.where(stays, before, (before ^ (added + 1)) * _MULTIPLIER),
-        parent=torch.where(stays, beams.parent.gather(1, origin), before),
+        prefix=prefix.masked_fill(is_dead, _DEAD),  # met by nothing
+        parent=parent_prefix.masked_fill(is_dead, _NO_PARENT),
     )
     return after, _Step(origin, added.masked_fill(stays, _NO_TOKEN))
 
