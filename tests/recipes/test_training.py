@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from seqdsd.config import read_config
-from seqdsd.engine import AdaptiveSettings, Evaluation, NesterovSettings, StopRequested
+from seqdsd.engine import AdaptiveSettings, Evaluation, NesterovSettings, StopRequested, make_fabric
 from seqdsd.recipes.training import (
     RunConfig,
     describe_training,
@@ -112,6 +112,7 @@ def start(config, *, task=None, optimizer=None, saved=None):
         recipe="lines",
         rules=[Rule("*")],
         optimizer=optimizer,
+        fabric=make_fabric(config.device, config.precision),
         folder=folder,
         console=QUIET,
         save_parts=save_parts,
@@ -158,6 +159,7 @@ def test_parts_that_cannot_be_saved_leave_no_run(config, folder):
             rules=[Rule("*")],
             optimizer=NesterovSettings(),
             folder=folder,
+            fabric=make_fabric(config.device, config.precision),
             console=QUIET,
             save_parts=fail,
         )
@@ -219,6 +221,7 @@ def test_a_rule_that_fits_nothing_is_refused_before_training(config, folder):
             rules=[Rule("gru.*")],
             optimizer=NesterovSettings(),
             folder=folder,
+            fabric=make_fabric(config.device, config.precision),
             console=QUIET,
             save_parts=lambda path: None,
         )
