@@ -153,7 +153,7 @@ class SpeechRecipe:
         )
 
     def embedded_settings(self) -> Any:
-        """Settings for the embedded corpus: small enough for a few minutes on two CPU cores."""
+        """Settings for the embedded corpus: small enough for two CPU cores."""
         return read_config(Path(__file__).with_name(f"{self.name}_embedded.toml"), self.config_class())
 
     def main(self, argv: Sequence[str] | None = None) -> None:
