@@ -142,10 +142,9 @@ def train_epoch(
     model.train()
     processes = Processes.of(fabric)
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
-        if (
-            len(batch) > 0 or processes.count > 1
-        ):  # the others have something to train on, and wait for this one
-            # dropout knows no generator of its own
+        # Of several processes one without items takes part: the others wait for it.
+        if len(batch) > 0 or processes.count > 1:
+            # Dropout knows no generator of its own.
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
             loss, failed, items = _train_step(
                 fabric, model, optimizer, task, batch.to(fabric.device), settings, processes, after_backward
@@ -169,7 +168,7 @@ def _train_step(
     """Make a step; the loss of the whole batch, whether the step failed, and the batch's items, all on the device."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     loss = task.loss(model, batch)
-    items = loss.new_tensor(float(len(batch)))
+    items = loss.new_full((), len(batch))  # filled on the device: nothing is copied there
     all_items = processes.sum_(items.clone())
     if processes.count > 1:
         # Gradients are averaged over the processes, which need not have as many items each.
@@ -179,9 +178,8 @@ def _train_step(
     norm = settings.clip_(fabric, model, optimizer)
     whole_loss = processes.sum_(loss.detach().clone()) / processes.count
     failed = ~torch.isfinite(whole_loss + norm)
-    changes_nothing = failed | (
-        all_items == 0
-    )  # of several processes none may have had an item that can be read
+    # Of several processes none may have had an item that can be read.
+    changes_nothing = failed | (all_items == 0)
     optimizer.optimizer.found_inf = changes_nothing.float()  # type: ignore[attr-defined]  # see optimizer.py
     optimizer.step()
     optimizer.zero_grad()

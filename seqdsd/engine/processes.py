@@ -72,7 +72,7 @@ class Processes:
         """Whether one of them says so; waits for all."""
         if self.count == 1:
             return flag
-        return bool(self.sum_(torch.tensor(float(flag), device=device)) > 0)
+        return bool(self.sum_(torch.full((), float(flag), device=device)) > 0)
 
     def wait(self) -> None:
         """Go on when all have come here."""

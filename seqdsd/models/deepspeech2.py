@@ -31,7 +31,7 @@ class ConvLayer(nn.Module):
         self, *, channels: int, num_bins: int, kernel_bins: int, time_stride: int, clip: float
     ) -> None:
         super().__init__()
-        # Bins before frames: the other way round, oneDNN's backward took 92 s for 12 s of speech.
+        # Bins before frames: the other way round took twice as long on a CPU (docs/experiments.md).
         self.conv = nn.Conv2d(
             channels,
             CHANNELS,

@@ -15,7 +15,7 @@ class _SynchronisedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        count = frames.new_tensor([float(len(frames))])
+        count = frames.new_full((1,), len(frames))
         mean = frames.sum(0) / count.clamp(min=1)
         squares = (frames - mean).square().sum(0)
         everyone = [torch.empty(2 * len(mean) + 1).to(frames) for _ in range(distributed.get_world_size())]

@@ -5,16 +5,19 @@ Masks live outside the model, keyed by its bare parameter names; parameters are 
 (``schedule.py``), which parameters are concerned (``rules.py``), and structured or gradual pruning.
 """
 
+import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from seqdsd.sparsity.rules import Number, Plan, check_sparsity
-from seqdsd.sparsity.sharded import sharded_magnitude_mask
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Tensor, "*shape"]:
@@ -33,7 +36,9 @@ def magnitude_mask(weight: Float[Tensor, "*shape"], sparsity: Number) -> Bool[Te
     too many and all that tie with it; here the count is exact.
     """
     check_sparsity(sparsity)
-    if isinstance(weight, DTensor):
+    if _is_sharded(weight):
+        from seqdsd.sparsity.sharded import sharded_magnitude_mask
+
         return sharded_magnitude_mask(weight, round(weight.numel() * sparsity))
     magnitude = weight.detach().abs().flatten()
     if magnitude.numel() > 0 and not bool(magnitude.max().isfinite()):  # max hands on NaN
@@ -212,15 +217,23 @@ def _gradient_mask(factor: Tensor) -> Callable[[Tensor], None]:
     return zero_pruned
 
 
+def _is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether a tensor is split over processes. Its type takes half a second to import; where nobody has, none is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def _whole(tensor: Tensor) -> Tensor:
     """A sharded tensor, gathered; another as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def _as_sharded(mask: Tensor, parameter: Tensor) -> Tensor:
     """This process's part of a mask that every process has, if the parameter is sharded."""
-    if not isinstance(parameter, DTensor):
+    if not _is_sharded(parameter):
         return mask
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(
         mask.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
