@@ -146,10 +146,10 @@ class ChosenBatches(CaptionTask):
     captions: EncodedCaptions = field(kw_only=True)
     chosen: list[list[int]] = field(kw_only=True)
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[CaptionBatch]:
+    def batches(self, epoch: int, *, first: int) -> Iterator[list[CaptionBatch]]:
         """The chosen ones, gathered anew each time."""
         for indices in self.chosen[first:]:
-            yield make_batch(self.captions, indices, self.features.array)
+            yield [make_batch(self.captions, indices, self.features.array)]
 
 
 def random_features(corpus: CaptionCorpus, feature_size: int) -> ImageFeatures:

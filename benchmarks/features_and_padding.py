@@ -78,7 +78,7 @@ class PreloadedTask(SpeechTask):
         every = super().batches(1, first=0)
         self.kept = [batch for batch, _ in zip(every, range(count), strict=False)]
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:
+    def batches(self, epoch: int, *, first: int) -> Iterator[list[SpeechBatch]]:
         """The batches kept."""
         return iter(self.kept[first:])
 
@@ -140,7 +140,7 @@ def feature_table(settings: Settings, folder: Path) -> Table:
     stopwatch, started = Stopwatch(task.recogniser.features), now()
     train()
     seconds, steps = now() - started, len(task.kept)
-    audio = sum(int(batch.num_samples.sum()) for batch in task.kept) / SAMPLE_RATE_HZ
+    audio = sum(int(part.num_samples.sum()) for batch in task.kept for part in batch) / SAMPLE_RATE_HZ
     table = Table("per training step", "", title=f"Features ({fabric.device}, {config.hidden_size} units)")
     table.add_row("audio", f"{audio / steps:.1f} s")
     table.add_row("whole step", f"{1000 * seconds / steps:.1f} ms")

@@ -68,6 +68,19 @@ class SpeechBatch:
             num_tokens=torch.tensor([0]),
         )
 
+    @classmethod
+    def noise(cls, transcripts: Sequence[Sequence[int]], num_samples: int) -> SpeechBatch:
+        """Utterances of one length that say nothing, to see what a batch of that size needs."""
+        generator = torch.Generator().manual_seed(0)
+        return cls(
+            ids=tuple(f"noise-{number}" for number in range(len(transcripts))),
+            texts=("",) * len(transcripts),
+            waveforms=0.1 * torch.randn(len(transcripts), num_samples, generator=generator),
+            num_samples=torch.full((len(transcripts),), num_samples),
+            tokens=torch.tensor([id_ for one in transcripts for id_ in one], dtype=torch.long),
+            num_tokens=torch.tensor([len(one) for one in transcripts]),
+        )
+
     def to(self, device: torch.device) -> SpeechBatch:
         """The batch with waveforms and tokens on ``device``."""
         return replace(

@@ -23,6 +23,7 @@ from torch import Tensor
 from seqdsd.engine.checkpoint import Checkpoint, load_latest, restore_optimizer, save_checkpoint, save_latest
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
+from seqdsd.engine.memory import try_largest_batch
 from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
@@ -134,13 +135,16 @@ class DSDTraining:
             stop_on_signals() as self._wish,
             self._open_display() as self._display,
         ):
-            for phase in self._schedule.phases[len(self._state.records) :]:
-                self._run_phase(phase, restored)
+            for number, phase in enumerate(self._schedule.phases[len(self._state.records) :]):
+                self._handle = self._start_phase(phase, restored)
+                if number == 0:  # the optimizer has its memory now; later phases add masks alone
+                    peak = try_largest_batch(self._fabric, self._model, self._task)
+                    self._display.say(f"[dim]{peak}[/dim]")
+                self._run_phase(phase)
                 restored = None
         return self._state.records
 
-    def _run_phase(self, phase: Phase, restored: Checkpoint | None) -> None:
-        self._handle = handle = self._start_phase(phase, restored)
+    def _run_phase(self, phase: Phase) -> None:
         try:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
@@ -153,8 +157,8 @@ class DSDTraining:
             self._save()
             raise
         finally:
-            if handle:
-                handle.remove()
+            if self._handle:
+                self._handle.remove()
         self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> MaskHandle | None:

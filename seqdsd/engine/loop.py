@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from seqdsd.engine.optimizer import OptimizerSettings
@@ -143,13 +143,14 @@ def train_epoch(
     processes = Processes.of(fabric)
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
         # Of several processes one without items takes part: the others wait for it.
-        if len(batch) > 0 or processes.count > 1:
+        parts = [part for part in batch if len(part) > 0 or processes.count > 1]
+        if parts:
             # Dropout knows no generator of its own.
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
             loss, failed, items = _train_step(
-                fabric, model, optimizer, task, batch.to(fabric.device), settings, processes, after_backward
+                fabric, model, optimizer, task, parts, settings, processes, after_backward
             )
-            meter.add(loss, failed, batch.ids, items)
+            meter.add(loss, failed, tuple(id_ for part in parts for id_ in part.ids), items)
         after_step(done)
         meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
@@ -160,23 +161,17 @@ def _train_step(
     model: nn.Module,
     optimizer: _FabricOptimizer,
     task: Task[Any],
-    batch: Batch,
+    parts: Sequence[Batch],
     settings: OptimizerSettings,
     processes: Processes,
     after_backward: Callable[[], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make a step; the loss of the whole batch, whether the step failed, and the batch's items, all on the device."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    loss = task.loss(model, batch)
-    items = loss.new_full((), len(batch))  # filled on the device: nothing is copied there
-    all_items = processes.sum_(items.clone())
-    if processes.count > 1:
-        # Gradients are averaged over the processes, which need not have as many items each.
-        loss = loss * (items * processes.count / all_items.clamp(min=1))
-    fabric.backward(loss)
+    loss, all_items = add_gradients(fabric, model, task, parts, processes)
     after_backward()
     norm = settings.clip_(fabric, model, optimizer)
-    whole_loss = processes.sum_(loss.detach().clone()) / processes.count
+    whole_loss = processes.sum_(loss) / processes.count
     failed = ~torch.isfinite(whole_loss + norm)
     # Of several processes none may have had an item that can be read.
     changes_nothing = failed | (all_items == 0)
@@ -186,3 +181,29 @@ def _train_step(
     for buffer, before in buffers:  # batch norm's running statistics would keep a NaN for ever
         torch.where(changes_nothing, before, buffer, out=buffer)
     return whole_loss, failed, all_items
+
+
+def add_gradients(
+    fabric: Fabric, model: nn.Module, task: Task[Any], parts: Sequence[Batch], processes: Processes
+) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of a batch, part by part.
+
+    Returns:
+        What the batch's items here add to the mean loss of all processes, and the items of all, on the device.
+    """
+    count = sum(map(len, parts))
+    # Filled on the device: nothing is copied there.
+    all_items = processes.sum_(torch.full((), float(count), device=fabric.device))
+    wrapped, losses = cast(_FabricModule, model), []
+    for number, part in enumerate(parts, start=1):
+        is_last = number == len(parts)
+        with fabric.no_backward_sync(wrapped, enabled=processes.count > 1 and not is_last):
+            loss = task.loss(model, part.to(fabric.device))
+            if processes.count > 1:
+                # Gradients are averaged over the processes, which need not have as many items each.
+                loss = loss * (len(part) * processes.count / all_items.clamp(min=1))
+            elif len(parts) > 1:
+                loss = loss * (len(part) / count)
+            fabric.backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum(), all_items

@@ -50,6 +50,16 @@ class Processes:
         """This process's part of a batch; one of fewer items than processes is computed by all of them."""
         return items if len(items) < self.count else items[self.rank :: self.count]
 
+    def parts(self, items: Sequence[T], at_most: int) -> list[Sequence[T]]:
+        """This process's share of a batch, cut into parts of about the same size, in all processes the same number.
+
+        No part is empty, so there may be fewer than ``at_most``.
+        """
+        share = self.share(items)
+        smallest_share = len(items) // self.count or len(items)
+        count = min(at_most, smallest_share)
+        return [share[i * len(share) // count : (i + 1) * len(share) // count] for i in range(count)]
+
     def every_nth(self, batches: Sequence[T]) -> Sequence[T]:
         """The batches that this process evaluates, none of them another's; it may have one less than others."""
         return batches[self.rank :: self.count]

@@ -77,8 +77,15 @@ class Task(Protocol[BatchT]):
     def num_batches(self) -> int:
         """Batches of an epoch; epochs may differ by a few."""
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[BatchT]:
-        """The batches of an epoch but the ``first`` ones, on the CPU."""
+    def batches(self, epoch: int, *, first: int) -> Iterator[Sequence[BatchT]]:
+        """The batches of an epoch but the ``first`` ones, on the CPU.
+
+        Each comes in the parts, most often one, that are computed one after the other before a step is made; of several
+        processes each gives its share, in as many parts as the others.
+        """
+
+    def largest_batch(self) -> Sequence[BatchT]:
+        """One that needs as much memory as any, made up, in its parts."""
 
     def loss(self, model: nn.Module, batch: BatchT) -> Float[Tensor, ""]:
         """Mean loss an item, to be differentiated; ``model`` is the task's own, as the engine has wrapped it."""

@@ -1,6 +1,6 @@
 """DeepSpeech 1 as the DSD paper trains it: conv, two FC, a bidirectional recurrent, an FC, CTC output."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import pack_frames, zero_padding
+from seqdsd.models.recompute import compute
 from seqdsd.models.shared_input_rnn import SharedInputRNN
 
 Count = TypeVar("Count", int, Tensor)
@@ -30,6 +31,7 @@ class DeepSpeech1(nn.Module):
             paper's network; small corpora need it.
         dropout: On the feed-forward layers' outputs, in training. 0 in the DSD paper.
         clip: Upper bound of the clipped ReLU.
+        recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
     Reference: Han et al. 2017 (DSD), Table 6; Hannun et al. 2014, section 2. The table fixes neither the
     convolution's stride in time (here 2) nor its padding (here half the kernel).
@@ -47,6 +49,7 @@ class DeepSpeech1(nn.Module):
         batch_norm: bool = False,
         dropout: float = 0.0,
         clip: float = 20.0,
+        recompute_layers: bool = False,
     ) -> None:
         super().__init__()
 
@@ -73,6 +76,10 @@ class DeepSpeech1(nn.Module):
         )
         self.fc3 = fully_connected()
         self.output = nn.Linear(hidden_size, vocab_size)
+        self.recompute_layers = recompute_layers
+
+    def _compute(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        return compute(layer, *inputs, recompute=self.recompute_layers and self.training)
 
     @classmethod
     def output_frames(cls, num_frames: Count) -> Count:
@@ -96,8 +103,8 @@ class DeepSpeech1(nn.Module):
         convolved = self.conv(features.transpose(1, 2)).transpose(1, 2)
         out_num_frames = self.output_frames(num_frames)
         packing = pack_frames(out_num_frames, convolved.shape[1], features.device)
-        hidden = self.conv_nonlinearity(packing.pack(convolved))
-        hidden = self.fc2(self.fc1(hidden))
-        hidden = self.fc3(self.rnn(hidden, packing))
+        hidden = self._compute(self.conv_nonlinearity, packing.pack(convolved))
+        hidden = self._compute(self.fc2, self._compute(self.fc1, hidden))
+        hidden = self._compute(self.fc3, self._compute(self.rnn, hidden, packing))
         log_probs = self.output(hidden).float().log_softmax(dim=-1)
         return packing.unpack(log_probs), out_num_frames

@@ -1,6 +1,6 @@
 """DeepSpeech 2 as the DSD paper trains it: two convolutions, recurrent layers with batch norm, an FC, CTC output."""
 
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
+from seqdsd.models.recompute import compute
 from seqdsd.models.row_convolution import RowConvolution
 from seqdsd.models.shared_input_rnn import SharedInputRNN
 
@@ -80,6 +81,7 @@ class DeepSpeech2(nn.Module):
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
         dropout: On what enters each recurrent layer but the first, and the FC layer, in training. 0 in the papers.
         clip: Upper bound of the clipped ReLU.
+        recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
     Reference: Han et al. 2017 (DSD), Table 8; Amodei et al. 2015 (Deep Speech 2), sections 3.1, 3.2, 3.5 and 3.7. The
     tables do not fix the strides in time (here 2, then 1) nor the padding in time (here half the kernel).
@@ -100,6 +102,7 @@ class DeepSpeech2(nn.Module):
         future_frames: int = 20,
         dropout: float = 0.0,
         clip: float = 20.0,
+        recompute_layers: bool = False,
     ) -> None:
         super().__init__()
         if num_recurrent_layers < 1:
@@ -142,6 +145,10 @@ class DeepSpeech2(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)
+        self.recompute_layers = recompute_layers
+
+    def _compute(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        return compute(layer, *inputs, recompute=self.recompute_layers and self.training)
 
     @classmethod
     def output_frames(cls, num_frames: Count) -> Count:
@@ -164,12 +171,12 @@ class DeepSpeech2(nn.Module):
         images = zero_padding(features, num_frames).transpose(1, 2).unsqueeze(1)
         out_num_frames = self.output_frames(num_frames)
         packing = pack_frames(out_num_frames, self.output_frames(features.shape[1]), features.device)
-        hidden = self.conv1(images, packing)
-        hidden = self.conv2(self.conv1.unpack(hidden, packing), packing)
+        hidden = self._compute(self.conv1, images, packing)
+        hidden = self._compute(self.conv2, self.conv1.unpack(hidden, packing), packing)
         for index, layer in enumerate(self.recurrent):
-            hidden = layer(self.dropout(hidden) if index else hidden, packing)
+            hidden = self._compute(layer, self.dropout(hidden) if index else hidden, packing)
         if self.row_conv is not None:
-            hidden = self.row_conv(hidden, packing)
-        hidden = self.fc(self.dropout(hidden))
+            hidden = self._compute(self.row_conv, hidden, packing)
+        hidden = self._compute(self.fc, self.dropout(hidden))
         log_probs = self.output(hidden).float().log_softmax(dim=-1)
         return packing.unpack(log_probs), out_num_frames

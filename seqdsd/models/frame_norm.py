@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
+from seqdsd.models.recompute import is_computed_again
+
 
 class _SynchronisedNorm(torch.autograd.Function):
     """``(x - mean) / sqrt(variance + eps)``, mean and variance over the rows of all processes."""
@@ -49,15 +51,26 @@ class FrameNorm(nn.BatchNorm1d):
 
     def forward(self, frames: Float[Tensor, "valid features"]) -> Float[Tensor, "valid features"]:
         """Normalise, scale and shift each feature."""
-        if not self.training or not _has_company():
-            return super().forward(frames)
+        if self.training and _has_company():
+            return self._with_company(frames)
+        return self._again(frames) if self.training and is_computed_again() else super().forward(frames)
+
+    def _with_company(self, frames: Tensor) -> Tensor:
         normalised, mean, variance, total = _SynchronisedNorm.apply(frames.float(), self.eps)
-        with torch.no_grad():
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
-            unbiased = variance * (total / (total - 1).clamp(min=1))
-            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
+        if not is_computed_again():
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+                self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
+                unbiased = variance * (total / (total - 1).clamp(min=1))
+                self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr, arg-type]
         return (normalised * self.weight + self.bias).to(frames.dtype)
+
+    def _again(self, frames: Tensor) -> Tensor:
+        """The same output as before; the running statistics, which have this batch already, stay as they are."""
+        assert self.running_mean is not None and self.running_var is not None
+        # Copies rather than none: a recomputed layer must save as many tensors as it did before.
+        running = self.running_mean.clone(), self.running_var.clone()
+        return nn.functional.batch_norm(frames, *running, self.weight, self.bias, training=True, eps=self.eps)
 
 
 def _has_company() -> bool:

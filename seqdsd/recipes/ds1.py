@@ -28,6 +28,8 @@ class NetworkSettings:
     """Batch norm over valid frames on every hidden layer, in place of its bias; small corpora need it."""
     dropout: float = 0.0
     """On the feed-forward layers' outputs, in training."""
+    recompute_layers: bool = False
+    """Compute each layer again in the backward pass rather than keep what is inside it: less memory, more time."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -59,6 +61,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech1:
         hidden_size=config.hidden_size,
         batch_norm=config.network.batch_norm,
         dropout=config.network.dropout,
+        recompute_layers=config.network.recompute_layers,
     )
 
 

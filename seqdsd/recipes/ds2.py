@@ -35,6 +35,8 @@ class NetworkSettings:
     """Output frames of 20 ms that the row convolution looks ahead; only where not bidirectional."""
     dropout: float = 0.0
     """On what enters each recurrent layer but the first, and the FC layer, in training."""
+    recompute_layers: bool = False
+    """Compute each layer again in the backward pass rather than keep what is inside it: less memory, more time."""
 
     def __post_init__(self) -> None:
         if self.num_recurrent_layers < 1:
@@ -73,6 +75,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
         bidirectional=config.network.bidirectional,
         future_frames=config.network.future_frames,
         dropout=config.network.dropout,
+        recompute_layers=config.network.recompute_layers,
     )
 
 

@@ -255,6 +255,7 @@ def make_task(
         seed=config.seed,
         pin_memory=config.pins_memory,
         processes=Processes.of(fabric),
+        accumulate=config.accumulate,
     )
 
 

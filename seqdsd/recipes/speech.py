@@ -34,7 +34,14 @@ from seqdsd.sparsity import SPEECH_RULES
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
 
-MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "batches.num_workers", "on_bad_data")
+MAY_CHANGE_ON_RESUME = (
+    "out",
+    "device",
+    "checkpoint_minutes",
+    "batches.num_workers",
+    "on_bad_data",
+    "network.recompute_layers",
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ class SpeechRecipe:
             seed=config.seed,
             pin_memory=config.pins_memory,
             processes=processes or Processes(),
+            accumulate=config.accumulate,
         )
 
     def embedded_settings(self) -> Any:

@@ -68,12 +68,17 @@ class RunConfig:
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
     precision: Precision = "32-true"
     """Arithmetic of the network."""
+    accumulate: int = 1
+    """Parts in which a process computes a batch, one after the other, to need less memory. Their gradients are added up;
+    batch norm takes its statistics from a part."""
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
         # Now, not when a run folder has been begun:
         TrainSettings(patience=self.patience, checkpoint_minutes=self.checkpoint_minutes)
         _ = self.schedule  # raises for iters, epochs, rates and sparsities out of range

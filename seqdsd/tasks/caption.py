@@ -102,6 +102,8 @@ class CaptionTask:
     pin_memory: bool = False
     processes: Processes = field(default_factory=Processes)
     """Each trains on its share of a batch, and captions its share of the images."""
+    accumulate: int = 1
+    """Parts, at most, in which a process computes its share of a batch."""
     _encoded_splits: dict[str, EncodedCaptions] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -140,14 +142,21 @@ class CaptionTask:
         """Batches of an epoch, the same in each."""
         return -(-len(self._encoded("train")) // self.batch_size)
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[CaptionBatch]:
-        """This process's share of the training batches of an epoch but the ``first`` ones, bucketed by length."""
+    def batches(self, epoch: int, *, first: int) -> Iterator[list[CaptionBatch]]:
+        """This process's share of the training batches of an epoch but the ``first`` ones, each in its parts."""
         num_words = self._encoded("train").num_words
         sampler = CaptionBatchSampler(
             num_words, batch_size=self.batch_size, seed=self.seed, epoch=epoch, first=first
         )
-        for batch in self._load("train", [self.processes.share(one) for one in sampler]):
-            yield batch.pin_memory() if self.pin_memory else batch
+        for indices in sampler:
+            parts = self._load("train", self.processes.parts(indices, self.accumulate))
+            yield [part.pin_memory() if self.pin_memory else part for part in parts]
+
+    def largest_batch(self) -> list[CaptionBatch]:
+        """This process's share of the batch with the longest training captions, in its parts."""
+        by_length = np.argsort(self._encoded("train").num_words, kind="stable").tolist()
+        parts = self.processes.parts(by_length[-self.batch_size :], self.accumulate)
+        return list(self._load("train", parts))
 
     def loss(self, model: nn.Module, batch: CaptionBatch) -> Float[Tensor, ""]:
         """Negative log-probability of a caption's words and END, summed over them and averaged over captions."""

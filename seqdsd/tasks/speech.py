@@ -169,6 +169,8 @@ class SpeechTask:
     decoding: DecodingSettings = field(default_factory=DecodingSettings)
     processes: Processes = field(default_factory=Processes)
     """Each trains on its share of a batch, and evaluates its share of the batches."""
+    accumulate: int = 1
+    """Parts, at most, in which a process computes its share of a batch; batch norm's statistics are a part's."""
 
     def __post_init__(self) -> None:
         """Check every transcript of every split.
@@ -213,8 +215,8 @@ class SpeechTask:
         """Batches of an epoch; they differ by a few at most."""
         return len(self._sampler("train", epoch=1))
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:
-        """This process's share of the training batches of an epoch, but of the ``first`` ones.
+    def batches(self, epoch: int, *, first: int) -> Iterator[list[SpeechBatch]]:
+        """This process's share of the training batches of an epoch, but of the ``first`` ones, each in its parts.
 
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
@@ -222,9 +224,33 @@ class SpeechTask:
         by_length = self.batches_settings.sorta_grad and epoch == 0
         sampler = self._sampler("train", epoch=epoch, first=first, by_length=by_length)
         dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
-        for batch in self._load(dataset, [self.processes.share(one) for one in sampler]):
-            is_missed = len(batch) == 0 and self.processes.count > 1
-            yield SpeechBatch.silence(SAMPLE_RATE_HZ) if is_missed else batch
+        plan = [self.processes.parts(one, self.accumulate) for one in sampler]
+        loaded = self._load(dataset, [part for parts in plan for part in parts])
+        for parts in plan:
+            yield [self._not_missed(next(loaded)) for _ in parts]
+
+    def largest_batch(self) -> list[SpeechBatch]:
+        """This process's share of the training batch with most audio, padding included, in its parts.
+
+        It is made of noise: each utterance is as long as the longest one, at the slowest speed.
+        """
+        utterances = self._splits["train"].utterances
+
+        def longest_seconds(indices: Sequence[int]) -> float:
+            return max(utterances[index].duration_seconds for index in indices)
+
+        # The longest utterances together, or a batch of short ones that uses more of its budget.
+        every = [*self._sampler("train", by_length=True), *self._sampler("train", epoch=1)]
+        largest = max(every, key=lambda batch: len(batch) * longest_seconds(batch))
+        num_samples = math.ceil(longest_seconds(largest) / min(self.augment.speed_factors) * SAMPLE_RATE_HZ)
+        return [
+            SpeechBatch.noise([self.tokenizer.encode(utterances[index].text) for index in part], num_samples)
+            for part in self.processes.parts(largest, self.accumulate)
+        ]
+
+    def _not_missed(self, batch: SpeechBatch) -> SpeechBatch:
+        """Something to compute on, of several processes, where nothing could be read: the others wait."""
+        return SpeechBatch.silence(SAMPLE_RATE_HZ) if len(batch) == 0 and self.processes.count > 1 else batch
 
     def loss(self, model: nn.Module, batch: SpeechBatch) -> Float[Tensor, ""]:
         """CTC loss, summed over an utterance's frames and averaged over utterances."""

@@ -36,6 +36,7 @@ class SumTask:
     """Scripted where a test needs it: dev scores, what happens at a step, what happens in an evaluation."""
 
     test_splits = ("test",)
+    parts = 1
     fingerprint = "numbers"
 
     def __init__(self, scores: list[float] | None = None) -> None:
@@ -61,7 +62,14 @@ class SumTask:
             batch = NumberBatch(tuple(f"item-{epoch}-{index}-{i}" for i in range(8)), numbers)
             self.steps.append((epoch, index))
             self.at_step(epoch, index, batch)
-            yield batch
+            size = 8 // self.parts
+            yield [
+                NumberBatch(batch.ids[start : start + size], batch.numbers[start : start + size])
+                for start in range(0, 8, size)
+            ]
+
+    def largest_batch(self):
+        return [NumberBatch(("largest",) * 8, torch.ones(8, 6))]
 
     def loss(self, model, batch):
         return nn.functional.mse_loss(model(batch.numbers).squeeze(1), batch.numbers.sum(1))

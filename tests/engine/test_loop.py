@@ -75,7 +75,7 @@ def test_training_equals_torch_s_own_optimizer(train, make_task):
     losses = []
     plain.model.train()
     for epoch in range(2):
-        for step, batch in enumerate(plain.batches(epoch, first=0), start=1):
+        for step, (batch,) in enumerate(plain.batches(epoch, first=0), start=1):
             torch.manual_seed(step_seed(3, epoch, step))
             loss = plain.loss(plain.model, batch)
             optimizer.zero_grad()
@@ -117,8 +117,8 @@ def test_a_bad_step_in_between_leaves_the_others_as_they_are(train, make_task):
     batches = clean.batches
 
     def without_the_middle(epoch, *, first):
-        for index, batch in enumerate(batches(epoch, first=first)):
-            yield type(batch)((), batch.numbers[:0]) if index == 1 else batch  # an empty batch: no step
+        for index, (batch,) in enumerate(batches(epoch, first=first)):
+            yield [type(batch)((), batch.numbers[:0]) if index == 1 else batch]  # an empty batch: no step
 
     clean.batches = without_the_middle
     one, other = train(task, epochs=2), train(clean, epochs=2)

@@ -102,6 +102,28 @@ def test_shares_of_a_batch():
     assert Processes().share([1, 2]) == Processes().every_nth([1, 2]) == [1, 2]
 
 
+def test_parts_of_a_batch():
+    two = [Processes(rank, 2) for rank in range(2)]
+    assert [one.parts([*range(9)], 2) for one in two] == [[[0, 2], [4, 6, 8]], [[1, 3], [5, 7]]]
+    # As many as the smallest share has items; and of a batch that all compute, as many as it has.
+    assert [one.parts([0, 1, 2], 4) for one in two] == [[[0, 2]], [[1]]]
+    assert [one.parts([0], 4) for one in two] == [[[0]], [[0]]]
+    assert Processes().parts([*range(5)], 2) == [[0, 1], [2, 3, 4]]
+    assert Processes().parts([*range(5)], 1) == [[*range(5)]]
+
+
+def test_parts_of_batches_give_the_losses_of_whole_ones(tmp_path):
+    """In a network without batch norm, whose statistics are those of a part."""
+    losses = {}
+    for count, parts in ((1, 1), (2, 3)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        status, output = finished(torchrun(count, SCRIPT, folder, parts))
+        assert status == 0, output
+        losses[count] = [loss for record in left(folder, 0)["records"] for loss in record["train_loss"]]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-4)
+
+
 def flags(corpus, out: Path) -> list[str]:
     text = f"""--data {corpus.folder} --out {out} --iters 1 --epochs 3 2 2 --hidden-size 16 --learning-rates 5e-4 2e-4
         1e-4 --sparsities 0.5 --device cpu --network.num-recurrent-layers 1 --optimizer.momentum 0.9
@@ -112,8 +134,10 @@ def flags(corpus, out: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_path):
     runs = {}
-    for count in (1, 2):
-        status, output = finished(torchrun(count, *flags(tone_corpus, tmp_path / f"by-{count}")))
+    for count, less_memory in ((1, ()), (2, ("--network.recompute-layers",))):  # which changes nothing either
+        status, output = finished(
+            torchrun(count, *flags(tone_corpus, tmp_path / f"by-{count}"), *less_memory)
+        )
         assert status == 0, output
         assert output.count("Dense Iter 1 ends") == 1  # said once, however many there are
         runs[count] = RunFolder(tmp_path / f"by-{count}")

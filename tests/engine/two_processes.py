@@ -35,9 +35,9 @@ class Numbers:
 class Network(nn.Module):
     """Sees each number as a frame of its own, so that an item alone can be normalised."""
 
-    def __init__(self):
+    def __init__(self, norm):
         super().__init__()
-        self.frames = nn.Sequential(nn.Linear(1, 16), FrameNorm(16), nn.Tanh())
+        self.frames = nn.Sequential(nn.Linear(1, 16), norm, nn.Tanh())
         self.output = nn.Linear(6 * 16, 1)
 
     def forward(self, numbers):
@@ -52,18 +52,22 @@ class SumTask:
     fingerprint = "numbers"
     num_batches = len(BATCHES)
 
-    def __init__(self, processes):
+    def __init__(self, processes, accumulate, norm):
         torch.manual_seed(0)
-        self.model = Network()
+        self.model = Network(norm)
         self.skipped = {}
         self.processes = processes
+        self.accumulate = accumulate
 
     def batches(self, epoch, *, first):
         for index in range(first, len(BATCHES)):
             generator = torch.Generator().manual_seed(100 * epoch + index)
             numbers = torch.randn(BATCHES[index], 6, generator=generator)
-            own = self.processes.share(list(range(BATCHES[index])))
-            yield Numbers(tuple(f"{epoch}-{index}-{i}" for i in own), numbers[own])
+            parts = self.processes.parts(list(range(BATCHES[index])), self.accumulate)
+            yield [Numbers(tuple(f"{epoch}-{index}-{i}" for i in own), numbers[own]) for own in parts]
+
+    def largest_batch(self):
+        return next(self.batches(0, first=0))
 
     def loss(self, model, batch):
         return nn.functional.mse_loss(model(batch.numbers).squeeze(1), batch.numbers.sum(1))
@@ -80,13 +84,13 @@ class SumTask:
         return Evaluation(loss, loss, f"loss {loss:.3f}", {"wer": loss}, rows)
 
 
-def main(out: Path) -> None:
+def main(out: Path, accumulate: int, norm: nn.Module) -> None:
     fabric = make_fabric("cpu", "32-true")
     processes = Processes.of(fabric)
     masks = []
     choose = MaskSet.from_magnitude
     MaskSet.from_magnitude = lambda *args: masks.append(choose(*args)) or masks[-1]
-    task = SumTask(processes)
+    task = SumTask(processes, accumulate, norm)
     training = DSDTraining(
         task,
         Schedule.dsd(1, 3, (0.5,), (5e-3, 2e-3, 1e-3)),
@@ -102,4 +106,7 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]), 1, FrameNorm(16))
+    else:  # batches in so many parts
+        main(Path(sys.argv[1]), int(sys.argv[2]), nn.Identity())

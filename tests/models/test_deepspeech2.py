@@ -235,6 +235,50 @@ def test_options_out_of_range_are_named(options):
         small(**options)
 
 
+def trained_once(model: nn.Module, features: Tensor, num_frames: Tensor) -> dict[str, Tensor]:
+    """Loss, gradients and buffers after one pass in training, with dropout."""
+    torch.manual_seed(1)
+    log_probs, out_frames = model.train()(features, num_frames)
+    labels = torch.ones(len(num_frames), 1, dtype=torch.long)
+    loss = F.ctc_loss(log_probs.transpose(0, 1), labels, out_frames, torch.ones(len(num_frames)).long())
+    loss.backward()
+    return {
+        "loss": loss.detach(),
+        **{name: one.grad for name, one in model.named_parameters()},
+        **dict(model.named_buffers()),
+    }
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_recomputed_layers_change_no_gradient_and_no_statistic(options):
+    kept = small(dropout=0.3, **options)
+    again = small(dropout=0.3, recompute_layers=True, **options)
+    again.load_state_dict(kept.state_dict())
+    batch = batch_of(utterances(LENGTHS), filling=0.0)
+    expected, found = trained_once(kept, *batch), trained_once(again, *batch)
+    assert int(found["fc.1.num_batches_tracked"]) == 1
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_recomputed_layers_keep_less():
+    """What autograd saves, counted by its own hooks."""
+    batch = batch_of(utterances([200] * 4), filling=0.0)
+    kept: dict[bool, int] = {}
+    for recompute in (False, True):
+        saved: list[int] = []
+
+        def note(tensor: Tensor, saved: list[int] = saved) -> Tensor:
+            saved.append(tensor.numel())
+            return tensor
+
+        model = small(recompute_layers=recompute, num_recurrent_layers=4).train()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(*batch)
+        kept[recompute] = sum(saved)
+    assert kept[True] < kept[False] / 3
+
+
 @pytest.mark.parametrize("num_frames", [[0, 5], [5, 6], [-3, 5]])
 def test_lengths_out_of_range(num_frames):
     with pytest.raises(ValueError, match=r"must be in \[1, 5\]"):

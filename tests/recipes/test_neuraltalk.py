@@ -513,7 +513,7 @@ def test_every_kind_of_bad_item_at_once_and_nothing_else_is_lost(
     )
     task = neuraltalk.make_task(config)
     assert task.num_images == {"train": 38, "dev": 7, "test": 7}
-    assert sum(len(batch) for batch in task.batches(0, first=0)) == 2 * 38 - 1
+    assert sum(len(batch) for (batch,) in task.batches(0, first=0)) == 2 * 38 - 1
     result = run(config)
     assert set(skipped(config.out)) == {
         "dataset_shapes.json: image 8",

@@ -135,7 +135,7 @@ def test_the_loss_is_summed_over_words_and_end_and_averaged_over_captions(make_t
         for id_, words in zip(one.caption_ids, one.captions, strict=True)
     }
     lengths = set()
-    for batch in task.batches(0, first=0):
+    for (batch,) in task.batches(0, first=0):
         expected = -np.mean([log_prob(task, *captions[id_]) for id_ in batch.ids])
         assert task.loss(task.model, batch).item() == pytest.approx(expected, rel=1e-5)
         lengths.add(len(set(batch.num_words.tolist())))
@@ -144,7 +144,7 @@ def test_the_loss_is_summed_over_words_and_end_and_averaged_over_captions(make_t
 
 def test_padding_does_not_change_the_loss_nor_its_gradient(make_task, corpus):
     task = make_task(corpus)
-    batch = next(iter(task.batches(0, first=0)))
+    [batch] = next(iter(task.batches(0, first=0)))
     more = replace(
         batch,
         tokens=torch.nn.functional.pad(batch.tokens, (0, 3), value=2),
@@ -158,7 +158,7 @@ def test_padding_does_not_change_the_loss_nor_its_gradient(make_task, corpus):
 def test_the_gradient_is_that_of_the_loss_by_finite_differences(make_task, corpus):
     task = make_task(corpus)
     task.model.double()
-    batch = next(iter(task.batches(0, first=0)))
+    [batch] = next(iter(task.batches(0, first=0)))
     batch = replace(batch, image_features=batch.image_features.double())
     task.loss(task.model, batch).backward()
     for name, parameter in task.model.named_parameters():
@@ -174,21 +174,21 @@ def test_the_gradient_is_that_of_the_loss_by_finite_differences(make_task, corpu
 
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task, corpus):
-    whole = list(make_task(corpus).batches(3, first=0))
+    whole = [batch for (batch,) in make_task(corpus).batches(3, first=0)]
     torch.manual_seed(99)
     np.random.seed(99)
-    rest = list(make_task(corpus).batches(3, first=2))
+    rest = [batch for (batch,) in make_task(corpus).batches(3, first=2)]
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[2:]]
     for one, other in zip(rest, whole[2:], strict=True):
         assert torch.equal(one.tokens, other.tokens) and torch.equal(one.image_features, other.image_features)
     orders = [
-        [batch.ids for batch in task.batches(epoch, first=0)]
+        [batch.ids for (batch,) in task.batches(epoch, first=0)]
         for task, epoch in ((make_task(corpus), 4), (make_task(corpus, seed=1), 3))
     ]
     assert orders[0] != [batch.ids for batch in whole]
     assert orders[1] == [batch.ids for batch in whole]  # the network's seed is not the data's
     other_seed = CaptionTask(**{**vars_of(make_task(corpus)), "seed": 1})
-    assert [batch.ids for batch in other_seed.batches(3, first=0)] != [batch.ids for batch in whole]
+    assert [batch.ids for (batch,) in other_seed.batches(3, first=0)] != [batch.ids for batch in whole]
 
 
 def vars_of(task):
@@ -199,7 +199,7 @@ def vars_of(task):
 @pytest.mark.parametrize("batch_size", [1, 8, 7, 100])
 def test_an_epoch_takes_each_caption_once(make_task, corpus, batch_size):
     task = make_task(corpus, batch_size=batch_size)
-    batches = list(task.batches(0, first=0))
+    batches = [batch for (batch,) in task.batches(0, first=0)]
     ids = sorted(id_ for batch in batches for id_ in batch.ids)
     assert ids == sorted(id_ for image in corpus.train for id_ in image.caption_ids)
     assert task.num_batches == len(batches) == math.ceil(40 / batch_size)
@@ -208,7 +208,7 @@ def test_an_epoch_takes_each_caption_once(make_task, corpus, batch_size):
 
 def test_a_caption_goes_with_its_own_image(make_task, corpus):
     task = make_task(corpus)
-    for batch in task.batches(1, first=0):
+    for (batch,) in task.batches(1, first=0):
         expected = task.features.take([id_.rpartition("#")[0] for id_ in batch.ids])
         assert torch.equal(batch.image_features, expected)
 
@@ -379,7 +379,9 @@ def test_images_without_features_are_left_out_and_listed(make_task, corpus):
         **{id_: f"{id_}: no row" for id_ in gone},
     }
     assert task.num_images == {"train": 19, "dev": 8, "test": 4}
-    assert not any(id_.startswith(f"{gone[0]}#") for batch in task.batches(0, first=0) for id_ in batch.ids)
+    assert not any(
+        id_.startswith(f"{gone[0]}#") for (batch,) in task.batches(0, first=0) for id_ in batch.ids
+    )
     evaluation = task.evaluate(task.model, "dev", CPU)
     assert gone[1] not in [row["id"] for row in evaluation.hypotheses] and evaluation.metrics["images"] == 8
 
@@ -421,7 +423,7 @@ def test_it_works_on_what_fabric_wraps(make_task, corpus):
     mixed = task.evaluate(model, "dev", CPU)
     assert mixed.hypotheses == plain.hypotheses
     assert mixed.loss != plain.loss and mixed.loss == pytest.approx(plain.loss, rel=0.02)
-    loss = task.loss(model, next(iter(task.batches(0, first=0))))
+    loss = task.loss(model, *next(iter(task.batches(0, first=0))))
     assert loss.dtype == torch.float32
 
 
@@ -450,7 +452,7 @@ def test_settings_out_of_range(name, value):
 def test_same_on_the_gpu(make_task, corpus):
     task = make_task(corpus, pin_memory=True)
     expected = task.evaluate(task.model, "dev", CPU)
-    batch = next(iter(task.batches(0, first=0)))
+    [batch] = next(iter(task.batches(0, first=0)))
     assert batch.tokens.is_pinned()
     device = torch.device("cuda")
     task.model.to(device)

@@ -8,6 +8,7 @@ import torch
 
 from seqdsd.audio import LogSpectrogram
 from seqdsd.data import BadDataError, BucketBatchSampler, read_corpus
+from seqdsd.engine import Processes
 from seqdsd.models import DeepSpeech1
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
 from seqdsd.text import CharacterTokenizer
@@ -48,7 +49,7 @@ def test_a_score_does_not_depend_on_the_batch_size(make_task, model, tone_corpus
     judged = {}
     for size, max_batch_seconds in {1: 1.2, 3: 3.4, 32: 100.0}.items():
         task = make_task(max_batch_seconds=max_batch_seconds)
-        assert max(len(batch) for batch in task.batches(0, first=0)) == size
+        assert max(len(batch) for (batch,) in task.batches(0, first=0)) == size
         judged[size] = task.evaluate(model, "train", CPU)
     hyps = [[row["hyp"] for row in one.hypotheses] for one in judged.values()]
     assert hyps[0] == hyps[1] == hyps[2] and len(set(hyps[0])) > 12
@@ -60,7 +61,7 @@ def test_a_score_does_not_depend_on_the_batch_size(make_task, model, tone_corpus
 def test_log_probs_do_not_depend_on_the_batch_size(make_task, model):
     task = make_task(max_batch_seconds=100.0)
     model.eval()
-    [batch] = task.batches(0, first=0)
+    [[batch]] = task.batches(0, first=0)
     with torch.no_grad():
         together, num_frames = task.recogniser.log_probs(model, batch.waveforms, batch.num_samples)
         for item in range(len(batch)):
@@ -75,7 +76,7 @@ def test_log_probs_do_not_depend_on_the_batch_size(make_task, model):
 def test_the_loss_is_ctc_summed_over_frames_and_averaged_over_utterances(make_task, model):
     task = make_task(max_batch_seconds=4.0)
     model.eval()
-    batch = next(task.batches(1, first=0))
+    [batch] = next(task.batches(1, first=0))
     assert len(batch) > 1
     features, start = LogSpectrogram(), 0
     losses = []
@@ -123,14 +124,14 @@ def test_blank_collapse_is_said_in_words(make_task, model):
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
     augment = AugmentSettings(speed_factors=(0.9, 1.0, 1.1))
-    whole = list(make_task(augment=augment).batches(3, first=0))
+    whole = [batch for (batch,) in make_task(augment=augment).batches(3, first=0)]
     torch.manual_seed(99)
-    rest = list(make_task(augment=augment).batches(3, first=2))
+    rest = [batch for (batch,) in make_task(augment=augment).batches(3, first=2)]
     assert [batch.ids for batch in rest] == [batch.ids for batch in whole[2:]]
     assert all(
         torch.equal(one.waveforms, other.waveforms) for one, other in zip(rest, whole[2:], strict=True)
     )
-    other_epoch = list(make_task(augment=augment).batches(4, first=0))
+    other_epoch = [batch for (batch,) in make_task(augment=augment).batches(4, first=0)]
     assert [batch.ids for batch in other_epoch] != [batch.ids for batch in whole]
 
 
@@ -140,7 +141,7 @@ def test_only_the_run_s_first_epoch_goes_by_length(make_task, sorta_grad):
         batches_settings=BatchSettings(max_batch_seconds=4.0, sorta_grad=sorta_grad, num_workers=0)
     )
     for epoch in (0, 1):
-        longest = [int(batch.num_samples.max()) for batch in task.batches(epoch, first=0)]
+        longest = [int(batch.num_samples.max()) for (batch,) in task.batches(epoch, first=0)]
         assert (longest == sorted(longest)) == (sorta_grad and epoch == 0)
     assert task.num_batches == len(longest)
 
@@ -148,7 +149,7 @@ def test_only_the_run_s_first_epoch_goes_by_length(make_task, sorta_grad):
 def test_masks_vary_training_and_never_evaluation(make_task, model):
     plain, masked = make_task(), make_task(augment=AugmentSettings(spec_augment=True))
     model.eval()
-    batch = next(plain.batches(1, first=0))
+    [batch] = next(plain.batches(1, first=0))
     torch.manual_seed(0)
     first = masked.loss(model, batch)
     assert masked.loss(model, batch) != first != plain.loss(model, batch) == plain.loss(model, batch)
@@ -207,7 +208,7 @@ def test_unreadable_audio_is_skipped_and_counted_once(make_task, tone_corpus, mo
     (tone_corpus.folder / "train" / "train07.wav").write_bytes(b"")
     task = make_task(on_bad_data="skip")
     for epoch in (0, 1):
-        ids = [id_ for batch in task.batches(epoch, first=0) for id_ in batch.ids]
+        ids = [id_ for (batch,) in task.batches(epoch, first=0) for id_ in batch.ids]
         assert len(ids) == 23 and "train07" not in ids
         for split in ("dev", "test"):
             assert task.evaluate(model, split, CPU).metrics["utterances"] == 5
@@ -225,7 +226,8 @@ def test_a_split_of_which_nothing_can_be_read_cannot_be_scored(make_task, tone_c
 def test_a_batch_of_bad_audio_alone_is_empty_and_keeps_its_place(make_task, tone_corpus):
     tone_corpus.write("train", THREE_WORDS)
     (tone_corpus.folder / "train" / "train00.wav").write_bytes(b"RIFF")
-    batches = list(make_task(on_bad_data="skip", max_batch_seconds=1.2).batches(0, first=0))
+    bad_task = make_task(on_bad_data="skip", max_batch_seconds=1.2)
+    batches = [batch for (batch,) in bad_task.batches(0, first=0)]
     assert sorted(map(len, batches)) == [0, *[1] * 31]
 
 
@@ -244,7 +246,7 @@ def test_seconds_of_the_splits(make_task, tone_corpus):
 
 
 def test_the_budget_bounds_every_batch(make_task):
-    for batch in make_task(max_batch_seconds=3.0).batches(2, first=0):
+    for (batch,) in make_task(max_batch_seconds=3.0).batches(2, first=0):
         assert batch.waveforms.numel() <= 3.0 * 16_000
 
 
@@ -270,3 +272,24 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
 def test_settings_out_of_range(make):
     with pytest.raises(ValueError, match="got"):
         make()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_batches_come_in_parts(make_task, rank):
+    """Two parts of each process's share, but for batches too small for it; together the whole batch."""
+    whole = [batch for (batch,) in make_task(max_batch_seconds=6.0).batches(2, first=0)]
+    task = make_task(max_batch_seconds=6.0, processes=Processes(rank, 2), accumulate=2)
+    shares = list(task.batches(2, first=0))
+    assert len(shares) == len(whole) and any(len(parts) == 2 for parts in shares)
+    for batch, parts in zip(whole, shares, strict=True):
+        ids = tuple(id_ for part in parts for id_ in part.ids)
+        assert ids == (batch.ids if len(batch) < 2 else batch.ids[rank::2])
+        assert len(parts) == min(2, max(1, len(batch) // 2)) and all(len(part) for part in parts)
+
+
+def test_no_batch_of_an_epoch_is_larger_than_the_largest(make_task):
+    task = make_task(max_batch_seconds=6.0, augment=AugmentSettings(speed_factors=(0.9, 1.0)))
+    [largest] = task.largest_batch()
+    assert torch.isfinite(task.loss(task.model, largest))
+    sizes = [batch.waveforms.numel() for epoch in range(2) for (batch,) in task.batches(epoch, first=0)]
+    assert max(sizes) <= largest.waveforms.numel() <= 1.3 * max(sizes)

@@ -1,0 +1,92 @@
+"""Whether the largest batch fits into memory: tried before the first epoch, not found out in the middle of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from seqdsd.engine.loop import add_gradients
+from seqdsd.engine.processes import Processes
+from seqdsd.engine.task import Batch, Task
+
+
+class OutOfMemory(ValueError):
+    """The largest batch does not fit; the message says what helps."""
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Most memory that the largest batch took."""
+
+    items: int
+    """Of this process's share of the batch."""
+    num_bytes: int | None
+    """At once, all of the process; None where the system does not say."""
+
+    def __str__(self) -> str:
+        size = "" if self.num_bytes is None else f": {self.num_bytes / 1e9:.1f} GB at its peak"
+        return f"largest batch ({self.items} items){size}"
+
+
+def try_largest_batch(fabric: Fabric, model: nn.Module, task: Task[Any]) -> Peak:
+    """Compute gradients of the task's largest batch, and throw them away: nothing changes but the generators' state.
+
+    Args:
+        fabric: Device, precision, processes.
+        model: The task's, as Fabric has wrapped it.
+        task: Names its largest batch.
+
+    Raises:
+        OutOfMemory: If it does not fit. On Linux the system may end the process instead.
+    """
+    parts = task.largest_batch()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    model.train()
+    _forget_peak(fabric.device)
+    try:
+        add_gradients(fabric, model, task, parts, Processes.of(fabric))
+    except RuntimeError as error:
+        if not _is_lack_of_memory(error):
+            raise
+        raise OutOfMemory(_remedy(parts, error)) from error
+    peak = _peak_bytes(fabric.device)
+    model.zero_grad()
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return Peak(sum(map(len, parts)), peak)
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _remedy(parts: Sequence[Batch], error: RuntimeError) -> str:
+    sizes = f"{sum(map(len, parts))} items" + (f" in {len(parts)} parts" if len(parts) > 1 else "")
+    said = str(error).strip().splitlines()[0]
+    return (
+        f"the largest batch ({sizes}) does not fit into memory ({said}); compute it in more parts (--accumulate "
+        f"{2 * len(parts)}), or keep less of it (--precision bf16-mixed; for recognisers --network.recompute-layers), "
+        "or make batches smaller"
+    )
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    """Of this process, on a GPU since ``_forget_peak``, else since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu" or sys.platform != "linux":
+        return None
+    import resource  # Unix alone has it
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
