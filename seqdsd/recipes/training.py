@@ -69,7 +69,7 @@ class RunConfig:
     precision: Precision = "32-true"
     """Arithmetic of the network."""
     accumulate: int = 1
-    """Parts in which a process computes a batch, one after the other, to need less memory. Their gradients are added up;
+    """Parts in which a process computes a batch, one after the other, to need less memory. Gradients are added up;
     batch norm takes its statistics from a part."""
 
     def __post_init__(self) -> None:
