@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from seqdsd.recipes.jobs import Job
+from seqdsd.recipes.jobs import Job, python_command
 
 
-def print_script(jobs: Sequence[Job]) -> None:
+def print_script(jobs: Sequence[Job], *, processes_per_run: int = 1) -> None:
     """Print a command a run that is not done; one that takes phases over says which must be finished before it.
 
     The first line goes to this folder, from which the paths in the commands lead on.
@@ -23,10 +22,17 @@ def print_script(jobs: Sequence[Job]) -> None:
         print(shlex.join(["cd", str(Path.cwd())]))
     for job in left:
         print(f"# {job.name}" + (f", after {job.needs}" if job.needs else ""))
-        print(shlex.join([sys.executable, *job.command]))
+        print(shlex.join(python_command(job, processes_per_run)))
 
 
-def submit_to_slurm(jobs: Sequence[Job], *, logs: Path, parameters: Sequence[str], console: Console) -> None:
+def submit_to_slurm(
+    jobs: Sequence[Job],
+    *,
+    logs: Path,
+    parameters: Sequence[str],
+    console: Console,
+    processes_per_run: int = 1,
+) -> None:
     """Submit a Slurm job a run that is not done; Slurm holds those that take phases over until these are trained.
 
     Args:
@@ -34,6 +40,7 @@ def submit_to_slurm(jobs: Sequence[Job], *, logs: Path, parameters: Sequence[str
         logs: Where submitit writes.
         parameters: ``key=value`` each, as submitit's Slurm executor knows them; the time must be among them.
         console: Where the job numbers are printed.
+        processes_per_run: That train a run together, on one machine.
 
     Raises:
         ValueError: If submitit is not installed, Slurm is not here, or a parameter cannot be used.
@@ -52,18 +59,25 @@ def submit_to_slurm(jobs: Sequence[Job], *, logs: Path, parameters: Sequence[str
         return made
 
     try:
-        submit(jobs, executor, console)
+        submit(jobs, executor, console, processes_per_run=processes_per_run)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"--submit slurm: {error}") from error
 
 
-def submit(jobs: Sequence[Job], executor: Callable[[Job, str | None], Any], console: Console) -> None:
+def submit(
+    jobs: Sequence[Job],
+    executor: Callable[[Job, str | None], Any],
+    console: Console,
+    *,
+    processes_per_run: int = 1,
+) -> None:
     """Submit what is not done, each after what it needs, and print the numbers given.
 
     Args:
         jobs: In the order of their needs.
         executor: Makes submitit's executor for a job, which waits for the one with the number, if any.
         console: For the job numbers.
+        processes_per_run: That train a run together.
     """
     from submitit.helpers import CommandFunction, FunctionSequence
 
@@ -71,7 +85,7 @@ def submit(jobs: Sequence[Job], executor: Callable[[Job, str | None], Any], cons
     for job in jobs:
         if not job.is_done:
             task = FunctionSequence()  # unlike a function alone it is begun again when its time is over
-            task.add(CommandFunction([sys.executable, *job.command]))
+            task.add(CommandFunction(python_command(job, processes_per_run)))
             after = numbers.get(job.needs) if job.needs else None
             numbers[job.name] = executor(job, after).submit(task).job_id
             console.print(f"{job.name}: job {numbers[job.name]}", highlight=False)

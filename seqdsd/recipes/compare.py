@@ -105,28 +105,33 @@ def compare(argv: Sequence[str], console: Console) -> None:
     options = _parse(asked)
     plan = _resolve(options, settings)
     if options.dry_run:
-        describe(plan, options.jobs, console)
+        describe(plan, options.jobs, console, processes_per_run=options.processes_per_run)
         return
     with RunFolder(plan.out).locked():
         jobs = plan.jobs()
-        share = Share.of_this_machine(options.jobs, jobs, device=plan.common.device)
         plan.recipe.write_common(plan.settings, plan.common)
-        logs = plan.out / "logs"
+        logs, per_run = plan.out / "logs", options.processes_per_run
         if options.submit == "print":
-            print_script(jobs)
+            print_script(jobs, processes_per_run=per_run)
             return
         if options.submit == "slurm":
-            submit_to_slurm(jobs, logs=logs, parameters=options.slurm, console=console)
+            submit_to_slurm(
+                jobs, logs=logs, parameters=options.slurm, console=console, processes_per_run=per_run
+            )
             return
+        device = plan.common.device
+        share = Share.of_this_machine(options.jobs, jobs, device=device, processes_per_run=per_run)
         with JobDisplay.open(console) as display:
             run_jobs(jobs, share=share, logs=logs, show=display)
     show_result(plan.out, console)
 
 
-def describe(plan: ComparisonPlan, asked: int | None, console: Console) -> None:
+def describe(
+    plan: ComparisonPlan, asked: int | None, console: Console, *, processes_per_run: int = 1
+) -> None:
     """Print the arms with their epochs, and how long it will take, from one epoch that is trained and thrown away."""
     jobs = plan.jobs()
-    share = Share.of_this_machine(asked, jobs, device=plan.common.device)
+    share = Share.of_this_machine(asked, jobs, device=plan.common.device, processes_per_run=processes_per_run)
     console.print(_arms_table(plan))
     if plan.common.patience:
         console.print(
@@ -137,9 +142,12 @@ def describe(plan: ComparisonPlan, asked: int | None, console: Console) -> None:
     console.print(f"runs: {len(jobs)}, of which finished: {len(jobs) - len(left)}", highlight=False)
     if not left:
         return
-    console.print(f"measuring one epoch; at a time: {share.processes}, threads of each: {share.threads} …")
+    per_run = f", processes of each: {processes_per_run}" if processes_per_run > 1 else ""
+    console.print(
+        f"measuring one epoch; at a time: {share.runs}{per_run}, threads of each: {share.threads} …"
+    )
     speed = _measure(plan, share)
-    seconds = makespan(jobs, {job.name: speed.seconds(job) for job in jobs}, share.processes)
+    seconds = makespan(jobs, {job.name: speed.seconds(job) for job in jobs}, share.runs)
     console.print(
         f"about {in_words(seconds)} here: {sum(job.epochs_left for job in left)} epochs of "
         f"{speed.epoch_seconds:.1f} s, evaluation included",
@@ -246,7 +254,15 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs at a time, each with its share of the cores; by default one a GPU, or one a core",
+        help="runs at a time, each with its share of the cores; by default one a GPU, or one a core (or fewer, where a "
+        "run has several processes)",
+    )
+    add(
+        "--processes-per-run",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that train a run together, each with a GPU of its own (torchrun); default: 1",
     )
     add(
         "--baseline-anneal",

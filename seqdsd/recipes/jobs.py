@@ -25,6 +25,8 @@ from seqdsd.engine.interrupt import stop_on_signals
 from seqdsd.records import RunFolder, RunFolderError
 
 POLL_SECONDS = 0.2
+SECONDS_TO_SAVE = 110
+"""After a SIGTERM; torchrun would kill its processes after 30."""
 LOG_LINES_SHOWN = 15
 
 _TIED_TO_PARENT = """\
@@ -70,38 +72,55 @@ class Job:
 class Share:
     """How the machine is divided."""
 
-    processes: int
+    runs: int
     """At a time."""
     threads: int
     """Of each process."""
     gpus: tuple[str, ...] = ()
     """As CUDA_VISIBLE_DEVICES names them."""
+    processes_per_run: int = 1
+    """That train a run together."""
 
     @classmethod
-    def of_this_machine(cls, asked: int | None, jobs: Sequence[Job], *, device: str) -> Share:
-        """Divide the cores among as many processes as are asked for, or can run at a time if these are fewer.
+    def of_this_machine(
+        cls, asked: int | None, jobs: Sequence[Job], *, device: str, processes_per_run: int = 1
+    ) -> Share:
+        """Divide the cores among as many runs as are asked for, or can be trained at a time if these are fewer.
 
-        By default there is one a GPU or, without any, one a core: small networks gain most so.
+        By default there is a process a GPU or, without any, one a core: small networks gain most so.
 
         Args:
-            asked: Processes at a time.
+            asked: Runs at a time.
             jobs: What is to be run, and what of it is done: so the shares stay the same when it goes on.
             device: That the runs use, as their settings name it.
+            processes_per_run: That train a run together.
 
         Raises:
-            ValueError: If ``asked`` is below 1.
+            ValueError: If a number is below 1, or a run has more processes than there are GPUs.
         """
-        if asked is not None and asked < 1:
-            raise ValueError(f"--jobs must be at least 1, got {asked}")
+        for flag, number in (("--jobs", asked), ("--processes-per-run", processes_per_run)):
+            if number is not None and number < 1:
+                raise ValueError(f"{flag} must be at least 1, got {number}")
         cores, gpus = _num_cores(), () if device == "cpu" else _visible_gpus()
-        processes = min(asked or len(gpus) or cores, most_at_a_time(jobs))
-        return cls(processes, max(1, cores // processes), gpus)
+        if gpus and processes_per_run > len(gpus):
+            raise ValueError(
+                f"--processes-per-run {processes_per_run} needs as many GPUs; there are {len(gpus)}"
+            )
+        at_once = max(1, (len(gpus) or cores) // processes_per_run)
+        runs = min(asked or at_once, most_at_a_time(jobs))
+        return cls(runs, max(1, cores // (runs * processes_per_run)), gpus, processes_per_run)
+
+    def command(self, job: Job) -> list[str]:
+        """That starts a run, by torchrun where several processes train it together."""
+        return python_command(job, self.processes_per_run)
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Of the process in a slot, 0 to ``processes - 1``: its threads, and its GPU where there are several."""
+        """Of the run in a slot, 0 to ``runs - 1``: its threads, and its GPUs where there are more than it needs."""
         chosen = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-        if len(self.gpus) > 1:
-            chosen["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        if len(self.gpus) > self.processes_per_run:
+            first = slot * self.processes_per_run
+            own = [self.gpus[(first + i) % len(self.gpus)] for i in range(self.processes_per_run)]
+            chosen["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         return {**os.environ, **chosen}
 
 
@@ -136,7 +155,7 @@ class JobStates:
             return None
         mean = sum(progress["seconds"] for progress in known) / epochs
         left = {name: count * mean for name, count in self.epochs_left().items()}
-        return makespan(self.jobs, left, self.share.processes)
+        return makespan(self.jobs, left, self.share.runs)
 
 
 class JobsView:
@@ -175,6 +194,14 @@ def makespan(jobs: Sequence[Job], seconds: Mapping[str, float | int], processes:
         now, name = heapq.heappop(running)
         done.add(name)
     return now
+
+
+def python_command(job: Job, processes: int) -> list[str]:
+    """The whole command of a run by so many processes: torchrun starts several, and hands a SIGTERM on to them."""
+    if processes == 1:
+        return [sys.executable, *job.command]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *torchrun, "--shutdown-timeout", str(SECONDS_TO_SAVE), *job.command]
 
 
 def run_jobs(jobs: Sequence[Job], *, share: Share, logs: Path, show: JobsView) -> None:
@@ -226,7 +253,7 @@ def _start_ready(
     states: JobStates, processes: dict[str, subprocess.Popen[bytes]], logs: Path, show: JobsView
 ) -> None:
     for job in filter(states.is_ready, states.jobs):
-        free = sorted(set(range(states.share.processes)) - set(states.running.values()))
+        free = sorted(set(range(states.share.runs)) - set(states.running.values()))
         if not free:
             return
         if _is_held(job.folder):
@@ -236,7 +263,8 @@ def _start_ready(
             continue
         states.waiting.discard(job.name)
         with _log(logs, job).open("ab") as output:
-            processes[job.name] = _start(job, output, states.share.environment(free[0]))
+            command = states.share.command(job)
+            processes[job.name] = _start(command, output, states.share.environment(free[0]))
         states.running[job.name] = free[0]
         show.started(job, _log(logs, job))
 
@@ -252,11 +280,11 @@ def _is_held(folder: RunFolder) -> bool:
         return True
 
 
-def _start(job: Job, output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    output.write(f"$ {shlex.join(['python', *job.command])}\n".encode())
+def _start(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    output.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode())
     output.flush()
     return subprocess.Popen(
-        _tied_to_us([sys.executable, *job.command]),
+        _tied_to_us(command),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -25,7 +25,7 @@ class Speed:
 
 
 def measure_speed(module: str, settings: Path, *, share: Share, folder: Path) -> Speed:
-    """Train one epoch in as many processes at once as will run, since they slow each other.
+    """Train one epoch of as many runs at once as will be trained, since they slow each other.
 
     Args:
         module: Of the recipe.
@@ -36,7 +36,7 @@ def measure_speed(module: str, settings: Path, *, share: Share, folder: Path) ->
     Raises:
         JobsFailed: If the recipe cannot be trained so; its output is in the message.
     """
-    jobs = [_one_epoch(module, settings, folder / str(seed), seed=seed) for seed in range(share.processes)]
+    jobs = [_one_epoch(module, settings, folder / str(seed), seed=seed) for seed in range(share.runs)]
     started = time.monotonic()
     run_jobs(jobs, share=share, logs=folder / "logs", show=JobsView())
     seconds = time.monotonic() - started

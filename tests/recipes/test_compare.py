@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from seqdsd.config import read_config, to_toml
+from seqdsd.config import read_config, read_provenance, to_toml
 from seqdsd.engine import NesterovSettings, load_checkpoint
 from seqdsd.recipes import ds1
 from seqdsd.recipes.compare import compare
@@ -113,6 +113,18 @@ def test_each_arm_has_a_run_with_its_phases(unbroken):
     assert sparsities == [0, 0.5, 0, 0.25, 0]
     for arm in ("llr", "baseline"):
         assert {record["measured_sparsity"] for record in folder_of(out, arm).read_phases()} == {0}
+
+
+@pytest.mark.slow
+def test_several_processes_can_train_each_run(settings, tmp_path):
+    out = tmp_path / "by-two"
+    run(settings, out, "--arms", "dsd", "--iters", "1", "--processes-per-run", "2", "--jobs", "1")
+    for arm in ("dense", "dsd"):
+        folder = folder_of(out, arm)
+        assert [record["name"] for record in folder.read_phases()] == PHASES[arm]
+        assert read_provenance(folder.config)["processes"] == 2
+        said = (out / "logs" / f"seed-0.{arm}.log").read_text()
+        assert said.count("Dense Iter 0 ends") == (arm == "dense")  # by one process, and taken over after it
 
 
 @pytest.mark.slow

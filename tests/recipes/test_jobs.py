@@ -27,7 +27,7 @@ from seqdsd.recipes.jobs import (
 from seqdsd.records import RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
-ONE = Share(processes=1, threads=1)
+ONE = Share(runs=1, threads=1)
 
 SAVES_WHEN_ASKED = """
 import os, signal, sys, time
@@ -182,6 +182,24 @@ def test_the_cores_are_shared_among_as_many_as_can_run(monkeypatch):
     assert share(None, finished, device="cpu") == Share(3, 2)
     with pytest.raises(ValueError, match="--jobs must be at least 1, got 0"):
         share(0, three, device="cpu")
+
+
+def test_several_processes_a_run_share_cores_and_gpus(monkeypatch):
+    monkeypatch.setattr(jobs_module, "_num_cores", lambda: 8)
+    many = [job(str(number)) for number in range(20)]
+    share = Share.of_this_machine
+    assert share(None, many, device="cpu", processes_per_run=2) == Share(4, 1, processes_per_run=2)
+    assert share(1, many, device="cpu", processes_per_run=2) == Share(1, 4, processes_per_run=2)
+    assert share(None, many, device="cpu", processes_per_run=9) == Share(1, 1, processes_per_run=9)
+    monkeypatch.setattr(jobs_module.torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on_gpus = share(None, many, device="auto", processes_per_run=2)
+    assert on_gpus.runs == 2
+    assert [on_gpus.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(2)] == ["0,1", "2,3"]
+    with pytest.raises(ValueError, match="--processes-per-run 6 needs as many GPUs; there are 5"):
+        share(None, many, device="auto", processes_per_run=6)
+    with pytest.raises(ValueError, match="--processes-per-run must be at least 1, got 0"):
+        share(None, many, device="cpu", processes_per_run=0)
 
 
 @pytest.mark.parametrize(
