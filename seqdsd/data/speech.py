@@ -60,8 +60,8 @@ def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error", with_test: bo
         if name not in splits:
             raise BadDataError(
                 f"{folder / name}.jsonl: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and "
-                "test.jsonl (scripts under data_prep/ write them), with Lhotse's cuts (cuts_train.jsonl.gz …), or with "
-                "Kaldi's data folders (train/, dev/, test/)"
+                "test.jsonl (scripts under data_prep/ write them, from_csv.py from a table), with Lhotse's cuts "
+                "(cuts_train.jsonl.gz …), or with Kaldi's data folders (train/, dev/, test/)"
             )
     if with_test and not tests:
         raise BadDataError(f"{folder}: neither test.jsonl nor test_NAME.jsonl is there")

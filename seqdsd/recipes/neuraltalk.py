@@ -318,10 +318,11 @@ def embedded_settings() -> Config:
     return read_config(EMBEDDED_SETTINGS, Config())
 
 
-def _save_parts(task: CaptionTask, path: Path) -> None:
+def _save_parts(task: CaptionTask, path: Path) -> Mapping[str, str]:
     task.vocabulary.save(path)
     judged = [*task.corpus.dev, *task.corpus.test]
     write_json_lines(RunFolder(path).images, [{"id": one.id, "path": one.path} for one in judged])
+    return {}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -5,7 +5,9 @@ A recipe adds its network, by a ``SpeechRecipe``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from seqdsd.config import read_config
+from seqdsd.config import read_config, read_provenance
 from seqdsd.data import Corpus, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine import NesterovSettings, Processes, is_first_process, make_fabric
@@ -28,7 +30,7 @@ from seqdsd.recipes.training import (
     holds_run,
     train,
 )
-from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.records import RunFolder, RunFolderError, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
@@ -107,7 +109,7 @@ class SpeechRecipe:
             known = folder if has_run else parent
             fabric = make_fabric(config.device, config.precision)
             with fabric.rank_zero_first(local=True):  # a corpus is synthesised once
-                tokenizer = load_tokenizer(known.path / "tokenizer") if known else None
+                tokenizer = read_tokenizer(known) if known else None
                 task = self.make_task(config, tokenizer, Processes.of(fabric))
             phases = train(
                 task,
@@ -193,9 +195,32 @@ def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
     return SubwordTokenizer.train([one.text for one in corpus.train.utterances], settings.vocab_size)
 
 
-def _save_parts(task: SpeechTask, path: Path) -> None:
+def read_tokenizer(folder: RunFolder) -> Tokenizer:
+    """What a run's network spells with.
+
+    Raises:
+        ValueError: If it is damaged.
+        RunFolderError: If it is another than the run was begun with: ids would mean something else.
+    """
+    tokenizer = load_tokenizer(folder.path / "tokenizer")
+    noted = read_provenance(folder.config).get("tokenizer")  # runs of before 2026-11-26 have none
+    if noted not in (None, _digest(tokenizer)):
+        raise RunFolderError(
+            f"{folder.path / 'tokenizer'}: not the tokenizer that the run was begun with; put that one back, or train "
+            "anew with another --out"
+        )
+    return tokenizer
+
+
+def _digest(tokenizer: Tokenizer) -> str:
+    said = json.dumps(tokenizer.to_json(), sort_keys=True).encode()
+    return hashlib.blake2b(said, digest_size=16).hexdigest()
+
+
+def _save_parts(task: SpeechTask, path: Path) -> Mapping[str, str]:
     task.tokenizer.save(path / "tokenizer")
     judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
     # Parts within longer recordings are left out: the report plays files from their start.
     rows = ({"id": one.id, "path": one.audio_path} for one in judged if not one.start_seconds)
     write_json_lines(RunFolder(path).audio, rows)
+    return {"tokenizer": _digest(task.tokenizer)}

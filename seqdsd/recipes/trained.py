@@ -22,13 +22,13 @@ from seqdsd.engine import make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
-from seqdsd.recipes.speech import SpeechConfig
+from seqdsd.recipes.speech import SpeechConfig, read_tokenizer
 from seqdsd.recipes.training import read_run_provenance
 from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
 from seqdsd.tasks import Captioner, DecodingSettings, Recogniser
-from seqdsd.text import Tokenizer, WordVocabulary, load_tokenizer
+from seqdsd.text import Tokenizer, WordVocabulary
 from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def load_recogniser(
     config = read_config(folder.config, recipe.config_class())
     record = _find_phase(folder, phase)
     decoding = with_tuned_weights(decoding or DecodingSettings(), folder, phase=record["name"])
-    tokenizer = load_tokenizer(folder.path / "tokenizer")
+    tokenizer = read_tokenizer(folder)
     model = recipe.make_model(config, tokenizer)
     _load_weights(model, _read_weights(folder, record), folder, record)
     fabric = make_fabric(device, config.precision)

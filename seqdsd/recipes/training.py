@@ -5,7 +5,7 @@ What differs, the settings and the task made from them, is each recipe's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +208,7 @@ def train(
     folder: RunFolder,
     fabric: Fabric,
     console: Console,
-    save_parts: Callable[[Path], None],
+    save_parts: Callable[[Path], Mapping[str, str]],
     start_from: RunFolder | None = None,
 ) -> list[dict[str, Any]]:
     """Train, or go on where the run in the folder stopped.
@@ -222,7 +222,8 @@ def train(
         folder: Of the run.
         fabric: Device, precision, and the processes that train together.
         console: Where progress is shown.
-        save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them.
+        save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them,
+            and returns what is to be noted of it with the settings.
         start_from: A run that may be taken over from (see ``find_parent``), if any.
 
     Raises:
@@ -233,9 +234,9 @@ def train(
     processes = Processes.of(fabric)
     with folder.locked() if processes.is_first else nullcontext():
         if processes.is_first and not folder.config.is_file():
-            save_parts(folder.path)
             origin = {
                 "recipe": recipe,
+                **save_parts(folder.path),
                 "threads": torch.get_num_threads(),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 "device_used": device_name(fabric.device),

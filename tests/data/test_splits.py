@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from seqdsd.data import ManifestError, find_splits, read_corpus, read_manifest, read_split, write_manifest
+from seqdsd.data import (
+    BadDataError,
+    ManifestError,
+    find_splits,
+    read_corpus,
+    read_manifest,
+    read_split,
+    write_manifest,
+)
 from seqdsd.data.kaldi import read_kaldi
 from seqdsd.data.lhotse import read_cuts
 
@@ -289,3 +297,27 @@ def test_a_split_that_is_there_twice(tmp_path, talk):
 def test_a_folder_that_is_no_split(tmp_path):
     with pytest.raises(ManifestError, match="without wav.scp is no split. Known are"):
         read_split(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"audio_filepath,duration,text\na.wav,1.0,yes\n",
+        b'[{"audio_filepath": "a.wav"}]\n',
+        b"PAR1\x15\x04\x15\xff",
+    ],
+    ids=["a table", "a list", "parquet"],
+)
+def test_a_manifest_in_an_unknown_format_is_named_with_its_line(tmp_path, content):
+    (tmp_path / "train.jsonl").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"train.jsonl:1: .*(not JSON|not an object|not valid UTF-8).*"):
+        read_split(tmp_path / "train.jsonl")
+
+
+def test_a_corpus_in_an_unknown_format_is_told_which_are_known(tmp_path):
+    (tmp_path / "train.csv").write_text("audio_filepath,duration,text\n")
+    for data in (tmp_path, tmp_path / "train.csv"):
+        with pytest.raises(
+            BadDataError, match=r"no such manifest.*from_csv.py.*Lhotse's cuts.*Kaldi's data folders"
+        ):
+            read_corpus(data)

@@ -18,7 +18,8 @@ from seqdsd.data import read_corpus
 from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, dsd, load_checkpoint, save_checkpoint
 from seqdsd.recipes import ds1, speech
 from seqdsd.recipes.command import parse_command
-from seqdsd.records import RunFolderError, slug
+from seqdsd.recipes.trained import load_recogniser
+from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.sparsity import SPEECH_RULES, resolve
 from seqdsd.tasks import SpeechTask
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer
@@ -512,6 +513,39 @@ def test_sub_words_are_learnt_once(tone_corpus, tmp_path, tiny_ds1, monkeypatch)
     tone_corpus.write_manifest("train", tone_corpus.read_manifest("train")[:20])
     monkeypatch.setattr(SubwordTokenizer, "train", lambda *args: pytest.fail("sub-words are learnt again"))
     assert run(config, RESUME).phases
+
+
+def test_a_run_does_not_go_on_with_another_tokenizer_or_size_and_loses_nothing(
+    tone_corpus, tmp_path, tiny_ds1
+):
+    tokenizer = ds1.TokenizerSettings(kind="subwords", vocab_size=14)
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,), tokenizer=tokenizer)
+    run(config)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    longer = dataclasses.replace(config, iters=1)  # has something left to train
+    for changes, what in (
+        ({"hidden_size": 24}, "hidden_size: 32 -> 24"),
+        ({"tokenizer": ds1.TokenizerSettings()}, "tokenizer.kind"),
+        ({}, "iters: 0 -> 1"),
+    ):
+        with pytest.raises(RunFolderError, match=f"other settings.*{what}"):
+            run(dataclasses.replace(longer, **changes), RESUME)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    # As many pieces, but others: no shape tells.
+    SubwordTokenizer.train(["other tower renew hewn throne", "row worn wren tern henter"] * 9, 14).save(
+        tmp_path / "run" / "tokenizer"
+    )
+    with pytest.raises(RunFolderError, match="not the tokenizer"):
+        load_recogniser(RunFolder(tmp_path / "run"), device="cpu")
+    (tmp_path / "run" / "phases.jsonl").unlink()
+    with pytest.raises(
+        RunFolderError, match="not the tokenizer that the run was begun with; put that one back"
+    ):
+        run(config, RESUME)
+    for path, content in before.items():
+        if "tokenizer" in path.parts:
+            path.write_bytes(content)
+    assert len(run(config, RESUME).phases) == 1  # of the checkpoint, which was not touched
 
 
 @pytest.mark.parametrize("method", ["llr", "baseline"])
