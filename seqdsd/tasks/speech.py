@@ -60,12 +60,17 @@ class BatchSettings:
     """First epoch from the shortest utterance to the longest (Amodei et al. 2015, section 3.3)."""
     num_workers: int = 1
     """Processes that read audio ahead; 0 reads in the training process."""
+    open_shards: int = 8
+    """Of a corpus in shards (seqdsd shard), how many are read from at a time: an epoch takes them in a random order, so
+    many together, and makes batches of what is in these."""
 
     def __post_init__(self) -> None:
         if not self.max_batch_seconds > 0:
             raise ValueError(f"max_batch_seconds must be above 0, got {self.max_batch_seconds}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.open_shards < 1:
+            raise ValueError(f"open_shards must be at least 1, got {self.open_shards}")
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ class SpeechTask:
     @cached_property
     def num_batches(self) -> int:
         """Batches of an epoch; they differ by a few at most."""
-        return len(self._sampler("train", epoch=1))
+        return len(self._training_sampler(epoch=1))
 
     def batches(self, epoch: int, *, first: int) -> Iterator[SpeechBatch]:
         """This process's share of the training batches of an epoch, but of the ``first`` ones.
@@ -220,7 +225,7 @@ class SpeechTask:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
         """
         by_length = self.batches_settings.sorta_grad and epoch == 0
-        sampler = self._sampler("train", epoch=epoch, first=first, by_length=by_length)
+        sampler = self._training_sampler(epoch=epoch, first=first, by_length=by_length)
         dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
         for batch in self._load(dataset, [self.processes.share(one) for one in sampler]):
             is_missed = len(batch) == 0 and self.processes.count > 1
@@ -316,6 +321,13 @@ class SpeechTask:
             max_batch_seconds=self.batches_settings.max_batch_seconds,
             seed=self.seed,
             **options,
+        )
+
+    def _training_sampler(self, **options: Any) -> BucketBatchSampler:
+        """With few shards open at a time, where training utterances are in shards."""
+        shards = [one.member.shard.number for one in self._splits["train"].utterances if one.member]
+        return self._sampler(
+            "train", shards=shards or None, open_shards=self.batches_settings.open_shards, **options
         )
 
     def _dataset(self, split: str, **options: Any) -> SpeechDataset:
