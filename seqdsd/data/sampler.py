@@ -90,11 +90,14 @@ def _windows(
     if shards is None:
         yield np.arange(num_utterances)
         return
-    of_utterance = np.asarray(shards)
-    order = generator.permutation(np.unique(of_utterance))
+    numbers, shard = np.unique(np.asarray(shards), return_inverse=True)
+    order = generator.permutation(len(numbers))
+    window_of_shard = np.empty(len(numbers), dtype=np.int64)
     # As even as can be, lest the last be a single shard, whose batches would have more padding.
-    for opened in np.array_split(order, -(-len(order) // open_shards)):
-        yield np.flatnonzero(np.isin(of_utterance, opened))
+    for window, opened in enumerate(np.array_split(order, -(-len(order) // open_shards))):
+        window_of_shard[opened] = window
+    windows = window_of_shard[shard]
+    yield from np.split(np.argsort(windows, kind="stable"), np.cumsum(np.bincount(windows))[:-1])
 
 
 def _fill(order: np.ndarray, lengths: np.ndarray, budget: float) -> list[list[int]]:

@@ -22,11 +22,16 @@ _PASSING = (408, 429)
 """What a server answers, besides its own errors (500 and above), when it may answer otherwise later."""
 
 
+class ServerError(AudioError):
+    """A web server that does not give a shard as it should: not the fault of one utterance."""
+
+
 def read_member(member: ShardMember) -> AudioBytes:
     """Read a member as it is in its shard.
 
     Raises:
         AudioError: Naming shard, member and remedy, if the shard cannot be read or is not the one that was indexed.
+        ServerError: If a server does not answer, has no such shard, or does not send parts of files.
     """
     start, size = member.offset_bytes - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE + member.size_bytes
     is_remote = member.shard.location.startswith(("http://", "https://"))
@@ -88,7 +93,7 @@ def _fetched(member: ShardMember, start: int, size: int) -> bytes:
             problem = error
         except (OSError, HTTPException) as error:  # no route, no answer in time, a broken connection
             problem = error
-    raise AudioError(
+    raise ServerError(
         str(member),
         f"cannot be fetched, tried {1 + len(PAUSES_SECONDS)} times ({problem})",
         "Check the network and the server, then go on",
@@ -99,14 +104,14 @@ def _fetched_once(member: ShardMember, start: int, size: int) -> bytes:
     wanted = {"Range": f"bytes={start}-{start + size - 1}"}
     with urlopen(Request(member.shard.location, headers=wanted), timeout=TIMEOUT_SECONDS) as response:
         if response.status != 206:
-            raise AudioError(
+            raise ServerError(
                 str(member),
                 "the server sends whole files only (it ignores Range)",
                 "Take a server that knows Range (nginx, Apache, a bucket), or copy the shards to a disk",
             )
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if total.isdecimal() and int(total) != member.shard.size_bytes:
-            raise AudioError(
+            raise ServerError(
                 str(member),
                 f"the shard has {int(total):,} bytes on the server, {member.shard.size_bytes:,} by the index",
                 "Upload it again, or fetch the index that belongs to it",
@@ -117,12 +122,12 @@ def _fetched_once(member: ShardMember, start: int, size: int) -> bytes:
     return data
 
 
-def _refusal(member: ShardMember, error: HTTPError) -> AudioError:
+def _refusal(member: ShardMember, error: HTTPError) -> ServerError:
     if error.code == 416:
-        return AudioError(
+        return ServerError(
             str(member), "the shard on the server ends before the member does", "Upload it again"
         )
-    return AudioError(
+    return ServerError(
         str(member),
         f"the server answers {error.code} {error.reason}",
         "See that the shard is there and may be read; if it lies elsewhere: seqdsd shard --index FOLDER --base URL",

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from seqdsd.audio import Waveform, read_audio, read_segment, speed_perturb
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.manifest import Manifest, Utterance
-from seqdsd.data.shard_bytes import read_member
+from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.splits import find_splits, read_split
 from seqdsd.text import Tokenizer
 
@@ -179,8 +179,18 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
                 )
             tokens = self._tokenizer.encode(utterance.text)
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
-            return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
+            message = f"{utterance.source}: utterance {utterance.id}: {error}"
+            return BadExample(utterance.id, message, is_outage=isinstance(error, ServerError))
         return SpeechExample(utterance.id, samples, tokens, utterance.text, waveform.original_sample_rate_hz)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[SpeechExample | BadExample]:
+        """A batch for the data loader; it ends at an outage, lest the other utterances wait for the server as well."""
+        examples: list[SpeechExample | BadExample] = []
+        for index in indices:
+            examples.append(self[index])
+            if isinstance(examples[-1], BadExample) and examples[-1].is_outage:
+                break
+        return examples
 
     def _read(self, utterance: Utterance) -> Waveform:
         if utterance.start_seconds is None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from seqdsd.audio import AUDIO_SUFFIXES, AudioBytes, encode_flac, read_audio, read_segment
 from seqdsd.data import Manifest, ManifestError, OnBadData, Utterance, find_splits, read_split
-from seqdsd.data.shard_bytes import read_member
+from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.shard_files import ShardEntry, index_shard, write_shards
 from seqdsd.data.shards import INDEX_NAME, check_base, is_shard_folder, read_shards, write_index
 from seqdsd.recipes.command import run_command
@@ -142,7 +142,7 @@ def shard_split(
         folder: Of the shards; it must not exist.
         shard_bytes: A shard is closed once it has so many.
         seed: Of the order of the utterances.
-        on_bad_data: "skip" leaves out what cannot be read.
+        on_bad_data: "skip" leaves out what cannot be read, but for what a web server does not give.
         on_read: Told the seconds of audio of each utterance when it is done.
 
     Returns:
@@ -210,6 +210,8 @@ def _entries(
             yield _entry(one)
         except (ValueError, OSError) as error:
             message = f"{one.source}: utterance {one.id}: {error}"
+            if isinstance(error, ServerError):
+                raise ManifestError(message) from error
             if on_bad_data == "error":
                 raise ManifestError(f"{message} (or --on-bad-data skip)") from error
             skipped.append(message)

@@ -222,7 +222,7 @@ class SpeechTask:
         """This process's share of the training batches of an epoch, but of the ``first`` ones.
 
         Raises:
-            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
+            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or a web server is to blame.
         """
         by_length = self.batches_settings.sorta_grad and epoch == 0
         sampler = self._training_sampler(epoch=epoch, first=first, by_length=by_length)
@@ -347,10 +347,9 @@ class SpeechTask:
                 if workers and rate_hz != SAMPLE_RATE_HZ:  # read here, the reader has said so itself
                     log.warning("resampling audio from %d Hz to %d Hz", rate_hz, SAMPLE_RATE_HZ)
             for bad in batch.bad:
-                if self.on_bad_data == "error":
-                    raise BadDataError(
-                        f"{bad.message} (mend it, then --resume if this was training; or --on-bad-data skip)"
-                    )
+                if self.on_bad_data == "error" or bad.is_outage:
+                    skip = "" if bad.is_outage else "; or --on-bad-data skip"
+                    raise BadDataError(f"{bad.message} (mend it, then --resume if this was training{skip})")
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
                 self.skipped[_source(bad.message)] = bad.message

@@ -9,12 +9,12 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
-from seqdsd.audio import AudioError
 from seqdsd.data import (
     BadExample,
     ManifestError,
@@ -26,7 +26,7 @@ from seqdsd.data import (
     shard_bytes,
     write_manifest,
 )
-from seqdsd.data.shard_bytes import read_member
+from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.shard_files import ShardEntry, index_shard, safe_key, write_shards
 from seqdsd.data.shards import INDEX_NAME, read_shards, write_index
 from seqdsd.text import CharacterTokenizer
@@ -469,7 +469,7 @@ def test_what_passes_is_tried_again(server, remote, failures):
 def test_what_does_not_pass_is_said(server, remote, failures, what, num_requests):
     server.failures = list(failures)
     url = rf"{server.url}/000000\.tar: member train00\.wav: "
-    with pytest.raises(AudioError, match=url + rf".*{what}"):
+    with pytest.raises(ServerError, match=url + rf".*{what}"):
         read_member(remote[0].member)
     assert len(server.requests) == num_requests
 
@@ -491,7 +491,12 @@ def test_another_shard_on_the_server(server, remote):
     assert "another shard than the one that was indexed" in bad_example(remote[0])
 
 
-def test_no_server_at_all(server, remote):
+def test_no_server_at_all(server, remote, monkeypatch):
+    """The first utterance of a batch finds out, and the others do not wait for it as well."""
     server.shutdown()
     server.server_close()
     assert "Connection refused" in bad_example(remote[0])
+    pauses = []
+    monkeypatch.setattr(shard_bytes, "time", SimpleNamespace(sleep=pauses.append))
+    [batch] = load_batches(SpeechDataset(remote, TOKENIZER), [range(24)], num_workers=0)
+    assert len(batch) == 0 and [bad.is_outage for bad in batch.bad] == [True] and len(pauses) == 3

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import socket
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,15 @@ from rich.console import Console
 
 from seqdsd.audio import read_segment
 from seqdsd.cli import main
-from seqdsd.data import SpeechDataset, Utterance, find_splits, read_corpus, read_split, write_manifest
+from seqdsd.data import (
+    SpeechDataset,
+    Utterance,
+    find_splits,
+    read_corpus,
+    read_split,
+    shard_bytes,
+    write_manifest,
+)
 from seqdsd.data.shard_bytes import read_member
 from seqdsd.data.shards import INDEX_NAME
 from seqdsd.engine import StopRequested, load_checkpoint
@@ -265,6 +274,26 @@ def test_an_epoch_reads_few_shards_at_a_time(shards, tmp_path, tiny_ds1):
         for length in batch.num_samples.tolist()
     ]
     assert lengths == sorted(lengths) and len(lengths) == 24
+
+
+@pytest.mark.parametrize("on_bad_data", ["error", "skip"])
+def test_a_server_that_is_gone_stops_training_whatever_is_done_with_bad_data(
+    shards, tmp_path, tiny_ds1, capsys, monkeypatch, on_bad_data
+):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(shard_bytes, "PAUSES_SECONDS", (0.0, 0.0))
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))  # where nobody listens
+        url = f"http://127.0.0.1:{port.getsockname()[1]}/train"
+        call(capsys, "--index", shards / "train", "--base", url)
+        config = tiny_ds1(shards, tmp_path / "run", on_bad_data=on_bad_data)
+        with pytest.raises(
+            ValueError, match=rf"{INDEX_NAME}:\d+: utterance .*{url}/.*refused.* --resume"
+        ) as caught:
+            run(config)
+        assert "--on-bad-data" not in str(caught.value)
+        status, said = call(capsys, shards, tmp_path / "copy", "--on-bad-data", on_bad_data)
+        assert status == 1 and "refused" in said and not (tmp_path / "copy" / "train").exists()
 
 
 def test_open_shards_must_be_some(tiny_ds1, tmp_path):
