@@ -23,6 +23,7 @@ examples:
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd compare-captions runs/flickr8k
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
+  seqdsd shard data/an4 shards/an4
   seqdsd tune-decoding runs/an4-ds1 --lm an4.arpa
   seqdsd table runs/an4-ds1
   seqdsd sweep recipes/an4/ds1.toml --sparsities 0.25 0.5 0.8
@@ -58,6 +59,9 @@ COMMANDS = {
     ),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
+    ),
+    "shard": _Entry(
+        "seqdsd.recipes.shard", "write a speech corpus as tar shards, for one larger than a disk"
     ),
     "sweep": _Entry("seqdsd.recipes.sweep", "choose sparsity and learning rates on the dev set"),
     "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),

@@ -7,10 +7,13 @@ from seqdsd.audio.augment import SpecAugment, speed_perturb
 from seqdsd.audio.features import LogSpectrogram
 from seqdsd.audio.reading import (
     AUDIO_SUFFIXES,
+    AudioBytes,
     AudioError,
+    AudioFile,
     Waveform,
     audio_channels,
     audio_seconds,
+    encode_flac,
     read_audio,
     read_blocks,
     read_segment,
@@ -19,12 +22,15 @@ from seqdsd.audio.segments import split_at_quiet
 
 __all__ = [
     "AUDIO_SUFFIXES",
+    "AudioBytes",
     "AudioError",
+    "AudioFile",
     "LogSpectrogram",
     "SpecAugment",
     "Waveform",
     "audio_channels",
     "audio_seconds",
+    "encode_flac",
     "read_audio",
     "read_blocks",
     "read_segment",

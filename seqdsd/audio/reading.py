@@ -1,10 +1,11 @@
 """Audio files to mono float32 tensors at one rate, whole or block by block; every fault names its file.
 
-Reads what libsndfile reads: wav, flac, ogg, mp3, NIST SPHERE and more. Leaves out video containers, m4a and
-shorten-compressed SPHERE. Manifests and transcripts are not its business.
+A file lies on disk, or in memory (``AudioBytes``). Reads what libsndfile reads: wav, flac, ogg, mp3, NIST SPHERE and
+more. Leaves out video containers, m4a and shorten-compressed SPHERE. Manifests and transcripts are not its business.
 """
 
 import functools
+import io
 import logging
 import math
 import multiprocessing
@@ -28,10 +29,25 @@ _MAX_RATIO_TERM = 1000
 _logger = logging.getLogger("seqdsd.audio")
 
 
+@dataclass(frozen=True, slots=True)
+class AudioBytes:
+    """An audio file in memory."""
+
+    name: str
+    """What messages call it."""
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AudioFile = Path | str | AudioBytes
+
+
 class AudioError(ValueError):
     """An audio file that cannot be used; the message reads ``PATH: what is wrong. What to do``."""
 
-    def __init__(self, path: Path | str, what: str, remedy: str) -> None:
+    def __init__(self, path: AudioFile, what: str, remedy: str) -> None:
         super().__init__(f"{path}: {what}. {remedy}")
 
 
@@ -44,7 +60,7 @@ class Waveform:
     original_sample_rate_hz: int
 
 
-def audio_seconds(path: Path | str) -> float:
+def audio_seconds(path: AudioFile) -> float:
     """Return the length that the file's header states, without decoding.
 
     Raises:
@@ -54,7 +70,7 @@ def audio_seconds(path: Path | str) -> float:
         return sound.frames / sound.samplerate
 
 
-def audio_channels(path: Path | str) -> int:
+def audio_channels(path: AudioFile) -> int:
     """Return the number of channels that the file's header states.
 
     Raises:
@@ -65,13 +81,13 @@ def audio_channels(path: Path | str) -> int:
 
 
 def read_audio(
-    path: Path | str, *, sample_rate_hz: int = 16_000, expected_seconds: float | None = None
+    path: AudioFile, *, sample_rate_hz: int | None = 16_000, expected_seconds: float | None = None
 ) -> Waveform:
     """Read a whole file: channels averaged, resampled to ``sample_rate_hz`` (the log says so once per rate).
 
     Args:
         path: Any file that libsndfile reads, at any rate.
-        sample_rate_hz: Rate of the samples returned.
+        sample_rate_hz: Rate of the samples returned; None leaves them as recorded.
         expected_seconds: Length that a manifest promises; by default the one that the file's header promises.
 
     Raises:
@@ -79,12 +95,13 @@ def read_audio(
             or longer than promised by more than 0.1 s and more than 2 %.
     """
     with _opened(path) as sound:
-        blocks = _blocks(path, sound, sample_rate_hz, block_seconds=60.0, promised=expected_seconds)
-        return Waveform(torch.cat(list(blocks)), sample_rate_hz, sound.samplerate)
+        wanted_hz = sample_rate_hz or sound.samplerate
+        blocks = _blocks(path, sound, wanted_hz, block_seconds=60.0, promised=expected_seconds)
+        return Waveform(torch.cat(list(blocks)), wanted_hz, sound.samplerate)
 
 
 def read_segment(
-    path: Path | str, *, start_seconds: float, seconds: float, sample_rate_hz: int = 16_000
+    path: AudioFile, *, start_seconds: float, seconds: float, sample_rate_hz: int | None = 16_000
 ) -> Waveform:
     """Read a part of a longer recording, without decoding the rest where the format lets it be skipped.
 
@@ -92,7 +109,7 @@ def read_segment(
         path: Any file that libsndfile reads, at any rate.
         start_seconds: Where the part begins.
         seconds: How long it is.
-        sample_rate_hz: Rate of the samples returned.
+        sample_rate_hz: Rate of the samples returned; None leaves them as recorded.
 
     Raises:
         AudioError: As ``read_audio``; and if the recording ends more than 0.1 s and 2 % before the part does.
@@ -112,13 +129,14 @@ def read_segment(
         where = start_seconds + int((~mono.isfinite()).nonzero()[0]) / rate_hz
         raise AudioError(path, f"NaN or infinite sample at {where:.3f} s", "Make it again from its source")
     _check_length(path, len(mono) / rate_hz, seconds)
-    if rate_hz != sample_rate_hz:
-        mono = _resampler(rate_hz, sample_rate_hz)(mono)
-    return Waveform(mono, sample_rate_hz, rate_hz)
+    wanted_hz = sample_rate_hz or rate_hz
+    if rate_hz != wanted_hz:
+        mono = _resampler(rate_hz, wanted_hz)(mono)
+    return Waveform(mono, wanted_hz, rate_hz)
 
 
 def read_blocks(
-    path: Path | str, *, sample_rate_hz: int = 16_000, block_seconds: float = 10.0
+    path: AudioFile, *, sample_rate_hz: int = 16_000, block_seconds: float = 10.0
 ) -> Iterator[Float[Tensor, "_samples"]]:
     """Read a file of any length block by block, in the memory of a few blocks.
 
@@ -130,6 +148,15 @@ def read_blocks(
     """
     with _opened(path) as sound:
         yield from _blocks(path, sound, sample_rate_hz, block_seconds=block_seconds)
+
+
+def encode_flac(waveform: Waveform) -> bytes:
+    """A FLAC file of 16 bits: what was read from 16 bits, at the rate of its recording, comes back as it was."""
+    # As whole numbers: libsndfile multiplies floats by 32,767 when it writes, but divides by 32,768 when it reads.
+    samples = (waveform.samples * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+    data = io.BytesIO()
+    soundfile.write(data, samples.numpy(), waveform.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return data.getvalue()
 
 
 class _Stream(soundfile.SoundFile):
@@ -144,15 +171,15 @@ class _Stream(soundfile.SoundFile):
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[_Stream]:
+def _opened(path: AudioFile) -> Iterator[_Stream]:
     """Open for decoding; what libsndfile refuses, here or within the block, becomes an AudioError."""
-    path = Path(path)
-    if not path.is_file():
+    path = path if isinstance(path, AudioBytes) else Path(path)
+    if isinstance(path, Path) and not path.is_file():
         raise AudioError(path, "there is no such file", "Paths in a manifest are relative to the manifest")
-    if path.stat().st_size == 0:
+    if _num_bytes(path) == 0:
         raise AudioError(path, "the file is empty (0 bytes)", "Copy or convert it again")
     try:
-        with _Stream(path) as sound:
+        with _Stream(path if isinstance(path, Path) else io.BytesIO(path.data)) as sound:
             if sound.frames == LENGTH_UNKNOWN:
                 raise AudioError(path, "its header states no length", "Encode it again, not through a pipe")
             yield sound
@@ -160,8 +187,12 @@ def _opened(path: Path | str) -> Iterator[_Stream]:
         raise _refusal(path, error.error_string) from error
 
 
-def _refusal(path: Path, reason: str) -> AudioError:
-    with path.open("rb") as file:
+def _num_bytes(path: Path | AudioBytes) -> int:
+    return len(path.data) if isinstance(path, AudioBytes) else path.stat().st_size
+
+
+def _refusal(path: Path | AudioBytes, reason: str) -> AudioError:
+    with io.BytesIO(path.data) if isinstance(path, AudioBytes) else path.open("rb") as file:
         header = file.read(_SPHERE_HEADER_BYTES)
     if header.startswith(b"NIST_1A") and b"shorten" in header:
         return AudioError(path, "SPHERE compressed with shorten", "Unpack it: sph2pipe -f wav IN OUT")
@@ -172,7 +203,7 @@ def _refusal(path: Path, reason: str) -> AudioError:
 
 
 def _blocks(
-    path: Path | str,
+    path: AudioFile,
     sound: _Stream,
     sample_rate_hz: int,
     *,
@@ -186,7 +217,7 @@ def _blocks(
 
 
 def _decoded_blocks(
-    path: Path | str, sound: _Stream, *, block_seconds: float, promised: float | None
+    path: AudioFile, sound: _Stream, *, block_seconds: float, promised: float | None
 ) -> Iterator[Float[Tensor, "_samples"]]:
     """Yield mono blocks at the file's own rate, checking samples as they come and the length at the end."""
     rate_hz, num_samples = sound.samplerate, 0
@@ -215,7 +246,7 @@ def _tolerance(promised: float) -> float:
     return max(0.1, 0.02 * promised)
 
 
-def _check_length(path: Path | str, seconds: float, promised: float) -> None:
+def _check_length(path: AudioFile, seconds: float, promised: float) -> None:
     if seconds == 0:
         raise AudioError(path, "the file holds no samples", "Copy or convert it again")
     if promised - seconds > _tolerance(promised):

@@ -17,7 +17,6 @@ from seqdsd.data.captions import (
     check_known_words,
     read_captions,
 )
-from seqdsd.data.kaldi import is_kaldi_folder
 from seqdsd.data.manifest import Manifest, ManifestError, Utterance, read_manifest, write_manifest
 from seqdsd.data.sampler import BucketBatchSampler, padding_share
 from seqdsd.data.speech import (
@@ -29,7 +28,7 @@ from seqdsd.data.speech import (
     load_batches,
     read_corpus,
 )
-from seqdsd.data.splits import find_splits, read_split
+from seqdsd.data.splits import find_splits, is_split_folder, read_split
 
 __all__ = [
     "IGNORE",
@@ -56,7 +55,7 @@ __all__ = [
     "collate",
     "encode_captions",
     "find_splits",
-    "is_kaldi_folder",
+    "is_split_folder",
     "load_batches",
     "make_batch",
     "padding_share",

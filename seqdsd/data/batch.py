@@ -27,6 +27,8 @@ class BadExample:
 
     id: str
     message: str
+    is_outage: bool = False
+    """Whether a server is to blame: then it is not to be skipped, for the next would be, too."""
 
 
 @dataclass(frozen=True)

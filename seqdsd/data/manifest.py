@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +23,43 @@ class ManifestError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar file with the audio of many utterances (``seqdsd.data.shards``)."""
+
+    number: int
+    """Its place among the shards of its split, from 0."""
+    name: str
+    """Of the file, without its folder."""
+    location: str
+    """Absolute path of a file that existed when the index was read, or a URL of http or https."""
+    size_bytes: int
+    """As the index says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMember:
+    """Where in a shard an utterance's audio lies."""
+
+    shard: Shard
+    name: str
+    """As the tar header before the audio has it."""
+    offset_bytes: int
+    """Of the audio, after its header."""
+    size_bytes: int
+    """Of the audio."""
+
+    def __str__(self) -> str:
+        return f"{self.shard.location}: member {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One recording and its transcript."""
 
     id: str
     """Unique within its manifest."""
     audio_path: str
-    """Absolute path of a file that existed when the manifest was read."""
+    """Absolute path of a file that existed when the manifest was read; that of the shard, or its URL, for a member."""
     duration_seconds: float
     """As the manifest says it, finite and above 0."""
     text: str
@@ -40,6 +70,13 @@ class Utterance:
     """Where it was read, such as ``train.jsonl:12``: for error messages."""
     start_seconds: float | None = None
     """Where it begins, if it is a part of a longer recording; None where it is all of it."""
+    member: ShardMember | None = None
+    """Where it lies within ``audio_path``, if that is a shard."""
+
+    @property
+    def audio_name(self) -> str:
+        """What messages call its audio."""
+        return self.audio_path if self.member is None else str(self.member)
 
 
 @dataclass(frozen=True)
@@ -76,7 +113,7 @@ def read_manifest(path: Path, *, on_bad_data: Literal["error", "skip"] = "error"
             entry = parse_line(line, path, line_number)
             utterance = _to_utterance(entry, path, line_number)
             if utterance.id:
-                _claim_id(utterance.id, first_seen, path, line_number)
+                claim_id(utterance.id, first_seen, path, line_number)
             else:
                 without_id.append(len(utterances))
             utterances.append(utterance)
@@ -100,6 +137,9 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
     Audio below the manifest's folder is written relative to it, so that the folder can be moved; audio
     elsewhere is written as an absolute path.
+
+    Raises:
+        ValueError: If an utterance lies in a shard, which a manifest cannot name.
     """
     folder = os.path.abspath(path.parent)
     os.makedirs(folder, exist_ok=True)
@@ -164,24 +204,37 @@ def parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
 def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Utterance:
     """Check one entry; the id stays empty where the entry has none."""
     where = f"{path}:{line_number}"
-    for key in ("audio_filepath", "duration", "text"):
-        if key not in entry:
-            raise ManifestError(
-                f"{where}: the key '{key}' is missing (found: {', '.join(sorted(entry)) or 'none'}). Add it."
-            )
+    check_keys(entry, ("audio_filepath", "duration", "text"), where)
     return Utterance(
-        id=_label(entry, "id", where) or "",
+        id=label(entry, "id", where) or "",
         audio_path=_audio_path(entry["audio_filepath"], path, where),
         duration_seconds=duration_seconds(entry["duration"], where),
-        text=_text(entry["text"], where),
-        speaker=_label(entry, "speaker", where),
+        text=transcript(entry["text"], where),
+        speaker=label(entry, "speaker", where),
         source=f"{path.name}:{line_number}",
         start_seconds=_start_seconds(entry.get("offset"), where),
     )
 
 
-def _label(entry: dict[str, Any], key: str, where: str) -> str | None:
-    """Return an optional name; whole numbers count as names, as some corpora number their speakers."""
+def check_keys(entry: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    """Refuse an entry without one of the keys.
+
+    Raises:
+        ManifestError: Naming the first that is missing.
+    """
+    for key in keys:
+        if key not in entry:
+            raise ManifestError(
+                f"{where}: the key '{key}' is missing (found: {', '.join(sorted(entry)) or 'none'}). Add it."
+            )
+
+
+def label(entry: Mapping[str, Any], key: str, where: str) -> str | None:
+    """Return an optional name; whole numbers count as names, as some corpora number their speakers.
+
+    Raises:
+        ManifestError: If it is neither, or empty.
+    """
     value = entry.get(key)
     if value is None:
         return None
@@ -213,8 +266,12 @@ def _start_seconds(value: Any, where: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _text(value: Any, where: str) -> str:
-    """Return a transcript with something in it."""
+def transcript(value: Any, where: str) -> str:
+    """Return a transcript with something in it.
+
+    Raises:
+        ManifestError: If it has nothing.
+    """
     if not isinstance(value, str) or not value.strip():
         raise ManifestError(
             f"{where}: 'text' is {value!r}. Give the transcript, or remove the line if nothing is said."
@@ -241,8 +298,12 @@ def _audio_path(value: Any, path: Path, where: str) -> str:
     return audio_path
 
 
-def _claim_id(id_: str, first_seen: dict[str, int], path: Path, line_number: int) -> None:
-    """Register an explicit id, which must be new."""
+def claim_id(id_: str, first_seen: dict[str, int], path: Path, line_number: int) -> None:
+    """Register an explicit id and its line.
+
+    Raises:
+        ManifestError: If it is there already.
+    """
     if id_ in first_seen:
         raise ManifestError(
             f"{path}:{line_number}: the id {id_!r} was used on line {first_seen[id_]} already. "
@@ -287,6 +348,8 @@ def _mark(utterance: Utterance) -> str:
 
 def _to_entry(utterance: Utterance, folder: str) -> dict[str, Any]:
     """The JSON object of one utterance, in a manifest that lies in ``folder``."""
+    if utterance.member is not None:
+        raise ValueError(f"{utterance.id} lies in a shard ({utterance.member}), which no manifest can name")
     entry: dict[str, Any] = {
         "audio_filepath": _shortest_path(os.path.abspath(utterance.audio_path), folder),
         "duration": utterance.duration_seconds,

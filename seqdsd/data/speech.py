@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from seqdsd.audio import Waveform, read_audio, read_segment, speed_perturb
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.manifest import Manifest, Utterance
+from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.splits import find_splits, read_split
 from seqdsd.text import Tokenizer
 
@@ -61,7 +62,7 @@ def read_corpus(folder: Path, *, on_bad_data: OnBadData = "error", with_test: bo
             raise BadDataError(
                 f"{folder / name}.jsonl: no such manifest; --data takes a folder with train.jsonl, dev.jsonl and "
                 "test.jsonl (scripts under data_prep/ write them, from_csv.py from a table), with Lhotse's cuts "
-                "(cuts_train.jsonl.gz …), or with Kaldi's data folders (train/, dev/, test/)"
+                "(cuts_train.jsonl.gz …), or with Kaldi's data folders or seqdsd shard's (train/, dev/, test/)"
             )
     if with_test and not tests:
         raise BadDataError(f"{folder}: neither test.jsonl nor test_NAME.jsonl is there")
@@ -134,7 +135,7 @@ def _problem(
 
 
 class SpeechDataset(Dataset[SpeechExample | BadExample]):
-    """Utterances read from disk on access, resampled, and sped up or slowed down if asked."""
+    """Utterances read on access, from disk or a web server; resampled, and sped up or slowed down if asked."""
 
     def __init__(
         self,
@@ -174,17 +175,27 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             samples = self._at_speed(waveform.samples, index)
             if len(samples) < self._min_samples:
                 raise ValueError(
-                    f"{utterance.audio_path}: {len(samples)} samples are less than one feature window"
+                    f"{utterance.audio_name}: {len(samples)} samples are less than one feature window"
                 )
             tokens = self._tokenizer.encode(utterance.text)
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
-            return BadExample(utterance.id, f"{utterance.source}: utterance {utterance.id}: {error}")
+            message = f"{utterance.source}: utterance {utterance.id}: {error}"
+            return BadExample(utterance.id, message, is_outage=isinstance(error, ServerError))
         return SpeechExample(utterance.id, samples, tokens, utterance.text, waveform.original_sample_rate_hz)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[SpeechExample | BadExample]:
+        """A batch for the data loader; it ends at an outage, lest the other utterances wait for the server as well."""
+        examples: list[SpeechExample | BadExample] = []
+        for index in indices:
+            examples.append(self[index])
+            if isinstance(examples[-1], BadExample) and examples[-1].is_outage:
+                break
+        return examples
 
     def _read(self, utterance: Utterance) -> Waveform:
         if utterance.start_seconds is None:
             return read_audio(
-                utterance.audio_path,
+                utterance.audio_path if utterance.member is None else read_member(utterance.member),
                 sample_rate_hz=self._sample_rate_hz,
                 expected_seconds=utterance.duration_seconds,
             )

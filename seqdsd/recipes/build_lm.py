@@ -12,6 +12,7 @@ from rich.console import Console
 
 from seqdsd.data.lhotse import is_cut
 from seqdsd.data.manifest import parse_line, read_lines
+from seqdsd.data.shards import INDEX_NAME, is_utterance
 from seqdsd.recipes.command import run_command
 from seqdsd.records import write_atomically
 from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
@@ -20,9 +21,10 @@ from seqdsd.text.ngram import MARKS, estimate_ngrams
 PROG = "seqdsd build-lm"
 _DESCRIPTION = """Make a word n-gram language model (ARPA) for --lm of seqdsd evaluate and seqdsd transcribe.
 
-Text comes from manifests (.jsonl, .jsonl.gz; NeMo's and Lhotse's, too) or from files with a sentence a line, whose
-case, accents and punctuation are taken away as in transcripts. Write numbers out as words first: digits stay, and words
-with them are never found. Never take dev or test transcripts. For more text than fits in memory use KenLM's lmplz.
+Text comes from manifests (.jsonl, .jsonl.gz; NeMo's, Lhotse's and shards' indices, too) or from files with a sentence
+a line, whose case, accents and punctuation are taken away as in transcripts. Write numbers out as words first: digits
+stay, and words with them are never found. Never take dev or test transcripts. For more text than fits in memory use
+KenLM's lmplz.
 
 Examples:
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
@@ -73,7 +75,10 @@ def read_sentences(path: Path) -> Iterator[str]:
     is_manifest = ".jsonl" in path.suffixes
     for number, line in read_lines(path):
         if is_manifest:
-            sentence = _transcript(parse_line(line, path, number), f"{path}:{number}")
+            entry = parse_line(line, path, number)
+            if path.name == INDEX_NAME and not is_utterance(entry):
+                continue
+            sentence = _transcript(entry, f"{path}:{number}")
         else:
             try:
                 sentence = normalise_transcript(line.decode("utf-8"), alphabet=ENGLISH_ALPHABET).text

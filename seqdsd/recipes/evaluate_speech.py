@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from seqdsd.data import Manifest, OnBadData, find_splits, is_kaldi_folder, read_split
+from seqdsd.data import Manifest, OnBadData, find_splits, is_split_folder, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
 from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
@@ -99,7 +99,7 @@ def _batches(asked: EvaluateSpeech, trained: TrainedRecogniser) -> BatchSettings
 
 def _read_manifests(data: Path, split: str, *, on_bad_data: OnBadData) -> dict[str, Manifest]:
     """The manifests to score by name: ``data`` itself, or those of a split in the folder ``data``."""
-    if data.is_file() or is_kaldi_folder(data):
+    if data.is_file() or is_split_folder(data):
         return {data.name.split(".")[0]: read_split(data, on_bad_data=on_bad_data)}
     splits = find_splits(data)
     names = [name for name in splits if name == split or (split == "test" and name.startswith("test_"))]

@@ -62,7 +62,7 @@ class SpeechConfig(RunConfig):
 
     data: Path | None = None
     """Folder with train.jsonl, dev.jsonl and test.jsonl (or several test_NAME.jsonl); scripts in data_prep/ write them.
-    Without it a small corpus is synthesised."""
+    Or with Kaldi's, Lhotse's or seqdsd shard's. Without it a small corpus is synthesised."""
     iters: int = 2
     """Rounds of sparse and redense phases after the first dense phase (Tables 7 and 9: 2)."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
@@ -220,7 +220,8 @@ def _digest(tokenizer: Tokenizer) -> str:
 def _save_parts(task: SpeechTask, path: Path) -> Mapping[str, str]:
     task.tokenizer.save(path / "tokenizer")
     judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
-    # Parts within longer recordings are left out: the report plays files from their start.
-    rows = ({"id": one.id, "path": one.audio_path} for one in judged if not one.start_seconds)
+    # Parts within longer recordings and shards are left out: the report plays files from their start.
+    files = (one for one in judged if not one.start_seconds and one.member is None)
+    rows = ({"id": one.id, "path": one.audio_path} for one in files)
     write_json_lines(RunFolder(path).audio, rows)
     return {"tokenizer": _digest(task.tokenizer)}

@@ -60,12 +60,17 @@ class BatchSettings:
     """First epoch from the shortest utterance to the longest (Amodei et al. 2015, section 3.3)."""
     num_workers: int = 1
     """Processes that read audio ahead; 0 reads in the training process."""
+    open_shards: int = 8
+    """Of a corpus in shards (seqdsd shard), how many are read from at a time: an epoch takes them in a random order, so
+    many together, and makes batches of what is in these."""
 
     def __post_init__(self) -> None:
         if not self.max_batch_seconds > 0:
             raise ValueError(f"max_batch_seconds must be above 0, got {self.max_batch_seconds}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.open_shards < 1:
+            raise ValueError(f"open_shards must be at least 1, got {self.open_shards}")
 
 
 @dataclass(frozen=True)
@@ -213,16 +218,16 @@ class SpeechTask:
     @cached_property
     def num_batches(self) -> int:
         """Batches of an epoch; they differ by a few at most."""
-        return len(self._sampler("train", epoch=1))
+        return len(self._training_sampler(epoch=1))
 
     def batches(self, epoch: int, *, first: int) -> Iterator[list[SpeechBatch]]:
         """This process's share of the training batches of an epoch, but of the ``first`` ones, each in its parts.
 
         Raises:
-            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error".
+            BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or a web server is to blame.
         """
         by_length = self.batches_settings.sorta_grad and epoch == 0
-        sampler = self._sampler("train", epoch=epoch, first=first, by_length=by_length)
+        sampler = self._training_sampler(epoch=epoch, first=first, by_length=by_length)
         dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
         plan = [self.processes.parts(one, self.accumulate) for one in sampler]
         loaded = self._load(dataset, [part for parts in plan for part in parts])
@@ -240,7 +245,7 @@ class SpeechTask:
             return max(utterances[index].duration_seconds for index in indices)
 
         # The longest utterances together, or a batch of short ones that uses more of its budget.
-        every = [*self._sampler("train", by_length=True), *self._sampler("train", epoch=1)]
+        every = [*self._training_sampler(by_length=True), *self._training_sampler(epoch=1)]
         largest = max(every, key=lambda batch: len(batch) * longest_seconds(batch))
         num_samples = math.ceil(longest_seconds(largest) / min(self.augment.speed_factors) * SAMPLE_RATE_HZ)
         return [
@@ -344,6 +349,13 @@ class SpeechTask:
             **options,
         )
 
+    def _training_sampler(self, **options: Any) -> BucketBatchSampler:
+        """With few shards open at a time, where training utterances are in shards."""
+        shards = [one.member.shard.number for one in self._splits["train"].utterances if one.member]
+        return self._sampler(
+            "train", shards=shards or None, open_shards=self.batches_settings.open_shards, **options
+        )
+
     def _dataset(self, split: str, **options: Any) -> SpeechDataset:
         return SpeechDataset(
             self._splits[split].utterances,
@@ -361,10 +373,9 @@ class SpeechTask:
                 if workers and rate_hz != SAMPLE_RATE_HZ:  # read here, the reader has said so itself
                     log.warning("resampling audio from %d Hz to %d Hz", rate_hz, SAMPLE_RATE_HZ)
             for bad in batch.bad:
-                if self.on_bad_data == "error":
-                    raise BadDataError(
-                        f"{bad.message} (mend it, then --resume if this was training; or --on-bad-data skip)"
-                    )
+                if self.on_bad_data == "error" or bad.is_outage:
+                    skip = "" if bad.is_outage else "; or --on-bad-data skip"
+                    raise BadDataError(f"{bad.message} (mend it, then --resume if this was training{skip})")
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
                 self.skipped[_source(bad.message)] = bad.message

@@ -1,6 +1,7 @@
 """Reading against soundfile's own whole-file read and torchaudio's whole-file resampling."""
 
 import csv
+import io
 import logging
 import os
 from pathlib import Path
@@ -11,7 +12,16 @@ import soundfile
 import torch
 import torchaudio.functional
 
-from seqdsd.audio import AudioError, audio_seconds, read_audio, read_blocks, read_segment
+from seqdsd.audio import (
+    AudioBytes,
+    AudioError,
+    Waveform,
+    audio_seconds,
+    encode_flac,
+    read_audio,
+    read_blocks,
+    read_segment,
+)
 from seqdsd.audio.reading import _resampler
 
 FORMATS = {
@@ -75,6 +85,48 @@ def test_blocks_are_the_whole_file(tmp_path, name, wanted_hz, block_seconds):
         assert max(map(len, blocks)) <= (block_seconds + 0.2) * wanted_hz
     expected = torchaudio.functional.resample(raw, 16_000, wanted_hz)
     torch.testing.assert_close(torch.cat(blocks), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_in_memory_is_read_as_on_disk(tmp_path, name):
+    path = write(tmp_path / name, tone(1.0, 11_025), 11_025, **FORMATS[name]) if "opus" not in name else None
+    path = path or write(tmp_path / name, tone(), **FORMATS[name])
+    audio = AudioBytes("a shard: member one", path.read_bytes())
+    assert torch.equal(read_audio(audio).samples, read_audio(path).samples)
+    assert audio_seconds(audio) == audio_seconds(path)
+    part = {"start_seconds": 0.25, "seconds": 0.5}
+    assert torch.equal(read_segment(audio, **part).samples, read_segment(path, **part).samples)
+
+
+def test_bad_files_in_memory_are_called_by_their_name(tmp_path):
+    half = write(tmp_path / "tone.flac", tone()).read_bytes()[:3000]
+    cases = {
+        b"": "0 bytes",
+        b"no audio" * 99: "not audio",
+        b"NIST_1A shorten" * 9: "shorten",
+        half: "trunc|damaged",
+    }
+    for data, what in cases.items():
+        with pytest.raises(AudioError, match=rf"^a shard: member one: .*({what}).*\. \w"):
+            read_audio(AudioBytes("a shard: member one", data))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16_000])
+def test_sixteen_bits_come_back_from_flac_as_they_were(tmp_path, rate_hz):
+    """Every value that 16 bits can have, the loudest included."""
+    samples = np.arange(-(2**15), 2**15).astype(np.int16)
+    path = write(tmp_path / "all.wav", samples, rate_hz)
+    data = encode_flac(read_audio(path, sample_rate_hz=None))
+    again, again_hz = soundfile.read(io.BytesIO(data), dtype="int16")
+    assert again_hz == rate_hz and np.array_equal(again, samples)
+    part = read_segment(path, start_seconds=0.5, seconds=0.25, sample_rate_hz=None)
+    assert part.sample_rate_hz == rate_hz and len(part.samples) == rate_hz / 4
+
+
+def test_what_is_too_loud_for_flac_is_clipped():
+    loud = Waveform(torch.tensor([-1.5, 0.0, 1.0, 1.5]), 16_000, 16_000)
+    samples, _ = soundfile.read(io.BytesIO(encode_flac(loud)), dtype="int16")
+    assert samples.tolist() == [-(2**15), 0, 2**15 - 1, 2**15 - 1]
 
 
 def test_odd_rate_needs_no_giant_kernel(tmp_path):

@@ -76,6 +76,64 @@ def test_batches_are_as_full_as_the_budget_allows():
     assert plan([1.0, 3.0, 2.0], budget=4.0, by_length=True) == [[0, 2], [1]]
 
 
+# shards ------------------------------------------------------------------------------------------
+
+in_shards = st.lists(st.tuples(st.floats(0.1, 20.0), st.integers(0, 9)), min_size=1, max_size=60)
+numbers_open = st.integers(1, 12)
+
+
+@given(in_shards, seeds, numbers_open, st.booleans(), st.integers(0, 70))
+def test_with_shards_an_epoch_has_every_utterance_once_and_can_be_taken_up(
+    utterances, seed, open_shards, by_length, first
+):
+    seconds, shards = zip(*utterances, strict=True)
+    options = {"seed": seed, "shards": shards, "open_shards": open_shards, "by_length": by_length}
+    batches = plan(seconds, epoch=2, **options)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(seconds)))
+    assert plan(seconds, epoch=2, **options) == batches
+    assert plan(seconds, epoch=2, first=first, **options) == batches[first:]
+
+
+@given(in_shards, seeds, numbers_open, st.booleans())
+def test_few_shards_are_open_at_a_time(utterances, seed, open_shards, by_length):
+    """Once a shard is left, it is not come back to; until then, at most so many others are read from."""
+    seconds, shards = zip(*utterances, strict=True)
+    batches = plan(seconds, seed=seed, shards=shards, open_shards=open_shards, by_length=by_length)
+    order = [shards[index] for batch in batches for index in batch]
+    spans = {shard: (order.index(shard), len(order) - 1 - order[::-1].index(shard)) for shard in set(order)}
+    for place in range(len(order)):
+        assert sum(begin <= place <= end for begin, end in spans.values()) <= open_shards
+
+
+def test_epochs_take_shards_in_different_orders_and_company():
+    seconds = np.random.default_rng(0).uniform(1, 5, 400).tolist()
+    shards = [index // 20 for index in range(400)]
+    options = {"shards": shards, "open_shards": 4}
+    plans = [plan(seconds, epoch=epoch, **options) for epoch in (1, 2)]
+    first_shards = [{shards[index] for batch in batches[:5] for index in batch} for batches in plans]
+    assert first_shards[0] != first_shards[1] and all(len(one) == 4 for one in first_shards)
+    longest = [max(seconds[index] for index in batch) for batch in plans[0]]
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.5
+    for start in range(0, 400, 80):  # by length among four shards, then among the next four
+        order = [index for batch in plan(seconds, by_length=True, **options) for index in batch]
+        part = [seconds[index] for index in order[start : start + 80]]
+        assert part == sorted(part)
+
+
+def test_windows_of_shards_are_even():
+    """Nine shards, eight open: five and four, not eight and a last one alone."""
+    shards = [index // 10 for index in range(90)]
+    batches = plan([1.0] * 90, budget=10.0, shards=shards, open_shards=8)
+    assert len({shards[index] for batch in batches[:5] for index in batch}) == 5
+    assert len({shards[index] for batch in batches[5:] for index in batch}) == 4
+
+
+def test_all_shards_open_is_as_without():
+    seconds = np.random.default_rng(0).uniform(1, 5, 50).tolist()
+    shards = list(range(50))
+    assert plan(seconds, by_length=True, shards=shards, open_shards=50) == plan(seconds, by_length=True)
+
+
 def test_an_utterance_longer_than_a_batch_is_refused():
     with pytest.raises(ValueError, match=r"utterance 1 lasts 9\.0 s.*max_batch_seconds = 8"):
         BucketBatchSampler([1.0, 9.0], max_batch_seconds=8.0)

@@ -295,7 +295,7 @@ def test_a_split_that_is_there_twice(tmp_path, talk):
 
 
 def test_a_folder_that_is_no_split(tmp_path):
-    with pytest.raises(ManifestError, match="without wav.scp is no split. Known are"):
+    with pytest.raises(ManifestError, match=r"without wav\.scp or shards\.jsonl\.gz is no split. Known are"):
         read_split(tmp_path)
 
 
