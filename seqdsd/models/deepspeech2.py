@@ -2,6 +2,7 @@
 
 from typing import Literal, TypeVar, get_args
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
 from seqdsd.models.row_convolution import RowConvolution
 from seqdsd.models.shared_input_rnn import SharedInputRNN
+from seqdsd.models.spectral_convolution import convolve_by_products
 
 Cell = Literal["relu", "gru", "lstm"]
 Count = TypeVar("Count", int, Tensor)
@@ -45,22 +47,29 @@ class ConvLayer(nn.Module):
         self.relu = ClippedReLU(clip)
 
     def forward(
-        self, images: Float[Tensor, "batch channels bins frames"], packing: FramePacking | PaddedFrames
-    ) -> Float[Tensor, "valid channel_bins"]:
+        self, frames: Float[Tensor, "batch frames channel_bins"], packing: FramePacking | PaddedFrames
+    ) -> Float[Tensor, "valid out_channel_bins"]:
         """Packed outputs, the bins of a channel side by side.
 
         Args:
-            images: 0 past each item's end.
+            frames: The bins of a channel side by side, 0 past each item's end.
             packing: Of the outputs' frames.
         """
-        outputs = self.conv(images).permute(0, 3, 1, 2).flatten(2)
-        return self.relu(self.norm(packing.pack(outputs)))
+        return self.relu(self.norm(packing.pack(self._convolved(frames))))
 
-    def unpack(
-        self, rows: Float[Tensor, "valid channel_bins"], packing: FramePacking | PaddedFrames
-    ) -> Float[Tensor, "batch out_channels out_bins out_frames"]:
-        """The outputs as images for the next convolution, 0 past each item's end."""
-        return packing.unpack(rows).unflatten(2, (CHANNELS, self.out_bins)).permute(0, 2, 3, 1).contiguous()
+    def _convolved(
+        self, frames: Float[Tensor, "batch frames channel_bins"]
+    ) -> Float[Tensor, "batch out_frames out_channel_bins"]:
+        if self.conv.in_channels > 1 and _is_faster_by_products(frames):
+            return convolve_by_products(frames, self.conv.weight, bins_stride=BINS_STRIDE)
+        images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1)
+        return self.conv(images.contiguous()).permute(0, 3, 1, 2).flatten(2)
+
+
+def _is_faster_by_products(frames: Tensor) -> bool:
+    """Where there are no units for products of matrices in bfloat16; ONNX has direct convolutions only."""
+    is_single = frames.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return is_single and not torch.compiler.is_exporting()
 
 
 class DeepSpeech2(nn.Module):
@@ -161,11 +170,11 @@ class DeepSpeech2(nn.Module):
         Raises:
             ValueError: If a length is outside [1, frames].
         """
-        images = zero_padding(features, num_frames).transpose(1, 2).unsqueeze(1)
+        frames = zero_padding(features, num_frames)
         out_num_frames = self.output_frames(num_frames)
         packing = pack_frames(out_num_frames, self.output_frames(features.shape[1]), features.device)
-        hidden = self.conv1(images, packing)
-        hidden = self.conv2(self.conv1.unpack(hidden, packing), packing)
+        hidden = self.conv1(frames, packing)
+        hidden = self.conv2(packing.unpack(hidden), packing)
         for index, layer in enumerate(self.recurrent):
             hidden = layer(self.dropout(hidden) if index else hidden, packing)
         if self.row_conv is not None:
