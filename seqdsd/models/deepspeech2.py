@@ -7,12 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.convolutions import convolve_by_products, convolve_folded
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
 from seqdsd.models.row_convolution import RowConvolution
 from seqdsd.models.shared_input_rnn import SharedInputRNN
-from seqdsd.models.spectral_convolution import convolve_by_products
 
 Cell = Literal["relu", "gru", "lstm"]
 Count = TypeVar("Count", int, Tensor)
@@ -60,16 +60,23 @@ class ConvLayer(nn.Module):
     def _convolved(
         self, frames: Float[Tensor, "batch frames channel_bins"]
     ) -> Float[Tensor, "batch out_frames out_channel_bins"]:
-        if self.conv.in_channels > 1 and _is_faster_by_products(frames):
+        has_one_channel = self.conv.in_channels == 1
+        on_cpu = frames.device.type == "cpu" and not torch.compiler.is_exporting()
+        in_bfloat16 = torch.is_autocast_enabled("cpu")
+        if on_cpu and not has_one_channel and not in_bfloat16:
             return convolve_by_products(frames, self.conv.weight, bins_stride=BINS_STRIDE)
-        images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1)
-        return self.conv(images.contiguous()).permute(0, 3, 1, 2).flatten(2)
+        images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1).contiguous()
+        if on_cpu and has_one_channel and in_bfloat16:
+            return _frames_first(convolve_folded(images, self.conv.weight))
+        outputs = self.conv(images)
+        return _frames_first(outputs) if on_cpu else outputs.permute(0, 3, 1, 2).flatten(2)
 
 
-def _is_faster_by_products(frames: Tensor) -> bool:
-    """Where there are no units for products of matrices in bfloat16; ONNX has direct convolutions only."""
-    is_single = frames.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return is_single and not torch.compiler.is_exporting()
+def _frames_first(
+    images: Float[Tensor, "batch channels bins frames"],
+) -> Float[Tensor, "batch frames channel_bins"]:
+    """A permutation, image by image: a CPU transposes matrices block by block, other tensors element by element."""
+    return torch.stack([image.t() for image in images.flatten(1, 2).unbind()])
 
 
 class DeepSpeech2(nn.Module):

@@ -1,9 +1,9 @@
-"""The second convolution of DeepSpeech 2 with a sixth of its multiplications, for CPUs in single precision.
+"""DeepSpeech 2's two convolutions in forms that CPUs are faster at; the results differ by rounding alone.
 
-Across the bins its kernel is long (21), so the sum over them is taken as a product of discrete Fourier transforms, which
-are matrices so small that they are multiplied with as they are; over the frames it is summed as it stands. Every output
-frame depends on the same input frames as before and on no others, and differs by rounding alone (about 1e-6 of the
-outputs' size; a direct convolution's is 5e-7). In bfloat16, or on GPUs, direct convolutions are faster.
+``convolve_by_products`` is for the second in single precision. Across the bins its kernel is long (21), so the sum over
+them is taken as a product of discrete Fourier transforms, which are so small that they are multiplied with as matrices;
+over the frames it is summed as it stands. That is a sixth of the multiplications, and an output frame depends on the
+same input frames as before and on no others. ``convolve_folded`` is for the first in bfloat16. GPUs are given neither.
 """
 
 from __future__ import annotations
@@ -91,3 +91,23 @@ def convolve_by_products(
     )
     of_frames = products.squeeze(2).transpose(1, 2).unflatten(2, (-1, out_channels))
     return (of_frames.transpose(2, 3) @ by.output.t()).flatten(2)
+
+
+def convolve_folded(
+    images: Float[Tensor, "batch 1 bins frames"],
+    weight: Float[Tensor, "out_channels 1 kernel_bins kernel_frames"],
+) -> Float[Tensor, "batch out_channels out_bins out_frames"]:
+    """What ``conv2d`` gives with padding of half the kernel and strides of 2, from four channels instead of one.
+
+    Each square of two by two becomes a channel's four, and the strides 1: with one channel most of a processor's lanes
+    are idle, above all in the weight's gradient.
+
+    Args:
+        images: Of any size.
+        weight: Its kernel has odd sizes.
+    """
+    (bins, frames), (kernel_bins, kernel_frames) = images.shape[2:], weight.shape[2:]
+    after_frames = kernel_frames // 2 + frames % 2
+    after_bins = kernel_bins // 2 + bins % 2
+    padded = F.pad(images, (kernel_frames // 2, after_frames, kernel_bins // 2, after_bins))
+    return F.conv2d(F.pixel_unshuffle(padded, 2), F.pixel_unshuffle(F.pad(weight, (0, 1, 0, 1)), 2))
