@@ -83,7 +83,7 @@ class FramePacking:
     def unpack(self, packed: Float[Tensor, "valid features"]) -> Float[Tensor, "batch frames features"]:
         """The padded batch, with 0 where there is no valid frame."""
         padded = packed.new_zeros(self.batch * self.frames, packed.shape[-1])
-        return padded.index_copy(0, self.rows, packed).view(self.batch, self.frames, -1)
+        return padded.index_copy_(0, self.rows, packed).view(self.batch, self.frames, -1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import clipped_rnn
 
 
+through_clamp = torch.ops.aten.hardtanh_backward.grad_input
+"""Zeroes the gradients of what was clamped."""
+
+
 class _Scan(torch.autograd.Function):
     """Sum over the directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``: forward, or both.
 
@@ -46,13 +50,12 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, weight = ctx.saved_tensors
         blocks = ctx.packing.time_blocks(len(weight))
-        passes = ((states > 0) & (states < ctx.clip)).to(states.dtype)  # where gradients pass the clamp
         deltas = grad_sum.index_select(0, blocks.rows)
         later = None
-        for now, passing in zip(reversed(blocks.split(deltas)), reversed(blocks.split(passes)), strict=True):
+        for now, state in zip(reversed(blocks.split(deltas)), reversed(blocks.split(states)), strict=True):
             if later is not None:
                 now[:, : later.shape[1]].baddbmm_(later, weight)
-            later = now.mul_(passing)
+            later = through_clamp(now, state, 0, ctx.clip, grad_input=now)
         # Backward runs outside autocast, so that this product too is in the states' precision.
         after, before = blocks.pairs(deltas, states)
         return blocks.summed(deltas), after.transpose(1, 2) @ before, None, None
