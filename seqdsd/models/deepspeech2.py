@@ -2,10 +2,12 @@
 
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.convolutions import convolve_by_products, convolve_folded
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
@@ -46,22 +48,36 @@ class ConvLayer(nn.Module):
         self.relu = ClippedReLU(clip)
 
     def forward(
-        self, images: Float[Tensor, "batch channels bins frames"], packing: FramePacking | PaddedFrames
-    ) -> Float[Tensor, "valid channel_bins"]:
+        self, frames: Float[Tensor, "batch frames channel_bins"], packing: FramePacking | PaddedFrames
+    ) -> Float[Tensor, "valid out_channel_bins"]:
         """Packed outputs, the bins of a channel side by side.
 
         Args:
-            images: 0 past each item's end.
+            frames: The bins of a channel side by side, 0 past each item's end.
             packing: Of the outputs' frames.
         """
-        outputs = self.conv(images).permute(0, 3, 1, 2).flatten(2)
-        return self.relu(self.norm(packing.pack(outputs)))
+        return self.relu(self.norm(packing.pack(self._convolved(frames))))
 
-    def unpack(
-        self, rows: Float[Tensor, "valid channel_bins"], packing: FramePacking | PaddedFrames
-    ) -> Float[Tensor, "batch out_channels out_bins out_frames"]:
-        """The outputs as images for the next convolution, 0 past each item's end."""
-        return packing.unpack(rows).unflatten(2, (CHANNELS, self.out_bins)).permute(0, 2, 3, 1).contiguous()
+    def _convolved(
+        self, frames: Float[Tensor, "batch frames channel_bins"]
+    ) -> Float[Tensor, "batch out_frames out_channel_bins"]:
+        has_one_channel = self.conv.in_channels == 1
+        on_cpu = frames.device.type == "cpu" and not torch.compiler.is_exporting()
+        in_bfloat16 = torch.is_autocast_enabled("cpu")
+        if on_cpu and not has_one_channel and not in_bfloat16:
+            return convolve_by_products(frames, self.conv.weight, bins_stride=BINS_STRIDE)
+        images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1).contiguous()
+        if on_cpu and has_one_channel and in_bfloat16:
+            return _frames_first(convolve_folded(images, self.conv.weight))
+        outputs = self.conv(images)
+        return _frames_first(outputs) if on_cpu else outputs.permute(0, 3, 1, 2).flatten(2)
+
+
+def _frames_first(
+    images: Float[Tensor, "batch channels bins frames"],
+) -> Float[Tensor, "batch frames channel_bins"]:
+    """A permutation, image by image: a CPU transposes matrices block by block, other tensors element by element."""
+    return torch.stack([image.t() for image in images.flatten(1, 2).unbind()])
 
 
 class DeepSpeech2(nn.Module):
@@ -168,11 +184,11 @@ class DeepSpeech2(nn.Module):
         Raises:
             ValueError: If a length is outside [1, frames].
         """
-        images = zero_padding(features, num_frames).transpose(1, 2).unsqueeze(1)
+        frames = zero_padding(features, num_frames)
         out_num_frames = self.output_frames(num_frames)
         packing = pack_frames(out_num_frames, self.output_frames(features.shape[1]), features.device)
-        hidden = self._compute(self.conv1, images, packing)
-        hidden = self._compute(self.conv2, self.conv1.unpack(hidden, packing), packing)
+        hidden = self._compute(self.conv1, frames, packing)
+        hidden = self._compute(self.conv2, packing.unpack(hidden), packing)
         for index, layer in enumerate(self.recurrent):
             hidden = self._compute(layer, self.dropout(hidden) if index else hidden, packing)
         if self.row_conv is not None:

@@ -8,6 +8,7 @@ and then by length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -63,6 +64,18 @@ class FramePacking:
             active=tuple(packed.batch_sizes.tolist()),
         )
 
+    def time_blocks(self, directions: int) -> TimeBlocks:
+        """Where a recurrence of one or two directions finds its rows; made once for all layers of a network."""
+        return self._two_directions if directions == 2 else self._one_direction
+
+    @cached_property
+    def _one_direction(self) -> TimeBlocks:
+        return TimeBlocks.of(self, 1)
+
+    @cached_property
+    def _two_directions(self) -> TimeBlocks:
+        return TimeBlocks.of(self, 2)
+
     def pack(self, padded: Float[Tensor, "batch frames features"]) -> Float[Tensor, "valid features"]:
         """The valid frames of a padded batch."""
         return padded.flatten(0, 1).index_select(0, self.rows)
@@ -70,7 +83,65 @@ class FramePacking:
     def unpack(self, packed: Float[Tensor, "valid features"]) -> Float[Tensor, "batch frames features"]:
         """The padded batch, with 0 where there is no valid frame."""
         padded = packed.new_zeros(self.batch * self.frames, packed.shape[-1])
-        return padded.index_copy(0, self.rows, packed).view(self.batch, self.frames, -1)
+        return padded.index_copy_(0, self.rows, packed).view(self.batch, self.frames, -1)
+
+
+@dataclass(frozen=True)
+class TimeBlocks:
+    """Packed rows in the order in which a recurrence steps through them: for each time step those of each direction.
+
+    Attributes:
+        sizes: For each time step, its rows of all directions.
+        rows: For each position, the packed row that a direction meets there.
+        positions: By direction and packed row, where it is.
+        after: By direction, the positions but those of the first time step.
+        before: For each of ``after``, the position of the same item one step earlier.
+    """
+
+    sizes: tuple[int, ...]
+    rows: Int[Tensor, "positions"]
+    positions: Int[Tensor, "directions valid"]
+    after: Int[Tensor, "directions later"]
+    before: Int[Tensor, "directions later"]
+
+    @classmethod
+    def of(cls, packing: FramePacking, directions: int) -> TimeBlocks:
+        """Forward, or forward and backward, which meets each item mirrored."""
+        active, device = torch.tensor(packing.active), packing.rows.device
+        of_row = torch.repeat_interleave(active, active)
+        start = torch.repeat_interleave(active.cumsum(0) - active, active)
+        index = torch.arange(len(start))
+        first = directions * start + index - start
+        met = torch.stack([first + direction * of_row for direction in range(directions)])
+        earlier = index - torch.repeat_interleave(torch.cat((active[:1], active[:-1])), active)
+        after, before = met[:, packing.active[0] :], met[:, earlier[packing.active[0] :]]
+        met, after, before = (one.to(device, non_blocking=True) for one in (met, after, before))
+        rows = [torch.arange(len(start), device=device), packing.reverse][:directions]
+        return cls(
+            sizes=tuple(directions * count for count in packing.active),
+            rows=torch.empty_like(met.flatten()).index_copy(0, met.flatten(), torch.cat(rows)),
+            positions=torch.stack([where[row] for where, row in zip(met, rows, strict=True)]),
+            after=after,
+            before=before,
+        )
+
+    def split(
+        self, blocks: Float[Tensor, "positions hidden"]
+    ) -> list[Float[Tensor, "directions active hidden"]]:
+        """A view of each time step."""
+        directions = len(self.positions)
+        return [one.unflatten(0, (directions, -1)) for one in blocks.split(self.sizes)]
+
+    def summed(self, blocks: Float[Tensor, "positions hidden"]) -> Float[Tensor, "valid hidden"]:
+        """The sum over directions, as packed rows."""
+        each = [blocks.index_select(0, where) for where in self.positions]
+        return each[0] if len(each) == 1 else each[0].add_(each[1])
+
+    def pairs(
+        self, later: Float[Tensor, "positions hidden"], earlier: Float[Tensor, "positions hidden"]
+    ) -> tuple[Float[Tensor, "directions later hidden"], Float[Tensor, "directions later hidden"]]:
+        """For each row but the first of an item, what ``later`` has there and ``earlier`` one step before."""
+        return later[self.after], earlier[self.before]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ recurrent weight gradient in one matmul at the end. Gated cells are in ``gated_r
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,66 +19,46 @@ from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import clipped_rnn
 
 
+through_clamp = torch.ops.aten.hardtanh_backward.grad_input
+"""Zeroes the gradients of what was clamped."""
+
+
 class _Scan(torch.autograd.Function):
     """Sum over the directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``: forward, or both.
 
     The backward direction runs over each item mirrored within its own length, so both directions step through
-    the same packed rows, and what an item's last state is followed by is never read.
+    the same packed rows, and what an item's last state is followed by is never read. A step's rows of both lie
+    together, ``TimeBlocks``, so that it is one product of two contiguous matrices, in place.
     """
 
     @staticmethod
     def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking, clip: float) -> Tensor:
-        drive = _by_direction(projected, weight.shape[0], packing)
-        states = torch.empty_like(drive)
+        blocks = packing.time_blocks(len(weight))
+        states = projected.index_select(0, blocks.rows)
         weight_t = weight.transpose(1, 2).contiguous()
-        starts = [0, *accumulate(packing.active)]
-        torch.clamp(drive[:, : starts[1]], 0, clip, out=states[:, : starts[1]])
-        for t in range(1, len(packing.active)):
-            now = slice(starts[t], starts[t + 1])
-            before = slice(starts[t - 1], starts[t - 1] + packing.active[t])
-            torch.baddbmm(drive[:, now], states[:, before], weight_t, out=states[:, now]).clamp_(0, clip)
+        before = None
+        for now in blocks.split(states):
+            if before is not None:
+                now.baddbmm_(before[:, : now.shape[1]], weight_t)
+            before = now.clamp_(0, clip)
         ctx.save_for_backward(states, weight)
         ctx.packing, ctx.clip = packing, clip
-        return _summed(states, packing)
+        return blocks.summed(states)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None, None]:
         states, weight = ctx.saved_tensors
-        active = ctx.packing.active
-        passes = ((states > 0) & (states < ctx.clip)).to(states.dtype)  # where gradients pass the clamp
-        grads = _by_direction(grad_sum, weight.shape[0], ctx.packing)
-        deltas = grads * passes
-        starts = [0, *accumulate(active)]
-        for t in range(len(active) - 2, -1, -1):
-            going_on = slice(starts[t], starts[t] + active[t + 1])
-            later = deltas[:, starts[t + 1] : starts[t + 2]]
-            torch.baddbmm(grads[:, going_on], later, weight, out=deltas[:, going_on])
-            deltas[:, going_on].mul_(passes[:, going_on])
+        blocks = ctx.packing.time_blocks(len(weight))
+        deltas = grad_sum.index_select(0, blocks.rows)
+        later = None
+        for now, state in zip(reversed(blocks.split(deltas)), reversed(blocks.split(states)), strict=True):
+            if later is not None:
+                now[:, : later.shape[1]].baddbmm_(later, weight)
+            later = through_clamp(now, state, 0, ctx.clip, grad_input=now)
         # Backward runs outside autocast, so that this product too is in the states' precision.
-        before = states.index_select(1, _rows_before(ctx.packing))
-        grad_weight = deltas[:, active[0] :].transpose(1, 2) @ before
-        return _summed(deltas, ctx.packing), grad_weight, None, None
-
-
-def _by_direction(rows: Tensor, directions: int, packing: FramePacking) -> Tensor:
-    """The packed rows as the forward direction meets them and, if there are two, as the backward one does."""
-    return torch.stack((rows, rows.index_select(0, packing.reverse))) if directions == 2 else rows[None]
-
-
-def _summed(by_direction: Tensor, packing: FramePacking) -> Tensor:
-    """The sum over directions, each in the order of the forward one."""
-    if len(by_direction) == 1:
-        return by_direction[0]
-    return by_direction[0] + by_direction[1].index_select(0, packing.reverse)
-
-
-def _rows_before(packing: FramePacking) -> Tensor:
-    """For each packed row but those of the first time step, the row of the same item one step earlier."""
-    active = torch.tensor(packing.active)
-    rows = torch.arange(packing.active[0], int(active.sum()))
-    before = rows - torch.repeat_interleave(active[:-1], active[1:])
-    return before.to(packing.rows.device, non_blocking=True)
+        after, before = blocks.pairs(deltas, states)
+        return blocks.summed(deltas), after.transpose(1, 2) @ before, None, None
 
 
 class SharedInputRNN(nn.Module):

@@ -265,7 +265,7 @@ def test_an_epoch_reads_few_shards_at_a_time(shards, tmp_path, tiny_ds1):
     task = ds1.make_task(replace(settings, batches=replace(settings.batches, open_shards=1)))
     numbers = {one.id: one.member.shard.number for one in task.utterances("train")}
     for epoch in (0, 1):
-        batches = [[numbers[id_] for id_ in batch.ids] for batch in task.batches(epoch, first=0)]
+        batches = [[numbers[id_] for id_ in batch.ids] for (batch,) in task.batches(epoch, first=0)]
         assert all(len(set(batch)) == 1 for batch in batches)
         assert sorted(sum(batches, [])) == sorted(numbers.values()) and len(batches) == task.num_batches
     lengths = [
