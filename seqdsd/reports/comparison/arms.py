@@ -37,6 +37,8 @@ _BOOKKEEPING = (
     "on_bad_data",
     "batches.num_workers",
 )
+_ADDED_SINCE = (("score_test", True), ("batches.open_shards", 8))
+"""Settings that older folders do not have, with what these did."""
 SPARSITIES = "sparsities"
 """Of no effect on runs that prune nothing."""
 
@@ -218,9 +220,8 @@ def _common(run: Run) -> dict[str, Any]:
     flat = {name: value for name, value in _flat(run.settings) if name not in (*_BOOKKEEPING, ANNEAL)}
     if isinstance(flat.get("data"), str):
         flat["data"] = os.path.normpath(flat["data"])
-    if flat.get("score_test") is True:  # as in folders from before it could be switched off
-        del flat["score_test"]
-    return flat
+    # As in folders from before they could be set.
+    return {name: value for name, value in flat.items() if (name, value) not in _ADDED_SINCE}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
