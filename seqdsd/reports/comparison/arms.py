@@ -36,8 +36,9 @@ _BOOKKEEPING = (
     "checkpoint_minutes",
     "on_bad_data",
     "batches.num_workers",
+    "network.recompute_layers",
 )
-_ADDED_SINCE = (("score_test", True), ("batches.open_shards", 8))
+_ADDED_SINCE = (("score_test", True), ("batches.open_shards", 8), ("accumulate", 1))
 """Settings that older folders do not have, with what these did."""
 SPARSITIES = "sparsities"
 """Of no effect on runs that prune nothing."""

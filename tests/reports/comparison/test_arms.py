@@ -108,8 +108,10 @@ def test_epochs_until_the_end_of_a_phase(runs):
         {"checkpoint_minutes": 1.0},
         {"on_bad_data": "skip"},
         {"data": "data/../data/an4/"},
-        {"score_test": True},  # folders from before this was a setting did; the next, too
+        {"score_test": True},  # folders from before this was a setting did; the next two, too
         {"batches": {"open_shards": 8}},
+        {"accumulate": 1},
+        {"network": {"recompute_layers": True}},
     ],
 )
 def test_what_changes_no_result_does_not_divide(of, change):
