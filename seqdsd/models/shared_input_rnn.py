@@ -18,7 +18,6 @@ from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import clipped_rnn
 
-
 through_clamp = torch.ops.aten.hardtanh_backward.grad_input
 """Zeroes the gradients of what was clamped."""
 
