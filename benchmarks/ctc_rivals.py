@@ -23,7 +23,8 @@ class SpeechBrainCRDNN(nn.Module):
     """SpeechBrain's CTC recipe for TIMIT: two blocks of convolutions, max pooling, four bidirectional layers, two FC.
 
     There 128 and 256 channels go with 512 units; smaller networks have channels in the same ratio, larger ones no
-    more. Dropout is off, as in ours; the clock ticks at 20 ms, as in ours.
+    more. Its cells are LiGRU; LSTM, which its larger recipes have, is offered too. Dropout is off and an output frame
+    has 20 ms, as in ours.
     """
 
     def __init__(self, units: int, *, num_bins: int, rnn: str) -> None:
