@@ -10,12 +10,11 @@ budget, planned by our sampler, of which some from short to long are taken. What
 """
 
 import math
-import resource
 import statistics
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Literal
 
 import numpy as np
@@ -54,6 +53,8 @@ class Config:
     """In a timing, from short utterances to long ones; of the large size the middle one alone is taken."""
     rivals: tuple[str, ...] = tuple(RIVALS)
     """Which, by the beginning of their names."""
+    jit: bool = True
+    """Compile SpeechBrain's LiGRU, as its README advises; at the large size 16 GB are not enough for that."""
     rounds: int = 5
     """Timings of each way, in turns."""
     threads: int = 1
@@ -166,31 +167,26 @@ def asked_rivals(config: Config, console: Console) -> list[str]:
 
 
 def compare(config: Config, console: Console) -> None:
-    """A table for each size and precision."""
+    """A table for each size; ours in turns with each rival, one after the other, so that two are in memory at most."""
     rivals = asked_rivals(config, console)
     for size in config.sizes:
         ours = our_model(size)
-        parameters = parameters_of(ours)
-        models = {"ours": ours, **{name: rival_of_size(name, parameters) for name in rivals}}
         batches = make_batches(config.batch_seconds, config.batches if size == "small" else 1)
-        for precision in config.precisions:
-            console.print(comparison_table(config, size, precision, models, batches))
-
-
-def comparison_table(
-    config: Config, size: Size, precision: Precision, models: dict[str, nn.Module], batches: list[Batch]
-) -> Table:
-    """Audio seconds a second of each network, and how many times ours is as fast."""
-    trainings = {name: make_training(model, batches, precision) for name, model in models.items()}
-    seconds = seconds_in_turns(trainings, rounds=config.rounds)
-    audio = sum(batch.seconds for batch in batches)
-    table = Table("network", "parameters", "audio s / s", "ours / it")
-    table.title = f"{size}, {precision}: {audio:.0f} s of audio in {len(batches)} step(s), {_how(config)}"
-    for name, values in seconds.items():
-        speed = f"{audio / statistics.median(values):.1f}"
-        ratio = str(Ratio.of(values, seconds["ours"]))
-        table.add_row(name, f"{parameters_of(models[name]):,}", speed, ratio)
-    return table
+        audio = sum(batch.seconds for batch in batches)
+        table = Table("rival", "parameters", "precision", "its audio s / s", "ours", "ours / it")
+        table.title = f"{size}: {audio:.0f} s of audio in {len(batches)} step(s), {_how(config)}"
+        table.add_row("(ours)", f"{parameters_of(ours):,}", "", "", "", "")
+        for name in rivals:
+            rival = rival_of_size(name, parameters_of(ours), jit=config.jit)
+            for precision in config.precisions:
+                ways = {
+                    key: make_training(one, batches, precision) for key, one in (("", rival), ("ours", ours))
+                }
+                seconds = seconds_in_turns(ways, rounds=config.rounds)
+                speeds = [f"{audio / statistics.median(values):.1f}" for values in seconds.values()]
+                ratio = str(Ratio.of(seconds[""], seconds["ours"]))
+                table.add_row(name, f"{parameters_of(rival):,}", precision, *speeds, ratio)
+        console.print(table)
 
 
 def scaling(config: Config, console: Console) -> None:
@@ -216,28 +212,25 @@ def scaling(config: Config, console: Console) -> None:
 
 
 def plan_table(config: Config) -> Table:
-    """What it takes to plan an epoch, each in a fresh process; durations alone are held, no manifest."""
-    table = Table(
-        "hours", "utterances", "batches", "seconds to plan", "memory", title="plan of an epoch, 120 s a batch"
-    )
+    """What it takes to plan an epoch from the utterances' durations."""
+    columns = ("hours", "utterances", "batches", "seconds to plan", "memory at most")
+    table = Table(*columns, title="plan of an epoch, 120 s a batch")
     for hours in config.hours:
-        with get_context("spawn").Pool(1) as pool:
-            utterances, batches, seconds, growth = pool.apply(_plan, (hours,))
-        table.add_row(
-            f"{hours:,g}", f"{utterances:,}", f"{batches:,}", f"{seconds:.3f}", f"{growth / 1e6:,.1f} MB"
-        )
+        durations = np.random.default_rng(0).uniform(2, 22, round(hours * 300)).tolist()
+
+        def plan(durations: list[float] = durations) -> int:
+            return len(BucketBatchSampler(durations, max_batch_seconds=120.0, epoch=1))
+
+        start = time.perf_counter()
+        batches = plan()
+        seconds = time.perf_counter() - start
+        tracemalloc.start()
+        plan()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        cells = (f"{len(durations):,}", f"{batches:,}", f"{seconds:.3f}", f"{peak / 1e6:,.1f} MB")
+        table.add_row(f"{hours:,g}", *cells)
     return table
-
-
-def _plan(hours: float) -> tuple[int, int, float, float]:
-    """Utterances, batches, seconds, and by how much the memory's peak grew, in bytes."""
-    durations = np.random.default_rng(0).uniform(2, 22, round(hours * 300)).tolist()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    batches = len(BucketBatchSampler(durations, max_batch_seconds=120.0, epoch=1))
-    seconds = time.perf_counter() - start
-    growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
-    return len(durations), batches, seconds, growth
 
 
 def _how(config: Config) -> str:

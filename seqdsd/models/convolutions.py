@@ -2,7 +2,7 @@
 
 ``convolve_by_products`` is for the second in single precision. Across the bins its kernel is long (21), so the sum over
 them is taken as a product of discrete Fourier transforms, which are so small that they are multiplied with as matrices;
-over the frames it is summed as it stands. That is a sixth of the multiplications, and an output frame depends on the
+over the frames it is summed as it stands. That is a fifth of the multiplications, and an output frame depends on the
 same input frames as before and on no others. ``convolve_folded`` is for the first in bfloat16. GPUs are given neither.
 """
 
@@ -40,6 +40,11 @@ def bin_products(bins: int, kernel_bins: int, stride: int, dtype: torch.dtype) -
     A complex product is formed by three real ones (Gauss): with a + ib of the inputs and c + id of the kernel, a c,
     b d and (a + b)(c + d).
     """
+    with torch.inference_mode(False):  # else what an evaluation has made first could not be trained with
+        return _bin_products(bins, kernel_bins, stride, dtype)
+
+
+def _bin_products(bins: int, kernel_bins: int, stride: int, dtype: torch.dtype) -> BinProducts:
     size = bins + kernel_bins // 2  # so long that what wraps around meets padding
     positions = torch.arange(bins, dtype=torch.float64)
     a, b = _wave(size, -positions)

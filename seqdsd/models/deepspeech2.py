@@ -63,7 +63,7 @@ class ConvLayer(nn.Module):
     ) -> Float[Tensor, "batch out_frames out_channel_bins"]:
         has_one_channel = self.conv.in_channels == 1
         on_cpu = frames.device.type == "cpu" and not torch.compiler.is_exporting()
-        in_bfloat16 = torch.is_autocast_enabled("cpu")
+        in_bfloat16 = torch.is_autocast_enabled("cpu") or frames.dtype == torch.bfloat16
         if on_cpu and not has_one_channel and not in_bfloat16:
             return convolve_by_products(frames, self.conv.weight, bins_stride=BINS_STRIDE)
         images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1).contiguous()

@@ -63,6 +63,26 @@ def test_two_processes_are_as_one(tmp_path, counts):
         assert torch.equal(first[name], second[name])
 
 
+def one_process_in_bfloat16(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    frames, weights = (
+        one.bfloat16() for one in (frames_of((600, 700))[rank], torch.ones(600 + 100 * rank, 5))
+    )
+    torch.save(trained(fresh(FrameNorm), frames, weights), Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_frames_in_bfloat16_have_statistics_in_single_precision(tmp_path):
+    multiprocessing.spawn(one_process_in_bfloat16, args=(str(tmp_path),), nprocs=2)
+    found = torch.load(tmp_path / "1.pt")
+    frames = torch.cat(frames_of((600, 700))).bfloat16().float()
+    assert found["outputs"].dtype == found["frames"].dtype == torch.bfloat16
+    torch.testing.assert_close(found["mean"], 0.1 * frames.mean(0))
+    torch.testing.assert_close(found["var"], 0.9 + 0.1 * frames.var(0))
+    # Of a sum over outputs nothing depends on the frames.
+    assert found["frames"].abs().max() < 0.05
+
+
 def test_alone_it_is_torch_s():
     frames, weights = frames_of((8, 8))
     for name, value in trained(fresh(FrameNorm), frames, weights).items():
