@@ -14,7 +14,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -59,6 +59,8 @@ class Config:
     """Timings of each way, in turns."""
     threads: int = 1
     """Of torch."""
+    device: str = "cpu"
+    """cpu, or cuda (which nobody has tried yet)."""
     scaling: bool = False
     """Instead: our speed by hidden size, layers and batch, and an epoch's plan by hours of speech."""
     hidden_sizes: tuple[int, ...] = (256, 512, 1024, 1760)
@@ -111,14 +113,20 @@ def _make_batch(durations: list[float]) -> Batch:
     )
 
 
-def make_training(model: nn.Module, batches: list[Batch], precision: Precision) -> Callable[[], None]:
-    """A step on each batch."""
+def make_training(
+    model: nn.Module, batches: list[Batch], precision: Precision, device: str
+) -> Callable[[], None]:
+    """A step on each batch; returns when the device has made it."""
+    model.to(device)
+    batches = [
+        replace(one, features=one.features.to(device), tokens=one.tokens.to(device)) for one in batches
+    ]
     optimizer = SETTINGS.make(model.parameters(), 1e-5)
     model.train()
 
     def train() -> None:
         for batch in batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
                 log_probs, num_frames = model(batch.features, batch.num_frames)
             loss = F.ctc_loss(
                 log_probs.transpose(0, 1),
@@ -132,6 +140,8 @@ def make_training(model: nn.Module, batches: list[Batch], precision: Precision) 
             nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip_norm)
             optimizer.step()
             optimizer.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return train
 
@@ -180,7 +190,8 @@ def compare(config: Config, console: Console) -> None:
             rival = rival_of_size(name, parameters_of(ours), jit=config.jit)
             for precision in config.precisions:
                 ways = {
-                    key: make_training(one, batches, precision) for key, one in (("", rival), ("ours", ours))
+                    key: make_training(one, batches, precision, config.device)
+                    for key, one in (("", rival), ("ours", ours))
                 }
                 seconds = seconds_in_turns(ways, rounds=config.rounds)
                 speeds = [f"{audio / statistics.median(values):.1f}" for values in seconds.values()]
@@ -202,7 +213,7 @@ def scaling(config: Config, console: Console) -> None:
     ]
     for units, layers, budget in dict.fromkeys(shapes):
         model, batches = large_model(units, layers), make_batches(budget, 1)
-        ways = {str(one): make_training(model, batches, one) for one in config.precisions}
+        ways = {str(one): make_training(model, batches, one, config.device) for one in config.precisions}
         seconds = seconds_in_turns(ways, rounds=config.rounds)
         speeds = [f"{batches[0].seconds / statistics.median(values):.1f}" for values in seconds.values()]
         row = (f"{units}", f"{layers}", f"{budget:g} s", f"{parameters_of(model) / 1e6:.1f} M")
@@ -234,7 +245,7 @@ def plan_table(config: Config) -> Table:
 
 
 def _how(config: Config) -> str:
-    return f"{torch.get_num_threads()} thread(s), median of {config.rounds} (range)"
+    return f"{config.device}, {torch.get_num_threads()} thread(s), median of {config.rounds} (range)"
 
 
 def main(config: Config) -> None:

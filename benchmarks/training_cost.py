@@ -25,8 +25,8 @@ CORPORA = {"WSJ": 81.0, "LibriSpeech": 960.0, "DeepSpeech 2's": 2100.0}
 """Hours of training speech; the last is DSD's English corpus (Han et al. 2017, section 4.6)."""
 FRAMES_PER_SECOND = 50.0
 """Of the recurrent layers: features come every 10 ms, and the first convolution takes every other one."""
-KERNELS_PER_FRAME = 5
-"""That a recurrent layer starts for a frame, forward and backward; both directions run in one."""
+KERNELS_PER_FRAME = 4
+"""Of a recurrent layer, both directions in one: a product and a clamp forward, and the same backward."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def step(model: DeepSpeech2, settings: Settings, gpus: int) -> Step:
 
 
 def cost_table(model: DeepSpeech2, settings: Settings) -> Table:
-    """Days and money by corpus and number of GPUs."""
+    """Hours and money by corpus and number of GPUs."""
     table = Table("corpus", "hours", title=f"{settings.epochs} epochs, calculated, not measured")
     for count in settings.gpus:
         table.add_column(f"{count} GPUs" if count > 1 else "1 GPU", justify="right")

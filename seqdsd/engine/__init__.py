@@ -12,6 +12,7 @@ from seqdsd.engine.device import Precision, device_name, make_fabric
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
+from seqdsd.engine.memory import OutOfMemory
 from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes, is_first_process, is_lost_company
 from seqdsd.engine.task import Batch, Evaluation, Task
@@ -25,6 +26,7 @@ __all__ = [
     "Evaluation",
     "NesterovSettings",
     "OptimizerSettings",
+    "OutOfMemory",
     "Precision",
     "Processes",
     "StopRequested",

@@ -136,19 +136,28 @@ class DSDTraining:
             self._open_display() as self._display,
         ):
             for number, phase in enumerate(self._schedule.phases[len(self._state.records) :]):
-                self._handle = self._start_phase(phase, restored)
-                if number == 0:  # the optimizer has its memory now; later phases add masks alone
-                    peak = try_largest_batch(self._fabric, self._model, self._task)
-                    self._display.say(f"[dim]{peak}[/dim]")
-                self._run_phase(phase)
+                self._run_phase(phase, restored, is_first=number == 0)
                 restored = None
         return self._state.records
 
-    def _run_phase(self, phase: Phase) -> None:
+    def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
+        """Train a phase and write it down; ``is_first`` of those that this process trains."""
+        self._handle = self._start_phase(phase, restored)
+        try:
+            if is_first:
+                peak = try_largest_batch(self._fabric, self._model, self._task)
+                self._display.say(f"[dim]{peak}[/dim]")
+            evaluations = self._train_and_evaluate(phase)
+        finally:
+            if self._handle:
+                self._handle.remove()
+        self._finish_phase(phase, evaluations)
+
+    def _train_and_evaluate(self, phase: Phase) -> dict[str, Evaluation]:
         try:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
-            evaluations = self._evaluate_best()
+            return self._evaluate_best()
         except (StopRequested, TrainingDiverged):  # of all processes at once
             self._save()  # raised between two steps: weights and position agree
             self._processes.wait()  # none may end, and have torchrun end the first, while that saves
@@ -156,10 +165,6 @@ class DSDTraining:
         except ValueError:
             self._save()
             raise
-        finally:
-            if self._handle:
-                self._handle.remove()
-        self._finish_phase(phase, evaluations)
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> MaskHandle | None:
         """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint in it."""

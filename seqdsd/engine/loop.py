@@ -143,14 +143,14 @@ def train_epoch(
     processes = Processes.of(fabric)
     for done, batch in enumerate(task.batches(epoch, first=first), start=first + 1):
         # Of several processes one without items takes part: the others wait for it.
-        parts = [part for part in batch if len(part) > 0 or processes.count > 1]
-        if parts:
+        micro_batches = [one for one in batch if len(one) > 0 or processes.count > 1]
+        if micro_batches:
             # Dropout knows no generator of its own.
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
             loss, failed, items = _train_step(
-                fabric, model, optimizer, task, parts, settings, processes, after_backward
+                fabric, model, optimizer, task, micro_batches, settings, processes, after_backward
             )
-            meter.add(loss, failed, tuple(id_ for part in parts for id_ in part.ids), items)
+            meter.add(loss, failed, tuple(id_ for one in micro_batches for id_ in one.ids), items)
         after_step(done)
         meter.judge(at_least=READ_EVERY_STEPS)  # only now: what is saved if it raises agrees with the weights
     meter.judge()
@@ -161,14 +161,14 @@ def _train_step(
     model: nn.Module,
     optimizer: _FabricOptimizer,
     task: Task[Any],
-    parts: Sequence[Batch],
+    micro_batches: Sequence[Batch],
     settings: OptimizerSettings,
     processes: Processes,
     after_backward: Callable[[], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Make a step; the loss of the whole batch, whether the step failed, and the batch's items, all on the device."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    loss, all_items = add_gradients(fabric, model, task, parts, processes)
+    loss, all_items = add_gradients(fabric, model, task, micro_batches, processes)
     after_backward()
     norm = settings.clip_(fabric, model, optimizer)
     whole_loss = processes.sum_(loss) / processes.count
@@ -184,26 +184,27 @@ def _train_step(
 
 
 def add_gradients(
-    fabric: Fabric, model: nn.Module, task: Task[Any], parts: Sequence[Batch], processes: Processes
+    fabric: Fabric, model: nn.Module, task: Task[Any], micro_batches: Sequence[Batch], processes: Processes
 ) -> tuple[Tensor, Tensor]:
-    """Add up the gradients of a batch, part by part.
+    """Add up the gradients of a batch, micro-batch by micro-batch.
 
     Returns:
-        What the batch's items here add to the mean loss of all processes, and the items of all, on the device.
+        The loss here, whose mean over the processes is the batch's mean loss an item, and the items of all processes;
+        both on the device.
     """
-    count = sum(map(len, parts))
+    count = sum(map(len, micro_batches))
     # Filled on the device: nothing is copied there.
     all_items = processes.sum_(torch.full((), float(count), device=fabric.device))
     wrapped, losses = cast(_FabricModule, model), []
-    for number, part in enumerate(parts, start=1):
-        is_last = number == len(parts)
-        with fabric.no_backward_sync(wrapped, enabled=processes.count > 1 and not is_last):
-            loss = task.loss(model, part.to(fabric.device))
+    for number, one in enumerate(micro_batches, start=1):
+        goes_on = number < len(micro_batches)
+        with fabric.no_backward_sync(wrapped, enabled=processes.count > 1 and goes_on):
+            loss = task.loss(model, one.to(fabric.device))
             if processes.count > 1:
                 # Gradients are averaged over the processes, which need not have as many items each.
-                loss = loss * (len(part) * processes.count / all_items.clamp(min=1))
-            elif len(parts) > 1:
-                loss = loss * (len(part) / count)
+                loss = loss * (len(one) * processes.count / all_items.clamp(min=1))
+            elif len(micro_batches) > 1:
+                loss = loss * (len(one) / count)
             fabric.backward(loss)
         losses.append(loss.detach())
     return torch.stack(losses).sum(), all_items

@@ -1,9 +1,12 @@
-"""Whether the largest batch fits into memory: tried before the first epoch, not found out in the middle of it."""
+"""Whether the largest batch fits into memory: tried before the first epoch, not found out in the middle of it.
+
+What comes later is left out: state that an optimizer makes in its first step (not Nesterov's), the best weights of a
+phase, and the masks of a sparse one; each is as large as the weights.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +16,11 @@ from torch import nn
 
 from seqdsd.engine.loop import add_gradients
 from seqdsd.engine.processes import Processes
-from seqdsd.engine.task import Batch, Task
+from seqdsd.engine.task import Task
 
 
 class OutOfMemory(ValueError):
-    """The largest batch does not fit; the message says what helps."""
+    """The largest batch does not fit."""
 
 
 @dataclass(frozen=True)
@@ -43,37 +46,29 @@ def try_largest_batch(fabric: Fabric, model: nn.Module, task: Task[Any]) -> Peak
         task: Names its largest batch.
 
     Raises:
-        OutOfMemory: If it does not fit. On Linux the system may end the process instead.
+        OutOfMemory: If it does not fit. On a CPU the system may end the process instead.
     """
-    parts = task.largest_batch()
+    micro_batches = task.largest_batch()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     _forget_peak(fabric.device)
     try:
-        add_gradients(fabric, model, task, parts, Processes.of(fabric))
+        add_gradients(fabric, model, task, micro_batches, Processes.of(fabric))
     except RuntimeError as error:
         if not _is_lack_of_memory(error):
             raise
-        raise OutOfMemory(_remedy(parts, error)) from error
-    peak = _peak_bytes(fabric.device)
+        sizes = " + ".join(str(len(one)) for one in micro_batches)
+        said = str(error).strip().splitlines()[0]
+        raise OutOfMemory(f"the largest batch ({sizes} items) does not fit into memory ({said})") from error
+    peak = peak_bytes(fabric.device)
     model.zero_grad()
     for buffer, before in buffers:
         buffer.copy_(before)
-    return Peak(sum(map(len, parts)), peak)
+    return Peak(sum(map(len, micro_batches)), peak)
 
 
 def _is_lack_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _remedy(parts: Sequence[Batch], error: RuntimeError) -> str:
-    sizes = f"{sum(map(len, parts))} items" + (f" in {len(parts)} parts" if len(parts) > 1 else "")
-    said = str(error).strip().splitlines()[0]
-    return (
-        f"the largest batch ({sizes}) does not fit into memory ({said}); compute it in more parts (--accumulate "
-        f"{2 * len(parts)}), or keep less of it (--precision bf16-mixed; for recognisers --network.recompute-layers), "
-        "or make batches smaller"
-    )
 
 
 def _forget_peak(device: torch.device) -> None:
@@ -81,8 +76,8 @@ def _forget_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_bytes(device: torch.device) -> int | None:
-    """Of this process, on a GPU since ``_forget_peak``, else since its start."""
+def peak_bytes(device: torch.device) -> int | None:
+    """Most memory of this process, on a GPU since its peak was forgotten, else since its start; None where unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu" or sys.platform != "linux":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -50,8 +50,8 @@ class Processes:
         """This process's part of a batch; one of fewer items than processes is computed by all of them."""
         return items if len(items) < self.count else items[self.rank :: self.count]
 
-    def parts(self, items: Sequence[T], at_most: int) -> list[Sequence[T]]:
-        """This process's share of a batch, cut into parts of about the same size, in all processes the same number.
+    def micro_batches(self, items: Sequence[T], at_most: int) -> list[Sequence[T]]:
+        """This process's share of a batch in parts of about the same size, in all processes the same number.
 
         No part is empty, so there may be fewer than ``at_most``.
         """
@@ -59,6 +59,12 @@ class Processes:
         smallest_share = len(items) // self.count or len(items)
         count = min(at_most, smallest_share)
         return [share[i * len(share) // count : (i + 1) * len(share) // count] for i in range(count)]
+
+    def largest_micro_batch(self, num_items: int, at_most: int) -> int:
+        """Most items of a batch of so many that any process computes at once."""
+        items = range(num_items)
+        first = replace(self, rank=0)  # whose share is as large as any
+        return max(map(len, first.micro_batches(items, at_most)))
 
     def every_nth(self, batches: Sequence[T]) -> Sequence[T]:
         """The batches that this process evaluates, none of them another's; it may have one less than others."""

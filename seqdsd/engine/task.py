@@ -80,12 +80,12 @@ class Task(Protocol[BatchT]):
     def batches(self, epoch: int, *, first: int) -> Iterator[Sequence[BatchT]]:
         """The batches of an epoch but the ``first`` ones, on the CPU.
 
-        Each comes in the parts, most often one, that are computed one after the other before a step is made; of several
-        processes each gives its share, in as many parts as the others.
+        Each comes in the micro-batches, most often one, that are computed one after the other before a step is made; of
+        several processes each gives its share, in as many as the others.
         """
 
     def largest_batch(self) -> Sequence[BatchT]:
-        """One that needs as much memory as any, made up, in its parts."""
+        """One that needs as much memory as any, made up, in its micro-batches."""
 
     def loss(self, model: nn.Module, batch: BatchT) -> Float[Tensor, ""]:
         """Mean loss an item, to be differentiated; ``model`` is the task's own, as the engine has wrapped it."""

@@ -2,13 +2,12 @@
 
 A batch [batch, frames, features] becomes one matrix [valid, features] of its valid frames, ordered by time
 and then by length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does. Layers over single frames
-(linear, batch norm, dropout) work on that matrix as it is; recurrences use ``active`` and ``reverse``.
+(linear, batch norm, dropout) work on that matrix as it is; recurrences step through ``time_blocks``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +32,7 @@ class FramePacking:
     rows: Int[Tensor, "valid"]
     reverse: Int[Tensor, "valid"]
     active: tuple[int, ...]
+    _time_blocks: dict[int, TimeBlocks] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, num_frames: Int[Tensor, "batch"], frames: int, device: torch.device) -> FramePacking:
@@ -66,15 +66,9 @@ class FramePacking:
 
     def time_blocks(self, directions: int) -> TimeBlocks:
         """Where a recurrence of one or two directions finds its rows; made once for all layers of a network."""
-        return self._two_directions if directions == 2 else self._one_direction
-
-    @cached_property
-    def _one_direction(self) -> TimeBlocks:
-        return TimeBlocks.of(self, 1)
-
-    @cached_property
-    def _two_directions(self) -> TimeBlocks:
-        return TimeBlocks.of(self, 2)
+        if directions not in self._time_blocks:
+            self._time_blocks[directions] = TimeBlocks.of(self, directions)
+        return self._time_blocks[directions]
 
     def pack(self, padded: Float[Tensor, "batch frames features"]) -> Float[Tensor, "valid features"]:
         """The valid frames of a padded batch."""
@@ -94,15 +88,15 @@ class TimeBlocks:
         sizes: For each time step, its rows of all directions.
         rows: For each position, the packed row that a direction meets there.
         positions: By direction and packed row, where it is.
-        after: By direction, the positions but those of the first time step.
-        before: For each of ``after``, the position of the same item one step earlier.
+        later: By direction, the positions but those of the first time step.
+        earlier: For each of ``later``, the position of the same item one step before.
     """
 
     sizes: tuple[int, ...]
     rows: Int[Tensor, "positions"]
     positions: Int[Tensor, "directions valid"]
-    after: Int[Tensor, "directions later"]
-    before: Int[Tensor, "directions later"]
+    later: Int[Tensor, "directions later"]
+    earlier: Int[Tensor, "directions later"]
 
     @classmethod
     def of(cls, packing: FramePacking, directions: int) -> TimeBlocks:
@@ -113,16 +107,16 @@ class TimeBlocks:
         index = torch.arange(len(start))
         first = directions * start + index - start
         met = torch.stack([first + direction * of_row for direction in range(directions)])
-        earlier = index - torch.repeat_interleave(torch.cat((active[:1], active[:-1])), active)
-        after, before = met[:, packing.active[0] :], met[:, earlier[packing.active[0] :]]
-        met, after, before = (one.to(device, non_blocking=True) for one in (met, after, before))
+        before = index - torch.repeat_interleave(torch.cat((active[:1], active[:-1])), active)
+        later, earlier = met[:, packing.active[0] :], met[:, before[packing.active[0] :]]
+        met, later, earlier = (one.to(device, non_blocking=True) for one in (met, later, earlier))
         rows = [torch.arange(len(start), device=device), packing.reverse][:directions]
         return cls(
             sizes=tuple(directions * count for count in packing.active),
             rows=torch.empty_like(met.flatten()).index_copy(0, met.flatten(), torch.cat(rows)),
             positions=torch.stack([where[row] for where, row in zip(met, rows, strict=True)]),
-            after=after,
-            before=before,
+            later=later,
+            earlier=earlier,
         )
 
     def split(
@@ -138,10 +132,10 @@ class TimeBlocks:
         return each[0] if len(each) == 1 else each[0].add_(each[1])
 
     def pairs(
-        self, later: Float[Tensor, "positions hidden"], earlier: Float[Tensor, "positions hidden"]
+        self, there: Float[Tensor, "positions hidden"], before: Float[Tensor, "positions hidden"]
     ) -> tuple[Float[Tensor, "directions later hidden"], Float[Tensor, "directions later hidden"]]:
-        """For each row but the first of an item, what ``later`` has there and ``earlier`` one step before."""
-        return later[self.after], earlier[self.before]
+        """For each row but the first of an item, what the one tensor has there and the other one step before."""
+        return there[self.later], before[self.earlier]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import clipped_rnn
 
-through_clamp = torch.ops.aten.hardtanh_backward.grad_input
-"""Zeroes the gradients of what was clamped."""
-
 
 class _Scan(torch.autograd.Function):
     """Sum over the directions of the states ``h[t] = clamp(x[t] + W h[t-1], 0, clip)``: forward, or both.
@@ -54,10 +51,15 @@ class _Scan(torch.autograd.Function):
         for now, state in zip(reversed(blocks.split(deltas)), reversed(blocks.split(states)), strict=True):
             if later is not None:
                 now[:, : later.shape[1]].baddbmm_(later, weight)
-            later = through_clamp(now, state, 0, ctx.clip, grad_input=now)
+            later = _through_clamp_(now, state, ctx.clip)
         # Backward runs outside autocast, so that this product too is in the states' precision.
         after, before = blocks.pairs(deltas, states)
         return blocks.summed(deltas), after.transpose(1, 2) @ before, None, None
+
+
+def _through_clamp_(grad: Tensor, state: Tensor, clip: float) -> Tensor:
+    """Set the gradients of what was clamped to 0, in place."""
+    return torch.ops.aten.hardtanh_backward.grad_input(grad, state, 0, clip, grad_input=grad)
 
 
 class SharedInputRNN(nn.Module):

@@ -262,7 +262,8 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="processes that train a run together, each with a GPU of its own (torchrun); default: 1",
+        help="processes that train a run together, by torchrun, each on a GPU of its own or on a share of the cores; "
+        "default: 1",
     )
     add(
         "--baseline-anneal",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -29,6 +30,9 @@ SECONDS_TO_SAVE = 110
 """After a SIGTERM; torchrun would kill its processes after 30."""
 LOG_LINES_SHOWN = 15
 
+_TORCHRUN_FAILED = re.compile(
+    r"E\d{4} .*torch/distributed/elastic.* failed \(exitcode: (?P<exitcode>-?\d+)\)"
+)
 _TIED_TO_PARENT = """\
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
@@ -312,6 +316,8 @@ def _collect(
             continue
         del processes[job.name], states.running[job.name]
         failure = _failure(process.returncode)
+        if process.returncode == 1 and _was_killed_under_torchrun(_log(logs, job)):
+            failure = _failure(-signal.SIGKILL)
         if failure is None:
             states.done.add(job.name)
         else:
@@ -339,7 +345,7 @@ def _failure_message(states: JobStates, logs: Path) -> str:
     for job in states.jobs:
         if job.name in states.failed:
             log = _log(logs, job)
-            said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            said = _said(log)
             last = said[-1:] if lines else said[-LOG_LINES_SHOWN:]
             lines += [f"{job.name} failed ({states.failed[job.name]}); the end of {log}:"]
             lines += [f"    {line}" for line in last]
@@ -347,6 +353,24 @@ def _failure_message(states: JobStates, logs: Path) -> str:
     if left:
         lines.append(f"not begun, because they need what failed: {', '.join(left)}")
     return "\n".join([*lines, "mend it, and run the same command: what is finished is kept"])
+
+
+def _said(log: Path) -> list[str]:
+    """What the last process of a log said; not what torchrun adds when one of several has failed, dozens of lines."""
+    lines = _last_attempt(log)
+    return lines[: next((number for number, line in enumerate(lines) if _TORCHRUN_FAILED.match(line)), None)]
+
+
+def _was_killed_under_torchrun(log: Path) -> bool:
+    """Whether torchrun says that a process of its was killed; its own exit status tells nothing."""
+    failed = next(filter(None, map(_TORCHRUN_FAILED.match, _last_attempt(log))), None)
+    return failed is not None and failed["exitcode"] == str(-signal.SIGKILL)
+
+
+def _last_attempt(log: Path) -> list[str]:
+    """The lines from the last command on."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=0) :]
 
 
 def _num_cores() -> int:

@@ -22,6 +22,7 @@ from seqdsd.data import OnBadData
 from seqdsd.engine import (
     DSDTraining,
     OptimizerSettings,
+    OutOfMemory,
     Precision,
     Processes,
     Task,
@@ -69,8 +70,8 @@ class RunConfig:
     precision: Precision = "32-true"
     """Arithmetic of the network."""
     accumulate: int = 1
-    """Parts in which a process computes a batch, one after the other, to need less memory. Gradients are added up;
-    batch norm takes its statistics from a part."""
+    """Micro-batches that a process computes of a batch, one after the other, to need less memory. Gradients are added
+    up; batch norm sees one micro-batch at a time."""
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1:
@@ -97,6 +98,10 @@ class RunConfig:
         return torch.cuda.is_available() and self.device != "cpu"
 
 
+LESS_MEMORY = (
+    "compute less of it at once (--accumulate 4), keep less of it (--precision bf16-mixed; for recognisers "
+    "--network.recompute-layers), or make batches smaller (docs/scaling.md)"
+)
 LATER_PHASES = ("out", "method", "iters", "epochs", "learning_rates", "sparsities")
 """Settings in which runs may differ that have their leading phases in common; the phases themselves are compared."""
 
@@ -228,12 +233,14 @@ def train(
 
     Raises:
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
+        OutOfMemory: With what helps; a run that began with it leaves no settings behind.
     """
     # The baseline is there to train as many epochs: it has no patience.
     patience = 0 if config.method == "baseline" else config.patience
     processes = Processes.of(fabric)
     with folder.locked() if processes.is_first else nullcontext():
-        if processes.is_first and not folder.config.is_file():
+        begins = processes.is_first and not folder.config.is_file()
+        if begins:
             origin = {
                 "recipe": recipe,
                 **save_parts(folder.path),
@@ -256,7 +263,12 @@ def train(
             console=console,
             start_from=start_from,
         )
-        return training.run()
+        try:
+            return training.run()
+        except OutOfMemory as error:
+            if begins:  # nothing is trained: the same folder may be begun with other settings
+                folder.config.unlink()
+            raise OutOfMemory(f"{error}; {LESS_MEMORY}") from error
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -103,7 +103,7 @@ class CaptionTask:
     processes: Processes = field(default_factory=Processes)
     """Each trains on its share of a batch, and captions its share of the images."""
     accumulate: int = 1
-    """Parts, at most, in which a process computes its share of a batch."""
+    """Micro-batches, at most, in which a process computes its share of a batch."""
     _encoded_splits: dict[str, EncodedCaptions] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -143,20 +143,20 @@ class CaptionTask:
         return -(-len(self._encoded("train")) // self.batch_size)
 
     def batches(self, epoch: int, *, first: int) -> Iterator[list[CaptionBatch]]:
-        """This process's share of the training batches of an epoch but the ``first`` ones, each in its parts."""
+        """This process's share of the training batches of an epoch but the ``first`` ones, in micro-batches."""
         num_words = self._encoded("train").num_words
         sampler = CaptionBatchSampler(
             num_words, batch_size=self.batch_size, seed=self.seed, epoch=epoch, first=first
         )
         for indices in sampler:
-            parts = self._load("train", self.processes.parts(indices, self.accumulate))
-            yield [part.pin_memory() if self.pin_memory else part for part in parts]
+            micro_batches = self._load("train", self.processes.micro_batches(indices, self.accumulate))
+            yield [one.pin_memory() if self.pin_memory else one for one in micro_batches]
 
     def largest_batch(self) -> list[CaptionBatch]:
-        """This process's share of the batch with the longest training captions, in its parts."""
+        """This process's share of the batch with the longest training captions, in micro-batches."""
         by_length = np.argsort(self._encoded("train").num_words, kind="stable").tolist()
-        parts = self.processes.parts(by_length[-self.batch_size :], self.accumulate)
-        return list(self._load("train", parts))
+        longest = by_length[-self.batch_size :]
+        return list(self._load("train", self.processes.micro_batches(longest, self.accumulate)))
 
     def loss(self, model: nn.Module, batch: CaptionBatch) -> Float[Tensor, ""]:
         """Negative log-probability of a caption's words and END, summed over them and averaged over captions."""

@@ -175,7 +175,7 @@ class SpeechTask:
     processes: Processes = field(default_factory=Processes)
     """Each trains on its share of a batch, and evaluates its share of the batches."""
     accumulate: int = 1
-    """Parts, at most, in which a process computes its share of a batch; batch norm's statistics are a part's."""
+    """Micro-batches, at most, in which a process computes its share of a batch; batch norm sees one at a time."""
 
     def __post_init__(self) -> None:
         """Check every transcript of every split.
@@ -221,7 +221,7 @@ class SpeechTask:
         return len(self._training_sampler(epoch=1))
 
     def batches(self, epoch: int, *, first: int) -> Iterator[list[SpeechBatch]]:
-        """This process's share of the training batches of an epoch, but of the ``first`` ones, each in its parts.
+        """This process's share of the training batches of an epoch, but of the ``first`` ones, in micro-batches.
 
         Raises:
             BadDataError: If an utterance cannot be read and ``on_bad_data`` is "error", or a web server is to blame.
@@ -229,13 +229,13 @@ class SpeechTask:
         by_length = self.batches_settings.sorta_grad and epoch == 0
         sampler = self._training_sampler(epoch=epoch, first=first, by_length=by_length)
         dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
-        plan = [self.processes.parts(one, self.accumulate) for one in sampler]
-        loaded = self._load(dataset, [part for parts in plan for part in parts])
-        for parts in plan:
-            yield [self._not_missed(next(loaded)) for _ in parts]
+        plan = [self.processes.micro_batches(one, self.accumulate) for one in sampler]
+        loaded = self._load(dataset, [one for micro_batches in plan for one in micro_batches])
+        for micro_batches in plan:
+            yield [self._not_missed(next(loaded)) for _ in micro_batches]
 
     def largest_batch(self) -> list[SpeechBatch]:
-        """This process's share of the training batch with most audio, padding included, in its parts.
+        """This process's share of the training batch of which a process computes most at once, in micro-batches.
 
         It is made of noise: each utterance is as long as the longest one, at the slowest speed.
         """
@@ -244,13 +244,16 @@ class SpeechTask:
         def longest_seconds(indices: Sequence[int]) -> float:
             return max(utterances[index].duration_seconds for index in indices)
 
+        def seconds_at_once(batch: Sequence[int]) -> float:
+            return self.processes.largest_micro_batch(len(batch), self.accumulate) * longest_seconds(batch)
+
         # The longest utterances together, or a batch of short ones that uses more of its budget.
         every = [*self._training_sampler(by_length=True), *self._training_sampler(epoch=1)]
-        largest = max(every, key=lambda batch: len(batch) * longest_seconds(batch))
+        largest = max(every, key=seconds_at_once)
         num_samples = math.ceil(longest_seconds(largest) / min(self.augment.speed_factors) * SAMPLE_RATE_HZ)
         return [
-            SpeechBatch.noise([self.tokenizer.encode(utterances[index].text) for index in part], num_samples)
-            for part in self.processes.parts(largest, self.accumulate)
+            SpeechBatch.noise([self.tokenizer.encode(utterances[index].text) for index in one], num_samples)
+            for one in self.processes.micro_batches(largest, self.accumulate)
         ]
 
     def _not_missed(self, batch: SpeechBatch) -> SpeechBatch:
@@ -306,7 +309,7 @@ class SpeechTask:
     ) -> Iterator[tuple[SpeechBatch, Outputs]]:
         """What the network makes of this process's share of a split, from the shortest utterance to the longest."""
         model.eval()
-        batches = self.processes.every_nth(list(self._sampler(split, by_length=True)))
+        batches = self.processes.every_nth(list(self._evaluation_sampler(split)))
         for batch in self._load(self._dataset(split), batches):
             if len(batch) > 0:
                 yield batch, self._forward(model, batch.to(device))
@@ -341,19 +344,26 @@ class SpeechTask:
         self.skipped |= {_source(message): message for message in checked.skipped}
         return checked
 
-    def _sampler(self, split: str, **options: Any) -> BucketBatchSampler:
-        return BucketBatchSampler(
-            [utterance.duration_seconds for utterance in self._splits[split].utterances],
-            max_batch_seconds=self.batches_settings.max_batch_seconds,
-            seed=self.seed,
-            **options,
-        )
+    def _sampler(self, split: str, *, max_batch_seconds: float, **options: Any) -> BucketBatchSampler:
+        seconds = [utterance.duration_seconds for utterance in self._splits[split].utterances]
+        return BucketBatchSampler(seconds, max_batch_seconds=max_batch_seconds, seed=self.seed, **options)
+
+    def _evaluation_sampler(self, split: str) -> BucketBatchSampler:
+        """By length; a batch has no more audio than a process computes at once in training, or one utterance."""
+        at_once = self.batches_settings.max_batch_seconds / (self.processes.count * self.accumulate)
+        longest = max(utterance.duration_seconds for utterance in self._splits[split].utterances)
+        return self._sampler(split, max_batch_seconds=max(at_once, longest), by_length=True)
 
     def _training_sampler(self, **options: Any) -> BucketBatchSampler:
         """With few shards open at a time, where training utterances are in shards."""
         shards = [one.member.shard.number for one in self._splits["train"].utterances if one.member]
+        settings = self.batches_settings
         return self._sampler(
-            "train", shards=shards or None, open_shards=self.batches_settings.open_shards, **options
+            "train",
+            max_batch_seconds=settings.max_batch_seconds,
+            shards=shards or None,
+            open_shards=settings.open_shards,
+            **options,
         )
 
     def _dataset(self, split: str, **options: Any) -> SpeechDataset:

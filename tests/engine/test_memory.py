@@ -13,15 +13,12 @@ def test_trying_the_largest_batch_changes_nothing(make_task, fabric):
     assert peak.items == 8 and "largest batch (8 items)" in str(peak)
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_what_helps(make_task, fabric):
+def test_a_batch_that_does_not_fit_is_refused(make_task, fabric):
     """By a real lack of memory: a petabyte is asked for."""
     task = make_task()
     task.loss = lambda model, batch: torch.empty(2**48).sum()
-    with pytest.raises(
-        OutOfMemory, match="the largest batch .8 items. does not fit .*--accumulate 2"
-    ) as error:
+    with pytest.raises(OutOfMemory, match=r"the largest batch \(8 items\) does not fit into memory"):
         try_largest_batch(fabric, fabric.setup_module(task.model), task)
-    assert "--precision bf16-mixed" in str(error.value)
 
 
 def test_other_errors_keep_their_words(make_task, fabric):

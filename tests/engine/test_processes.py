@@ -102,17 +102,17 @@ def test_shares_of_a_batch():
     assert Processes().share([1, 2]) == Processes().every_nth([1, 2]) == [1, 2]
 
 
-def test_parts_of_a_batch():
+def test_micro_batches():
     two = [Processes(rank, 2) for rank in range(2)]
-    assert [one.parts([*range(9)], 2) for one in two] == [[[0, 2], [4, 6, 8]], [[1, 3], [5, 7]]]
+    assert [one.micro_batches([*range(9)], 2) for one in two] == [[[0, 2], [4, 6, 8]], [[1, 3], [5, 7]]]
     # As many as the smallest share has items; and of a batch that all compute, as many as it has.
-    assert [one.parts([0, 1, 2], 4) for one in two] == [[[0, 2]], [[1]]]
-    assert [one.parts([0], 4) for one in two] == [[[0]], [[0]]]
-    assert Processes().parts([*range(5)], 2) == [[0, 1], [2, 3, 4]]
-    assert Processes().parts([*range(5)], 1) == [[*range(5)]]
+    assert [one.micro_batches([0, 1, 2], 4) for one in two] == [[[0, 2]], [[1]]]
+    assert [one.micro_batches([0], 4) for one in two] == [[[0]], [[0]]]
+    assert Processes().micro_batches([*range(5)], 2) == [[0, 1], [2, 3, 4]]
+    assert Processes().micro_batches([*range(5)], 1) == [[*range(5)]]
 
 
-def test_parts_of_batches_give_the_losses_of_whole_ones(tmp_path):
+def test_micro_batches_give_the_losses_of_whole_ones(tmp_path):
     """In a network without batch norm, whose statistics are those of a part."""
     losses = {}
     for count, parts in ((1, 1), (2, 3)):

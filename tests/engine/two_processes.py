@@ -63,7 +63,7 @@ class SumTask:
         for index in range(first, len(BATCHES)):
             generator = torch.Generator().manual_seed(100 * epoch + index)
             numbers = torch.randn(BATCHES[index], 6, generator=generator)
-            parts = self.processes.parts(list(range(BATCHES[index])), self.accumulate)
+            parts = self.processes.micro_batches(list(range(BATCHES[index])), self.accumulate)
             yield [Numbers(tuple(f"{epoch}-{index}-{i}" for i in own), numbers[own]) for own in parts]
 
     def largest_batch(self):

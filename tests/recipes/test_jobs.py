@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,27 @@ def test_a_process_that_dies_of_a_signal(number, expected):
     code = f"import os, signal; os.kill(os.getpid(), signal.{number})"
     with pytest.raises(JobsFailed, match=expected):
         run(job("a", code))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (
+            "print('error: no such corpus'); raise SystemExit(1)",
+            "exit status 1.*\n    .*error: no such corpus$",
+        ),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            "killed; if you did not do it, memory ran out",
+        ),
+    ],
+)
+def test_of_several_processes_a_run_s_own_words_are_shown_and_not_torchruns(code, expected):
+    Path("fails.py").write_text(code)
+    with pytest.raises(JobsFailed, match=f"(?ms){expected}") as error:
+        run(replace(job("a"), command=("fails.py",)), share=Share(1, 1, processes_per_run=2))
+    assert "elastic" not in str(error.value)
 
 
 def test_logs_keep_what_earlier_attempts_said_and_name_the_command():

@@ -14,7 +14,15 @@ from rich.console import Console
 from torch import nn
 
 from seqdsd.config import read_config
-from seqdsd.engine import AdaptiveSettings, Evaluation, NesterovSettings, StopRequested, make_fabric
+from seqdsd.engine import (
+    AdaptiveSettings,
+    Evaluation,
+    NesterovSettings,
+    OutOfMemory,
+    StopRequested,
+    has_checkpoint,
+    make_fabric,
+)
 from seqdsd.recipes.training import (
     RunConfig,
     describe_training,
@@ -169,6 +177,16 @@ def test_parts_that_cannot_be_saved_leave_no_run(config, folder):
         )
     assert not holds_run(folder, config, resume=False, may_change=())
     assert len(start(config)) == 3
+
+
+def test_a_batch_too_large_is_told_what_helps_and_the_folder_is_free_for_it(config, folder):
+    """By a real lack of memory; nothing was trained, so other settings may be tried there."""
+    task = LineTask()
+    task.loss = lambda model, batch: torch.empty(2**48).sum()
+    with pytest.raises(OutOfMemory, match="does not fit into memory.*--accumulate 4.*--precision bf16-mixed"):
+        start(config, task=task)
+    assert not has_checkpoint(folder.checkpoints)
+    assert len(start(replace(config, accumulate=2))) == 3
 
 
 @pytest.mark.parametrize(("method", "epochs"), [("dsd", [3, 3, 3]), ("llr", [3, 3, 3]), ("baseline", [30])])

@@ -255,7 +255,7 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
         "seqdsd.data.speech.read_audio", lambda *args, **options: pytest.fail("audio was read")
     )
     task = make_task()
-    assert task.num_batches and isinstance(task._sampler("train"), BucketBatchSampler)
+    assert task.num_batches and isinstance(task._training_sampler(), BucketBatchSampler)
 
 
 @pytest.mark.parametrize(
@@ -275,21 +275,45 @@ def test_settings_out_of_range(make):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_batches_come_in_parts(make_task, rank):
-    """Two parts of each process's share, but for batches too small for it; together the whole batch."""
+def test_batches_come_in_micro_batches(make_task, rank):
+    """Two of each process's share, but for batches too small for it; together the whole batch."""
     whole = [batch for (batch,) in make_task(max_batch_seconds=6.0).batches(2, first=0)]
     task = make_task(max_batch_seconds=6.0, processes=Processes(rank, 2), accumulate=2)
     shares = list(task.batches(2, first=0))
-    assert len(shares) == len(whole) and any(len(parts) == 2 for parts in shares)
-    for batch, parts in zip(whole, shares, strict=True):
-        ids = tuple(id_ for part in parts for id_ in part.ids)
+    assert len(shares) == len(whole) and any(len(share) == 2 for share in shares)
+    for batch, share in zip(whole, shares, strict=True):
+        ids = tuple(id_ for one in share for id_ in one.ids)
         assert ids == (batch.ids if len(batch) < 2 else batch.ids[rank::2])
-        assert len(parts) == min(2, max(1, len(batch) // 2)) and all(len(part) for part in parts)
+        assert len(share) == min(2, max(1, len(batch) // 2)) and all(len(one) for one in share)
 
 
-def test_no_batch_of_an_epoch_is_larger_than_the_largest(make_task):
-    task = make_task(max_batch_seconds=6.0, augment=AugmentSettings(speed_factors=(0.9, 1.0)))
-    [largest] = task.largest_batch()
-    assert torch.isfinite(task.loss(task.model, largest))
-    sizes = [batch.waveforms.numel() for epoch in range(2) for (batch,) in task.batches(epoch, first=0)]
-    assert max(sizes) <= largest.waveforms.numel() <= 1.3 * max(sizes)
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_no_process_computes_more_at_once_than_of_the_largest_batch(make_task, count, accumulate):
+    def task_of(rank):
+        options = {"processes": Processes(rank, count), "accumulate": accumulate}
+        return make_task(max_batch_seconds=6.0, augment=AugmentSettings(speed_factors=(0.9, 1.0)), **options)
+
+    largest = [task_of(rank).largest_batch() for rank in range(count)]
+    assert len({len(micro_batches) for micro_batches in largest}) == 1  # all wait for each other
+    task = task_of(0)
+    assert torch.isfinite(task.loss(task.model, largest[0][0]))
+    bound = max(one.waveforms.numel() for micro_batches in largest for one in micro_batches)
+    sizes = [
+        one.waveforms.numel()
+        for rank in range(count)
+        for epoch in range(2)
+        for micro_batches in task_of(rank).batches(epoch, first=0)
+        for one in micro_batches
+    ]
+    # Below it by what a batch of one length is larger than one of several.
+    assert max(sizes) <= bound <= 1.3 * max(sizes)
+
+
+@pytest.mark.parametrize(("count", "accumulate"), [(1, 1), (2, 1), (2, 4)])
+def test_evaluation_takes_no_more_at_once_than_training(make_task, count, accumulate):
+    task = make_task(max_batch_seconds=8.0, processes=Processes(0, count), accumulate=accumulate)
+    longest = max(one.duration_seconds for one in task.utterances("dev"))
+    allowed = max(8.0 / (count * accumulate), longest)
+    batches = [batch for batch, _ in task.outputs(task.model, "dev", CPU)]
+    assert max(batch.waveforms.numel() for batch in batches) <= 16_000 * allowed
