@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames
+from seqdsd.models.recurrence_operators import gated_rnn
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -31,20 +32,25 @@ class GatedRNN(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = FrameNorm(input_size) if batch_norm else nn.Identity()
+        self.cell = cell
         self.rnn = CELLS[cell](input_size, hidden_size, bidirectional=bidirectional)
 
     def forward(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking | PaddedFrames
     ) -> Float[Tensor, "valid hidden"]:
-        """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end.
-
-        Raises:
-            NotImplementedError: While the network is exported.
-        """
+        """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end."""
         if isinstance(packing, PaddedFrames):
-            raise NotImplementedError(
-                "networks of GRU or LSTM cells cannot be exported yet; those of relu cells can"
-            )
+            return self._exported(inputs, packing)
         frames = PackedSequence(self.norm(inputs), torch.tensor(packing.active))
         outputs = self.rnn(frames)[0].data
         return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs
+
+    def _exported(
+        self, inputs: Float[Tensor, "rows features"], packing: PaddedFrames
+    ) -> Float[Tensor, "rows hidden"]:
+        """The same by one operator; in evaluation mode."""
+        each = [self.rnn.all_weights[direction] for direction in range(1 + self.rnn.bidirectional)]
+        weight, recurrent, of_input, of_state = (torch.stack(one) for one in zip(*each, strict=True))
+        bias = torch.stack((of_input, of_state), dim=1)
+        frames = packing.padded(self.norm(inputs))
+        return packing.pack(gated_rnn(frames, packing.num_frames, weight, recurrent, bias, self.cell))

@@ -7,6 +7,7 @@ operators of its own that do the same (``seqdsd.recipes.export``).
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 @torch.library.custom_op("seqdsd::clipped_rnn", mutates_args=())
@@ -72,3 +73,40 @@ def neuraltalk_lstm(inputs: Tensor, weight: Tensor, bias: Tensor, tanh_output: b
 @neuraltalk_lstm.register_fake
 def _(inputs: Tensor, weight: Tensor, bias: Tensor, tanh_output: bool) -> Tensor:
     return inputs.new_empty(inputs.shape[0], inputs.shape[1], weight.shape[0] // 4)
+
+
+@torch.library.custom_op("seqdsd::gated_rnn", mutates_args=())
+def gated_rnn(
+    inputs: Tensor, num_frames: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, cell: str
+) -> Tensor:
+    """Sum over the directions of the outputs of ``torch.nn.GRU`` or ``LSTM``, each item within its own length.
+
+    Args:
+        inputs: [batch, frames, features].
+        num_frames: [batch], each in [1, frames].
+        weight: By direction, forward and backward, torch's ``weight_ih_l0`` [1 or 2, gates hidden, features].
+        recurrent: ``weight_hh_l0`` [1 or 2, gates hidden, hidden].
+        bias: ``bias_ih_l0`` and ``bias_hh_l0`` [1 or 2, 2, gates hidden].
+        cell: ``gru`` or ``lstm``.
+
+    Returns:
+        [batch, frames, hidden], 0 past an item's end.
+    """
+    directions, _, hidden = recurrent.shape
+    packed = pack_padded_sequence(inputs, num_frames.cpu(), batch_first=True, enforce_sorted=False)
+    state = inputs.new_zeros(directions, len(inputs), hidden)
+    parameters = [one for of in zip(weight, recurrent, bias[:, 0], bias[:, 1], strict=True) for one in of]
+    options = (parameters, True, 1, 0.0, False, directions == 2)  # biases, layers, dropout, training
+    if cell == "gru":
+        outputs = torch.gru(packed.data, packed.batch_sizes, state, *options)[0]
+    else:
+        outputs = torch.lstm(packed.data, packed.batch_sizes, (state, state), *options)[0]
+    summed = packed._replace(data=outputs.unflatten(1, (directions, hidden)).sum(1))
+    return pad_packed_sequence(summed, batch_first=True, total_length=inputs.shape[1])[0]
+
+
+@gated_rnn.register_fake
+def _(
+    inputs: Tensor, num_frames: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, cell: str
+) -> Tensor:
+    return inputs.new_empty(inputs.shape[0], inputs.shape[1], recurrent.shape[2])

@@ -75,6 +75,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """The recurrences' operators in ONNX's own, for ``torch.onnx.export``."""
     return {
         torch.ops.seqdsd.clipped_rnn.default: _clipped_rnn,
+        torch.ops.seqdsd.gated_rnn.default: _gated_rnn,
         torch.ops.seqdsd.neuraltalk_lstm.default: _neuraltalk_lstm,
     }
 
@@ -110,6 +111,23 @@ def _clipped_rnn(inputs: Any, num_frames: Any, weight: Any, bias: Any, recurrent
         direction="bidirectional" if directions == 2 else "forward",
         hidden_size=hidden_size,
     )
+    return op.Transpose(op.ReduceSum(states, [1], keepdims=0), perm=[1, 0, 2])
+
+
+def _gated_rnn(inputs: Any, num_frames: Any, weight: Any, recurrent: Any, bias: Any, cell: str) -> Any:
+    """``GRU``, with its gates in the order z, r, h where torch has r, z, n; or ``LSTM``: i, o, f, c for i, f, g, o."""
+    directions, rows, hidden_size = recurrent.shape
+    gates = (1, 0, 2) if cell == "gru" else (0, 3, 1, 2)
+    order = [gate * hidden_size + unit for gate in gates for unit in range(hidden_size)]
+    inputs = op.Transpose(inputs, perm=[1, 0, 2])
+    weights = [op.Gather(one, order, axis=1) for one in (weight, recurrent)]
+    biases = op.Reshape(op.Gather(bias, order, axis=2), [directions, 2 * rows])
+    sizes = {"direction": "bidirectional" if directions == 2 else "forward", "hidden_size": hidden_size}
+    lengths = op.Cast(num_frames, to=_INT32)
+    if cell == "gru":  # torch's resets what the recurrence has added up, its bias included
+        states, _ = op.GRU(inputs, *weights, biases, lengths, linear_before_reset=1, **sizes)
+    else:
+        states, _, _ = op.LSTM(inputs, *weights, biases, lengths, **sizes)
     return op.Transpose(op.ReduceSum(states, [1], keepdims=0), perm=[1, 0, 2])
 
 

@@ -34,6 +34,11 @@ NETWORKS = {
     "ds2 forward only": lambda: DeepSpeech2(
         vocab_size=5, hidden_size=16, num_recurrent_layers=2, bidirectional=False, future_frames=3
     ),
+    "ds2 gru": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="gru"),
+    "ds2 lstm": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm"),
+    "ds2 lstm, forward only": lambda: DeepSpeech2(
+        vocab_size=5, hidden_size=16, num_recurrent_layers=1, cell="lstm", bidirectional=False
+    ),
 }
 
 
@@ -83,10 +88,26 @@ def test_padding_is_ignored_by_the_file_too(tmp_path):
     assert (whole[1, 6:] == 0).all()
 
 
-def test_gated_cells_are_refused_in_words(tmp_path):
-    model = DeepSpeech2(vocab_size=5, hidden_size=8, num_recurrent_layers=1, cell="gru").eval()
-    with pytest.raises(NotImplementedError, match="GRU or LSTM cells cannot be exported yet"):
-        write_program(recogniser_graph(model), tmp_path / "network.pt2", {})
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, bidirectional):
+    model = ready(
+        DeepSpeech2(
+            vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, bidirectional=bidirectional
+        )
+    )
+    write_onnx(recogniser_graph(model), tmp_path / "network.onnx", {})
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+    for lengths in ([3], [90], [17, 64], [64, 17], [5, 120, 33]):
+        torch.manual_seed(len(lengths))
+        features, num_frames = torch.randn(len(lengths), max(lengths) + 4, 161), torch.tensor(lengths)
+        for item, length in zip(features, lengths, strict=True):
+            item[length:] = torch.nan
+        with torch.no_grad():
+            expected, out_lengths = model(features, num_frames)
+        actual, of_file = session.run(None, {"features": features.numpy(), "num_frames": num_frames.numpy()})
+        assert of_file.tolist() == out_lengths.tolist()
+        np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4)
 
 
 @pytest.fixture(scope="module")
