@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqdsd.models import DeepSpeech2, FramePacking
+from seqdsd.models.convolutions import bin_products
 
 LENGTHS = [23, 1, 40, 12, 2, 11]
 KINDS = [
@@ -259,6 +260,15 @@ def test_recomputed_layers_change_no_gradient_and_no_statistic(options):
     assert int(found["fc.1.num_batches_tracked"]) == 1
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_it_trains_after_it_was_judged():
+    """What is cached while a network is judged must serve training, too."""
+    bin_products.cache_clear()
+    model, batch = small(), batch_of(utterances(LENGTHS), filling=0.0)
+    with torch.inference_mode():
+        model.eval()(*batch)
+    assert all(one is not None for one in trained_once(model, *batch).values())
 
 
 def test_recomputed_layers_keep_less():

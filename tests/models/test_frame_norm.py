@@ -87,3 +87,13 @@ def test_alone_it_is_torch_s():
     frames, weights = frames_of((8, 8))
     for name, value in trained(fresh(FrameNorm), frames, weights).items():
         assert torch.equal(value, trained(fresh(nn.BatchNorm1d), frames, weights)[name])
+
+
+def test_a_frame_alone_goes_by_the_running_statistics_and_leaves_them():
+    """It has no variance; torch's batch norm refuses it, which would stop a run at a very short utterance."""
+    norm = fresh(FrameNorm)
+    norm(torch.randn(50, 5))
+    before = {name: one.clone() for name, one in norm.state_dict().items()}
+    frame = torch.randn(1, 5)
+    torch.testing.assert_close(norm.train()(frame), norm.eval()(frame))
+    assert all(torch.equal(before[name], one) for name, one in norm.state_dict().items())
