@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from seqdsd.engine import is_first_process
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.command import run_command
@@ -35,6 +36,7 @@ _SPEECH = """Score a trained recogniser: WER and CER with their counts, as its o
 Examples:
   seqdsd evaluate runs/an4-ds1
   seqdsd evaluate runs/an4-ds1 --data data/an4 --phase "Dense Iter 2" --hyps hyps.jsonl
+  torchrun --nproc-per-node 2 -m seqdsd.cli evaluate runs/an4-ds1
 """
 _CAPTIONS = """Score a trained captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and \
 perplexity, as its own run scores.
@@ -68,7 +70,10 @@ def main(argv: Sequence[str]) -> None:
     def parse_and_run() -> None:
         kind = _KINDS[recipe_of(RunFolder(_find_run(argv)))]
         asked = _parse(kind.asked_class, kind.description, argv)
-        scores = kind.evaluate(asked, Console(stderr=True))
+        is_first = is_first_process()
+        scores = kind.evaluate(asked, Console(stderr=True, quiet=not is_first))
+        if not is_first:  # of several processes, which have all found the same
+            return
         if asked.hyps:
             write_hypotheses(asked.hyps, scores)
         command = shlex.join([*PROG.split(), *argv])

@@ -126,6 +126,7 @@ def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: 
         features=features,
         batch_size=trained.config.batch_size,
         search=trained.captioner.search,
+        processes=trained.processes,
     )
 
 

@@ -57,6 +57,7 @@ def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
         batches_settings=_batches(asked, trained),
         on_bad_data=on_bad_data,
         decoding=with_tuned_weights(asked.decoding, folder, phase=trained.phase["name"]),
+        processes=trained.processes,
     )
     evaluations = {}
     with progress_bar(console) as progress:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from seqdsd.audio import LogSpectrogram
 from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.config import PROVENANCE, read_config
-from seqdsd.engine import make_fabric
+from seqdsd.engine import Processes, make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
@@ -51,6 +51,7 @@ class TrainedRecogniser:
         config: Settings of the run.
         phase: The phase's line of ``phases.jsonl``.
         device: Where the model lies.
+        processes: That share the work, where torchrun has started several.
     """
 
     model: _FabricModule
@@ -58,6 +59,7 @@ class TrainedRecogniser:
     config: SpeechConfig
     phase: Mapping[str, Any]
     device: torch.device
+    processes: Processes
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,6 +110,7 @@ class TrainedCaptioner:
         phase: The phase's line of ``phases.jsonl``.
         device: Where the model lies.
         feature_size: Of the image features that it takes.
+        processes: As of a recogniser.
     """
 
     folder: RunFolder
@@ -117,6 +120,7 @@ class TrainedCaptioner:
     phase: Mapping[str, Any]
     device: torch.device
     feature_size: int
+    processes: Processes
 
 
 def load_recogniser(
@@ -154,6 +158,7 @@ def load_recogniser(
         config=config,
         phase=record,
         device=fabric.device,
+        processes=Processes.of(fabric),
     )
 
 
@@ -200,6 +205,7 @@ def load_captioner(
         phase=record,
         device=fabric.device,
         feature_size=feature_size,
+        processes=Processes.of(fabric),
     )
 
 

@@ -148,6 +148,15 @@ def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_
     for split in ("dev", "test"):
         rows = [list(read_json_lines(run.hypotheses("Dense Iter 1", split))) for run in runs.values()]
         assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
+    scored = {}
+    for count in (1, 2):
+        hyps = tmp_path / f"hyps-{count}.jsonl"
+        status, output = finished(
+            torchrun(count, "-m", "seqdsd.cli", "evaluate", runs[1].path, "--json", "--hyps", hyps)
+        )
+        assert status == 0 and output.count('"phase"') == 1, output  # said once
+        scored[count] = list(read_json_lines(hyps))
+    assert scored[1] == scored[2] and len(scored[1]) > 1
 
 
 @pytest.mark.slow
