@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.compiled_step
 
-Shapes are declared dynamic, as no two batches have the same. Of a network that does not run compiled the error is shown.
+Shapes are declared dynamic, as no two batches have the same. Where a network does not run compiled the error is shown.
 """
 
 from __future__ import annotations
