@@ -163,7 +163,8 @@ def show(found: dict[tuple[float, float], float], asked: TuneDecoding, console: 
     console.print(table)
     if edge := _at_the_edge(best, asked):
         console.print(f"the best lies at the edge of what was tried: try {edge} beyond it", style="yellow")
-    command = shlex.join(["seqdsd", "evaluate", str(asked.run), "--lm", str(asked.lm)])
+    phase = ["--phase", asked.phase] if asked.phase else []
+    command = shlex.join(["seqdsd", "evaluate", str(asked.run), *phase, "--lm", str(asked.lm)])
     console.print(
         f"kept in {RunFolder(asked.run).decoding}: --lm-weight {best[0]:g} --word-bonus {best[1]:g}; on test:\n"
         f"  {command}",
