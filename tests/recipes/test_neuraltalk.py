@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from seqdsd.config import read_config, to_toml
-from seqdsd.engine import AdaptiveSettings, StopRequested, load_checkpoint
+from seqdsd.engine import AdaptiveSettings, StopRequested, dsd, load_checkpoint
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolder, RunFolderError, read_json_lines
@@ -230,9 +230,15 @@ def test_the_same_settings_give_the_same_run_and_another_seed_another(
     assert losses(other)[0] != losses(first)[0]
 
 
+@pytest.fixture
+def untried(monkeypatch):
+    """The largest batch: losses are then those of training steps alone."""
+    monkeypatch.setattr(dsd, "try_largest_batch", lambda *args: "not tried")
+
+
 @pytest.mark.parametrize("kind", ["rmsprop", "adam"])
 def test_stopped_at_any_step_a_run_goes_on_to_the_same_bits(
-    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch, kind
+    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch, untried, kind
 ):
     """5 steps an epoch, 4 epochs: stopped at the first, within each phase, and at the very last."""
     optimizer = AdaptiveSettings(kind=kind)
@@ -325,7 +331,7 @@ def test_while_settings_are_chosen_the_test_set_is_not_seen(
 
 
 def test_captions_that_have_changed_are_said_when_a_run_goes_on(
-    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch, caplog
+    shape_corpus, tmp_path, tiny_neuraltalk, monkeypatch, untried, caplog
 ):
     config = tiny_neuraltalk(shape_corpus, tmp_path / "run", iters=0, epochs=(1,))
     loss = CaptionTask.loss
