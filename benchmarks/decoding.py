@@ -22,8 +22,8 @@ from torch import Tensor
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.data import Manifest, find_splits, read_split
 from seqdsd.decode import beam_decode, greedy_decode
+from seqdsd.inference.trained import TrainedRecogniser, load_recogniser
 from seqdsd.metrics import cer, wer
-from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
 from seqdsd.records import RunFolder
 from seqdsd.tasks import SpeechTask
 

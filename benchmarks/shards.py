@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.data import BucketBatchSampler, SpeechDataset, Utterance, find_splits, load_batches, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.recipes.shard import shard_split
+from seqdsd.inference.shard import shard_split
 from seqdsd.text import CharacterTokenizer
 
 

@@ -47,26 +47,26 @@ class _Entry:
 
 
 COMMANDS = {
-    "build-lm": _Entry("seqdsd.recipes.build_lm", "make an n-gram language model of transcripts"),
-    "caption": _Entry("seqdsd.recipes.caption", "say what images show, with a trained captioner"),
-    "compare": _Entry("seqdsd.recipes.compare", "train the arms of a fair comparison over several seeds"),
+    "build-lm": _Entry("seqdsd.inference.build_lm", "make an n-gram language model of transcripts"),
+    "caption": _Entry("seqdsd.inference.caption", "say what images show, with a trained captioner"),
+    "compare": _Entry("seqdsd.studies.compare", "train the arms of a fair comparison over several seeds"),
     "compare-captions": _Entry("seqdsd.reports.captions.page", "write a page of every phase's captions"),
     "evaluate": _Entry(
-        "seqdsd.recipes.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
+        "seqdsd.inference.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
     ),
     "export": _Entry(
-        "seqdsd.recipes.export", "write a trained network as ONNX or as a program of torch.export"
+        "seqdsd.inference.export", "write a trained network as ONNX or as a program of torch.export"
     ),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
     ),
     "shard": _Entry(
-        "seqdsd.recipes.shard", "write a speech corpus as tar shards, for one larger than a disk"
+        "seqdsd.inference.shard", "write a speech corpus as tar shards, for one larger than a disk"
     ),
-    "sweep": _Entry("seqdsd.recipes.sweep", "choose sparsity and learning rates on the dev set"),
+    "sweep": _Entry("seqdsd.studies.sweep", "choose sparsity and learning rates on the dev set"),
     "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
-    "transcribe": _Entry("seqdsd.recipes.transcribe", "turn recordings of any length into text"),
-    "tune-decoding": _Entry("seqdsd.recipes.tune_decoding", "weigh a language model on the dev set"),
+    "transcribe": _Entry("seqdsd.inference.transcribe", "turn recordings of any length into text"),
+    "tune-decoding": _Entry("seqdsd.inference.tune_decoding", "weigh a language model on the dev set"),
 }
 
 

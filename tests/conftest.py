@@ -1,8 +1,11 @@
-"""The corpora that most tests run on, made in code: words spelt in tones, one pitch a letter; captioned shapes."""
+"""The corpora that most tests run on, made in code: words spelt in tones, one pitch a letter; captioned shapes.
+
+And records of phases that nobody trained, for tests of what is made of them.
+"""
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -259,5 +262,37 @@ def tiny_neuraltalk() -> Callable[..., Any]:
             "vocabulary": VocabularySettings(min_count=1),
         }
         return Config(data=corpus.data, out=out, **{**settings, **changes})
+
+    return make
+
+
+RECORDED_SCORES = {"wer": 0.25, "substitutions": 1, "deletions": 1, "insertions": 0, "ref_words": 8}
+
+
+@pytest.fixture
+def phase_records() -> Callable[[Iterable[Any]], list[dict[str, Any]]]:
+    """Makes records as the engine writes them of a speech run."""
+
+    def make(phases: Iterable[Any]) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": index,
+                "name": phase.name,
+                "kind": phase.kind,
+                "epochs": phase.epochs,
+                "epochs_planned": phase.epochs,
+                "best_epoch": 1,
+                "learning_rate": phase.learning_rate,
+                "sparsity": phase.sparsity,
+                "measured_sparsity": phase.sparsity,
+                "train_loss": [1.0] * phase.epochs,
+                "dev_loss": [1.0] * phase.epochs,
+                "dev_score": [0.25] * phase.epochs,
+                "dev": RECORDED_SCORES,
+                "test": RECORDED_SCORES,
+                "train_seconds": 1.0,
+            }
+            for index, phase in enumerate(phases)
+        ]
 
     return make

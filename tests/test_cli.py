@@ -15,9 +15,9 @@ import torch
 from seqdsd import __version__
 from seqdsd.audio import read_audio
 from seqdsd.cli import COMMANDS, main
+from seqdsd.inference.trained import load_recogniser
+from seqdsd.inference.transcribe import transcribe
 from seqdsd.recipes import ds1
-from seqdsd.recipes.trained import load_recogniser
-from seqdsd.recipes.transcribe import transcribe
 from seqdsd.records import RunFolder, read_json_lines
 from seqdsd.tasks.decoding import digest_of
 

@@ -1,7 +1,7 @@
 """Recurrences as single operators, for graphs that are exported: their length depends on the data, a graph's must not.
 
 ``torch.export`` keeps them as they are (whoever loads such a program imports ``seqdsd.models`` first); ONNX has
-operators of its own that do the same (``seqdsd.recipes.export``).
+operators of its own that do the same (``seqdsd.inference.export``).
 """
 
 import torch

@@ -16,9 +16,9 @@ from rich.console import Console
 from seqdsd.config import read_config, to_toml
 from seqdsd.data import read_corpus
 from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, dsd, load_checkpoint, save_checkpoint
+from seqdsd.inference.trained import load_recogniser
 from seqdsd.recipes import ds1, speech
 from seqdsd.recipes.command import parse_command
-from seqdsd.recipes.trained import load_recogniser
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.sparsity import SPEECH_RULES, resolve
 from seqdsd.tasks import SpeechTask

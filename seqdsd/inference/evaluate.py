@@ -12,13 +12,13 @@ import tyro
 from rich.console import Console
 
 from seqdsd.engine import is_first_process
+from seqdsd.inference.evaluate_captions import EvaluateCaptions, evaluate_captions, print_caption_scores
+from seqdsd.inference.evaluate_speech import EvaluateSpeech, evaluate_speech, print_speech_scores
+from seqdsd.inference.scoring import PROG, Evaluate, Scores, as_json, write_hypotheses
+from seqdsd.inference.trained import recipe_of
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.evaluate_captions import EvaluateCaptions, evaluate_captions, print_caption_scores
-from seqdsd.recipes.evaluate_speech import EvaluateSpeech, evaluate_speech, print_speech_scores
-from seqdsd.recipes.scoring import PROG, Evaluate, Scores, as_json, write_hypotheses
-from seqdsd.recipes.trained import recipe_of
 from seqdsd.records import RunFolder
 
 _ANY_KIND = """Score a trained network as its own run scores. A recogniser: WER and CER with their counts. A \

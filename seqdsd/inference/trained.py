@@ -20,11 +20,11 @@ from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import Processes, make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
+from seqdsd.inference.tuned_decoding import with_tuned_weights
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.speech import SpeechConfig, read_tokenizer
 from seqdsd.recipes.training import read_run_provenance
-from seqdsd.recipes.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
 from seqdsd.tasks import Captioner, DecodingSettings, Recogniser

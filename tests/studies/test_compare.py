@@ -18,8 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seqdsd.config import read_config, read_provenance, to_toml
 from seqdsd.engine import NesterovSettings, load_checkpoint
 from seqdsd.recipes import ds1
-from seqdsd.recipes.compare import compare
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.studies.compare import compare
 
 REPOSITORY = Path(__file__).parents[2]
 PHASES = {

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from seqdsd.recipes import streaming
-from seqdsd.recipes.streaming import find_files, late_progress
+from seqdsd.inference import files
+from seqdsd.inference.files import find_files, late_progress
 
 
 def test_files_named_come_as_they_are_and_those_below_folders_sorted(tmp_path):
@@ -24,12 +24,12 @@ def test_files_named_come_as_they_are_and_those_below_folders_sorted(tmp_path):
 @pytest.fixture
 def terminal(monkeypatch) -> io.StringIO:
     shown = io.StringIO()
-    monkeypatch.setattr(streaming, "Console", lambda stderr: Console(file=shown, force_terminal=True))
+    monkeypatch.setattr(files, "Console", lambda stderr: Console(file=shown, force_terminal=True))
     return shown
 
 
 def test_the_bar_appears_if_it_takes_a_while(terminal, monkeypatch):
-    monkeypatch.setattr(streaming, "QUIET_UNTIL_SECONDS", 0.0)
+    monkeypatch.setattr(files, "QUIET_UNTIL_SECONDS", 0.0)
     with late_progress(lambda: 4) as advance:
         advance(1)
         advance(1)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.recipes.catalog import Recipe
-from seqdsd.recipes.jobs import Job
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import Schedule
+from seqdsd.studies.jobs import Job
 
 ARMS = ("baseline", "llr", "dsd", "dsdsd")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from seqdsd.recipes.cluster import print_script, submit, submit_to_slurm
-from seqdsd.recipes.jobs import Job
 from seqdsd.records import RunFolder
+from seqdsd.studies.cluster import print_script, submit, submit_to_slurm
+from seqdsd.studies.jobs import Job
 
 submitit = pytest.importorskip("submitit")
 SAYS_ITS_NAME = "import sys; open('order.txt', 'a').write(sys.argv[1] + '\\n')"

@@ -21,9 +21,9 @@ import tyro
 from jaxtyping import UInt8
 
 from seqdsd.decode import NonFiniteCaptions, ScoredCaption
+from seqdsd.inference.files import find_files, late_progress
+from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.streaming import find_files, late_progress
-from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.records import RunFolder
 from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from seqdsd.recipes.subtitles import ctm, srt, to_cues, vtt
+from seqdsd.inference.subtitles import ctm, srt, to_cues, vtt
 from seqdsd.tasks.alignment import TimedWord
 
 

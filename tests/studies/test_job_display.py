@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from seqdsd.recipes.job_display import JobDisplay, in_words, jobs_table
-from seqdsd.recipes.jobs import Job, JobStates, Share, run_jobs
 from seqdsd.records import RunFolder
+from seqdsd.studies.job_display import JobDisplay, in_words, jobs_table
+from seqdsd.studies.jobs import Job, JobStates, Share, run_jobs
 
 LOG = Path("logs/a.log")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from seqdsd.recipes.jobs import Job, JobsFailed, Share
-from seqdsd.recipes.speed import Speed, measure_speed
 from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.studies.jobs import Job, JobsFailed, Share
+from seqdsd.studies.speed import Speed, measure_speed
 
 SLEEPER = """
 import argparse, json, pathlib, time

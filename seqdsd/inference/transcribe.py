@@ -19,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from seqdsd.audio import AUDIO_SUFFIXES, AudioError, audio_seconds, read_blocks, split_at_quiet
 from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from seqdsd.inference.files import find_files, late_progress
+from seqdsd.inference.subtitles import ctm, srt, vtt
+from seqdsd.inference.trained import Transcriber, load_recogniser
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.streaming import find_files, late_progress
-from seqdsd.recipes.subtitles import ctm, srt, vtt
-from seqdsd.recipes.trained import Transcriber, load_recogniser
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
 from seqdsd.tasks.alignment import TimedWord, align_words
@@ -193,7 +193,7 @@ def _load(asked: Transcribe) -> Transcriber:
     """The run's recogniser, or the one in an ONNX file."""
     if asked.run.suffix == ".onnx":
         try:
-            from seqdsd.recipes.onnx_files import load_exported_recogniser
+            from seqdsd.inference.onnx_files import load_exported_recogniser
         except ImportError as error:
             raise ValueError(f"ONNX needs an extra: pip install 'seqdsd[onnx]' ({error})") from error
         return load_exported_recogniser(asked.run, asked.decoding)

@@ -6,10 +6,10 @@ import pytest
 from seqdsd.config import to_toml
 from seqdsd.engine import AdaptiveSettings, NesterovSettings
 from seqdsd.recipes import neuraltalk
-from seqdsd.recipes.arms import ARMS, make_arms, make_jobs, new_epochs, own_annealing
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.studies.arms import ARMS, make_arms, make_jobs, new_epochs, own_annealing
 
 DS1 = RECIPES["ds1"]
 

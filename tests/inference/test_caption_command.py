@@ -16,10 +16,10 @@ from seqdsd.cli import main
 from seqdsd.config import read_config
 from seqdsd.decode import greedy_captions
 from seqdsd.engine import Evaluation, load_checkpoint, save_checkpoint
+from seqdsd.inference.caption import caption_images
+from seqdsd.inference.scoring import Scores, as_json
+from seqdsd.inference.trained import load_captioner, load_encoder
 from seqdsd.recipes import neuraltalk
-from seqdsd.recipes.caption import caption_images
-from seqdsd.recipes.scoring import Scores, as_json
-from seqdsd.recipes.trained import load_captioner, load_encoder
 from seqdsd.records import RunFolder, read_json_lines
 from seqdsd.reports import best_phase
 from seqdsd.vision import ImageEncoder

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqdsd.recipes.jobs import Job, JobsView, Share, run_jobs
 from seqdsd.records import RunFolder
+from seqdsd.studies.jobs import Job, JobsView, Share, run_jobs
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from seqdsd.engine import StopRequested
-from seqdsd.recipes import jobs as jobs_module
-from seqdsd.recipes.jobs import (
+from seqdsd.records import RunFolder
+from seqdsd.studies import jobs as jobs_module
+from seqdsd.studies.jobs import (
     Job,
     JobsFailed,
     JobStates,
@@ -25,7 +26,6 @@ from seqdsd.recipes.jobs import (
     most_at_a_time,
     run_jobs,
 )
-from seqdsd.records import RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
 ONE = Share(runs=1, threads=1)
@@ -345,7 +345,7 @@ def parent(tmp_path):
     script.write_text(
         f"""
 from pathlib import Path
-from seqdsd.recipes.jobs import Job, JobsView, Share, run_jobs
+from seqdsd.studies.jobs import Job, JobsView, Share, run_jobs
 from seqdsd.records import RunFolder
 code = {SAVES_WHEN_ASKED!r}
 jobs = [

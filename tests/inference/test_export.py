@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from seqdsd.cli import main as seqdsd
+from seqdsd.inference.export import captioner_graphs, recogniser_graph, write_onnx, write_program
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
 from seqdsd.recipes import ds1
-from seqdsd.recipes.export import captioner_graphs, recogniser_graph, write_onnx, write_program
 from seqdsd.records import RunFolder
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer, tokenizer_from_json
 

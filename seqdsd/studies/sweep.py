@@ -14,13 +14,13 @@ from rich.table import Table
 from seqdsd.config import read_values
 from seqdsd.recipes.catalog import Recipe, find_recipe
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.job_display import JobDisplay
-from seqdsd.recipes.jobs import Job, Share, run_jobs
-from seqdsd.recipes.many_runs import RESERVED, parse_options, parse_seeds, split_arguments
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.reports.runs.scores import PRIMARY
 from seqdsd.sparsity import Schedule
+from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
+from seqdsd.studies.job_display import JobDisplay
+from seqdsd.studies.jobs import Job, Share, run_jobs
 
 PROG = "seqdsd sweep"
 _DESCRIPTION = """\

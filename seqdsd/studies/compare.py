@@ -13,14 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from seqdsd.config import to_toml
-from seqdsd.recipes.arms import ARMS, Arm, make_arms, make_jobs, new_epochs
 from seqdsd.recipes.catalog import Recipe, find_recipe
-from seqdsd.recipes.cluster import print_script, submit_to_slurm
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.job_display import JobDisplay, in_words
-from seqdsd.recipes.jobs import Job, Share, makespan, run_jobs
-from seqdsd.recipes.many_runs import RESERVED, parse_options, parse_seeds, split_arguments
-from seqdsd.recipes.speed import Speed, measure_speed
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
@@ -28,6 +22,12 @@ from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.comparison.tables import contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.reports.runs.scores import FAMILIES
+from seqdsd.studies.arms import ARMS, Arm, make_arms, make_jobs, new_epochs
+from seqdsd.studies.cluster import print_script, submit_to_slurm
+from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
+from seqdsd.studies.job_display import JobDisplay, in_words
+from seqdsd.studies.jobs import Job, Share, makespan, run_jobs
+from seqdsd.studies.speed import Speed, measure_speed
 
 PROG = "seqdsd compare"
 _DESCRIPTION = """\

@@ -18,8 +18,8 @@ from seqdsd.data import Manifest, ManifestError, OnBadData, Utterance, find_spli
 from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.shard_files import ShardEntry, index_shard, write_shards
 from seqdsd.data.shards import INDEX_NAME, check_base, is_shard_folder, read_shards, write_index
+from seqdsd.inference.files import late_progress
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.streaming import late_progress
 
 PROG = "seqdsd shard"
 _DESCRIPTION = """Write a corpus as tar shards with an index: DATA's splits (manifests, Lhotse's cuts, Kaldi's folders)

@@ -21,10 +21,10 @@ from torch.export import Dim
 
 from seqdsd import __version__
 from seqdsd.audio import LogSpectrogram
+from seqdsd.inference.trained import TrainedRecogniser, load_captioner, load_recogniser, recipe_of
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.trained import TrainedRecogniser, load_captioner, load_recogniser, recipe_of
 from seqdsd.records import RunFolder
 
 PROG = "seqdsd export"
@@ -247,7 +247,7 @@ def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 def _import_onnx() -> Any:
     try:
-        from seqdsd.recipes import onnx_files
+        from seqdsd.inference import onnx_files
     except ImportError as error:
         raise ValueError(f"ONNX needs an extra: pip install 'seqdsd[onnx]' ({error})") from error
     return onnx_files

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from seqdsd.data import Manifest, OnBadData, find_splits, is_split_folder, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
-from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
-from seqdsd.recipes.tuned_decoding import with_tuned_weights
+from seqdsd.inference.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
+from seqdsd.inference.trained import TrainedRecogniser, load_recogniser
+from seqdsd.inference.tuned_decoding import with_tuned_weights
 from seqdsd.records import RunFolder
 from seqdsd.tasks import BatchSettings, DecodingSettings, SpeechTask
 

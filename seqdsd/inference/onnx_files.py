@@ -34,7 +34,7 @@ for _name in ("onnxscript", "onnx_ir"):  # they tell of every node that they tak
 
 @dataclass(frozen=True)
 class ExportedRecogniser:
-    """A recogniser in an ONNX file; see ``seqdsd.recipes.trained.Transcriber``."""
+    """A recogniser in an ONNX file; see ``seqdsd.inference.trained.Transcriber``."""
 
     model: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     recogniser: Recogniser

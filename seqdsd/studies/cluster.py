@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from seqdsd.recipes.jobs import Job, python_command
+from seqdsd.studies.jobs import Job, python_command
 
 
 def print_script(jobs: Sequence[Job], *, processes_per_run: int = 1) -> None:

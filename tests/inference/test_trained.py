@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from seqdsd.engine import NesterovSettings, load_checkpoint, save_checkpoint
+from seqdsd.inference.trained import load_captioner, load_encoder, load_recogniser, recipe_of
 from seqdsd.recipes import ds1, neuraltalk
-from seqdsd.recipes.trained import load_captioner, load_encoder, load_recogniser, recipe_of
 from seqdsd.records import RunFolder
 from seqdsd.tasks import BatchSettings, SearchSettings
 from seqdsd.text import SubwordTokenizer, WordVocabulary

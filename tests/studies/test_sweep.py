@@ -12,8 +12,8 @@ from seqdsd.config import read_config, to_toml
 from seqdsd.engine import load_checkpoint
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECIPES
-from seqdsd.recipes.sweep import DensePhase, Point, SweepPlan, show_scores, sweep
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.studies.sweep import DensePhase, Point, SweepPlan, show_scores, sweep
 
 REPOSITORY = Path(__file__).parents[2]
 RATES = (5e-3, 2e-3, 1e-3)

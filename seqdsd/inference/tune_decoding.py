@@ -18,11 +18,11 @@ from torch import Tensor
 from seqdsd.data import find_splits, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.decode.ctc_lexicon import LexiconDecoder
+from seqdsd.inference.scoring import progress_bar
+from seqdsd.inference.trained import TrainedRecogniser, load_recogniser
+from seqdsd.inference.tuned_decoding import TunedWeights
 from seqdsd.metrics import wer
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.scoring import progress_bar
-from seqdsd.recipes.trained import TrainedRecogniser, load_recogniser
-from seqdsd.recipes.tuned_decoding import TunedWeights
 from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings, SpeechTask
 from seqdsd.tasks.decoding import digest_of, make_lexicon_decoder

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from seqdsd.data import CaptionCorpus, CaptionedImage, OnBadData, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
-from seqdsd.recipes.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
-from seqdsd.recipes.trained import TrainedCaptioner, load_captioner, load_encoder
+from seqdsd.inference.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
+from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.records import RunFolder
 from seqdsd.tasks import CaptionTask
 from seqdsd.vision import ENCODERS, FeatureError, ImageFeatures, encode_images, read_feature_file

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from seqdsd.recipes.jobs import Job, JobStates, JobsView
+from seqdsd.studies.jobs import Job, JobStates, JobsView
 
 
 class JobDisplay(JobsView):
