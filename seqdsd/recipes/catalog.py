@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.config import differences, read_config, read_provenance, to_toml
+from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
@@ -28,6 +29,11 @@ class Recipe:
     """Settings for the embedded corpus."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""
+
+    @property
+    def kind(self) -> Kind:
+        """Of what it trains."""
+        return KIND_OF_RECIPE[self.name]
 
     @property
     def module(self) -> str:

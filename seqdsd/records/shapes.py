@@ -187,3 +187,7 @@ class Progress(Struct):
     epochs_timed: Count
     seconds: Seconds
     dev: Line
+
+
+HYPOTHESES = {"ref": Hypothesis, "refs": CaptionHypothesis}
+"""By where they have what is right."""

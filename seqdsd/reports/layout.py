@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, ConsoleRenderable
 from rich.markup import escape
 from rich.table import Table
 
-from seqdsd.reports.runs.scores import NONE
+from seqdsd.kinds import NONE
 
 Cells = tuple[str, ...]
 

@@ -28,7 +28,6 @@ from seqdsd.reports.layout import Grid
 from seqdsd.reports.phase_table import phase_grid
 from seqdsd.reports.plan import plan_grid
 from seqdsd.reports.runs.reading import Record, Run, RunSet
-from seqdsd.reports.runs.scores import FAMILIES, PRIMARY, metrics_of
 from seqdsd.reports.weights import read_rounds, weight_grid
 
 CSV_COLUMNS = ("comparison", "run", "arm", "seed", "complete", "phase", "split", "metric", "value")
@@ -93,10 +92,10 @@ def comparison_grids(comparison: Comparison) -> list[Grid]:
     """A comparison's tables, test set by test set; of dev where test was not scored."""
     grids = []
     for split in comparison.scored_splits:
-        for family in FAMILIES[comparison.kind]:
+        for family in comparison.kind.families:
             grids.append(table_10(comparison, split=split, family=family))
             grids.append(contrast_grid(comparison, split=split, family=family))
-        grids.append(seed_grid(comparison, split=split, metric=PRIMARY[comparison.kind]))
+        grids.append(seed_grid(comparison, split=split, metric=comparison.kind.primary))
         grids.append(pair_grid(comparison, pair_tests(comparison, split=split)))
     return [grid for grid in grids if grid.rows]
 
@@ -185,7 +184,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
                 "complete": [run.name for run in arm.runs.values()],
                 "unfinished": [run.name for run in arm.unfinished.values()],
                 "scores": {
-                    split: {metric.key: arm.scores(split, metric) for metric in metrics_of(comparison.kind)}
+                    split: {metric.key: arm.scores(split, metric) for metric in comparison.kind.metrics}
                     for split in splits
                 },
             }
@@ -195,7 +194,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "contrasts": [
             _contrast(one)
             for split in splits
-            for metric in metrics_of(comparison.kind)
+            for metric in comparison.kind.metrics
             for one in contrasts(comparison, split=split, metric=metric)
         ],
         "pair_tests": [_pair_test(test) for split in splits for test in pair_tests(comparison, split=split)],

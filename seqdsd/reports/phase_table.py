@@ -14,10 +14,10 @@ from typing import Any
 
 from rich.console import Console, ConsoleRenderable
 
+from seqdsd.kinds import NONE
 from seqdsd.records import RunFolder, is_test_split
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.reading import read_origin
-from seqdsd.reports.runs.scores import NONE
 
 Record = Mapping[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from seqdsd.kinds import NONE
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.reading import Run
-from seqdsd.reports.runs.scores import NONE
 
 
 def plan_grid(run: Run) -> Grid | None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seqdsd.kinds import NONE
 from seqdsd.reports.layout import Cells, Grid
-from seqdsd.reports.runs.scores import NONE
 
 Record = Mapping[str, Any]
 

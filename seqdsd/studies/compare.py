@@ -21,7 +21,6 @@ from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.comparison.tables import contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
-from seqdsd.reports.runs.scores import FAMILIES
 from seqdsd.studies.arms import ARMS, Arm, make_arms, make_jobs, new_epochs
 from seqdsd.studies.cluster import print_script, submit_to_slurm
 from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
@@ -193,7 +192,7 @@ def _measure(plan: ComparisonPlan, share: Share) -> Speed:
 
 
 def _show_tables(comparison: Comparison, console: Console) -> None:
-    family, has_tests = FAMILIES[comparison.kind][0], len(comparison.seeds) > 1
+    family, has_tests = comparison.kind.families[0], len(comparison.seeds) > 1
     for split in comparison.scored_splits:
         for make in (table_10, contrast_grid) if has_tests else (table_10,):
             console.print(make(comparison, split=split, family=family).to_terminal())

@@ -16,7 +16,6 @@ from seqdsd.recipes.catalog import Recipe, find_recipe
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.scores import PRIMARY
 from seqdsd.sparsity import Schedule
 from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
 from seqdsd.studies.job_display import JobDisplay
@@ -192,7 +191,7 @@ def show_scores(plan: SweepPlan, console: Console) -> None:
     last = {
         point: [plan.folder(seed, point).read_phases()[-1] for seed in plan.seeds] for point in plan.points
     }
-    metric = PRIMARY["speech" if "wer" in last[plan.points[0]][0]["dev"] else "captions"]
+    metric = plan.recipe.kind.primary
     scores = {point: [record["dev"][metric.key] for record in records] for point, records in last.items()}
     ranked = sorted(plan.points, key=lambda point: fmean(scores[point]), reverse=not metric.is_error)
     table = Table("sparsity", "learning rates", f"dev {metric.title}", *(f"seed {one}" for one in plan.seeds))

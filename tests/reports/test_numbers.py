@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from seqdsd.kinds import SPEECH
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headlines
 from seqdsd.reports.numbers import (
@@ -109,7 +110,7 @@ def test_numbers_that_are_not_finite_become_null(one_of_everything):
 
 
 def test_dev_is_shown_where_test_was_not_scored(both):
-    speech = [run for run in both[0].runs if run.kind == "speech"]
+    speech = [run for run in both[0].runs if run.kind is SPEECH]
     runs = RunSet(tuple(replace(run, phases=tuple(map(without_test, run.phases))) for run in speech))
     compared = compare_runs(runs.runs)
     assert [grid.name.removeprefix("table-") for grid in report_grids(runs, compared)[:3]] == [
@@ -159,7 +160,7 @@ def test_markdown_of_a_run_alone_is_its_phases(make_comparison):
 
 def test_a_run_beside_its_baseline_is_measured_by_it(both):
     found, comparisons = both
-    run = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSDSD", 2, "speech"))
+    run = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSDSD", 2, SPEECH))
     grid = run_grid(run, comparisons)
     phases, baseline, improve = grid.sections
     assert len(phases) == 5 and baseline[0][:3] == ("Baseline", "15.83", "15.83")
@@ -168,7 +169,7 @@ def test_a_run_beside_its_baseline_is_measured_by_it(both):
         "Improve: from the baseline, from the same initial weights, to the last phase (12 epochs to 12)."
     )
     assert len(run_grid(run).sections[1]) == 0 and run_grid(run).caption.endswith("first phase to the last.")
-    dsd = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSD", 2, "speech"))
+    dsd = next(run for run in found.runs if (run.arm, run.seed, run.kind) == ("DSD", 2, SPEECH))
     assert run_grid(dsd, comparisons).sections[1] == ()  # its baseline would have fewer epochs
 
 

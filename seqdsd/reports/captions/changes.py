@@ -12,9 +12,10 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdsd.kinds import CAPTIONS
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.hypotheses import COUNTED, read_media, read_rows
+from seqdsd.reports.runs.hypotheses import read_media, read_rows
 from seqdsd.reports.runs.reading import read_origin
 
 Record = Mapping[str, Any]
@@ -199,8 +200,8 @@ def _check_kind(run: RunFolder, phases: Sequence[Record], split: str) -> None:
 
 def _read_hypotheses(run: RunFolder, record: Record, split: str) -> dict[str, _Row]:
     rows: dict[str, _Row] = {}
-    phase, num_scored = record["name"], record[split].get(COUNTED["captions"])
-    found = read_rows(run, phase, split, kind="captions", num_scored=num_scored)
+    phase, num_scored = record["name"], record[split].get(CAPTIONS.counted)
+    found = read_rows(run, phase, split, kind=CAPTIONS, num_scored=num_scored)
     for number, row in enumerate(found, start=1):
         if not row.refs:
             raise RunFolderError(

@@ -16,10 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from seqdsd.kinds import CORPORA, Kind, Metric, Number
 from seqdsd.records.phases import SET_COUNTS
-from seqdsd.reports.runs.hypotheses import Kind
 from seqdsd.reports.runs.reading import ArmName, Record, Refusal, Run
-from seqdsd.reports.runs.scores import Metric, Number
 
 ARMS: tuple[ArmName, ...] = ("Baseline", "LLR", "DSD", "DSDSD")
 """In the order of tables."""
@@ -43,8 +42,6 @@ _ADDED_SINCE = (("score_test", True), ("batches.open_shards", 8), ("accumulate",
 SPARSITIES = "sparsities"
 """Of no effect on runs that prune nothing."""
 
-_NETWORKS = {"ds1": "DeepSpeech 1", "ds2": "DeepSpeech 2", "neuraltalk": "NeuralTalk"}
-_CORPORA = {"an4": "AN4", "flickr8k": "Flickr8k"}
 _EMBEDDED = "the embedded corpus"
 
 
@@ -213,7 +210,7 @@ def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
 
 def _key(run: Run) -> str:
     common = {name: value for name, value in _common(run).items() if name != SPARSITIES}
-    return json.dumps([run.recipe, run.kind, common], sort_keys=True, default=str)
+    return json.dumps([run.recipe, run.kind.name, common], sort_keys=True, default=str)
 
 
 def _common(run: Run) -> dict[str, Any]:
@@ -289,7 +286,7 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
     alike, of_other_sets = _of_one_set(runs)
     kept, twins = _without_twins(alike)
     first = next((run for run in kept if run.method == "dsd"), kept[0])
-    network, corpus = _NETWORKS.get(first.recipe, first.recipe), _corpus(first.settings.get("data"))
+    network, corpus = first.kind.networks.get(first.recipe, first.recipe), _corpus(first.settings.get("data"))
     baselines = [run for run in kept if run.arm == "Baseline"]
     others = [run for run in kept if run.arm != "Baseline"]
     return Comparison(
@@ -377,7 +374,7 @@ def _corpus(data: Any) -> str:
     if not isinstance(data, str):
         return _EMBEDDED
     name = Path(data).name.removesuffix(".gz").removesuffix(".json").removeprefix("dataset_")
-    return _CORPORA.get(name, name)
+    return CORPORA.get(name, name)
 
 
 def _titled(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:

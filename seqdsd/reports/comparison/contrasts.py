@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Literal
 
+from seqdsd.kinds import Metric, Number
 from seqdsd.metrics.significance import MeanTest, holm, in_words, paired_t_test, unpaired_t_test
 from seqdsd.reports.comparison.arms import Arm, Comparison
 from seqdsd.reports.runs.reading import ArmName
-from seqdsd.reports.runs.scores import PRIMARY, Metric, Number, span
+from seqdsd.reports.runs.scores import span
 
 ALPHA = 0.05
 
@@ -189,7 +190,7 @@ def headline(comparison: Comparison, *, against: Literal["Baseline", "LLR"] = "B
         return f"{corpus}: test was not scored, so there is no result; dev scores only choose settings."
     if arm is None or not comparison.test_splits:
         return f"{_capital(comparison.corpus)}: no complete run of DSD with a test score."
-    metric, split = PRIMARY[comparison.kind], comparison.test_splits[0]
+    metric, split = comparison.kind.primary, comparison.test_splits[0]
     for contrast in contrasts(comparison, split=split, metric=metric):
         if (contrast.after.arm, contrast.before.arm) == (arm.name, against):
             return f"{_capital(comparison.corpus)}, {_in_words(contrast)}"

@@ -111,7 +111,7 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
     try:
         rows_before = read_hypotheses(before, empty.before_phase, split)
         refs, hyps = _aligned(before, after, rows_before, read_hypotheses(after, empty.after_phase, split))
-        if before.kind == "captions":
+        if not before.kind.has_word_errors:
             return replace(empty, bootstrap=bootstrap_bleu(refs, *hyps, resamples=resamples))
         said = [ref[0] for ref in refs]
         bootstrap = bootstrap_wer(said, *hyps, resamples=resamples)

@@ -9,15 +9,15 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from seqdsd.kinds import NONE, Metric, Number
 from seqdsd.records import slug
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
 from seqdsd.reports.comparison.pairs import PairTest
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.reading import Run
-from seqdsd.reports.runs.scores import NONE, PRIMARY, Metric, Number, span
+from seqdsd.reports.runs.scores import span
 
-_DOMAINS = {"speech": "Speech", "captions": "Captions"}
 _FIRST_PHASE_MARK = " †"
 _CIRCUMSTANCES = {
     "git_commit": "git commits",
@@ -106,8 +106,8 @@ def seed_grid(comparison: Comparison, *, split: str, metric: Metric) -> Grid:
 
 def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
     """Networks of one seed against each other, by what they said (see ``pairs``)."""
-    metric = PRIMARY[comparison.kind]
-    is_speech = comparison.kind == "speech"
+    metric = comparison.kind.primary
+    has_segments = comparison.kind.has_word_errors
     header = (
         "Seed",
         "Contrast",
@@ -120,15 +120,15 @@ def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
     )
     by_seed: dict[int, list[Cells]] = {}
     for test in tests:
-        cells = _pair_cells(test, metric) + (_segment_cells(test) if is_speech else ())
+        cells = _pair_cells(test, metric) + (_segment_cells(test) if has_segments else ())
         by_seed.setdefault(test.seed, []).append((*cells, _pair_verdict(test, metric)))
     return Grid(
         name=slug(f"pairs {comparison.title} {tests[0].split if tests else ''}"),
-        header=(*header, *(("MAPSSWE\nsegments", "z", "p (Holm)") if is_speech else ()), "Verdict"),
+        header=(*header, *(("MAPSSWE\nsegments", "z", "p (Holm)") if has_segments else ()), "Verdict"),
         sections=tuple(map(tuple, by_seed.values())),
         caption=_pairs_caption(comparison, tests, metric),
         num_labels=2,
-        num_last=4 if is_speech else 1,
+        num_last=4 if has_segments else 1,
     )
 
 
@@ -337,7 +337,7 @@ def _pair_verdict(test: PairTest, metric: Metric) -> str:
 
 
 def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
-    metric = PRIMARY[comparison.kind]
+    metric = comparison.kind.primary
     arm = comparison.arm("DSDSD") or comparison.arm("DSD")
     if arm is None or not (scores := arm.scores(split, metric)):
         return None
@@ -352,7 +352,7 @@ def _overview_cells(comparison: Comparison, split: str) -> Cells | None:
     gain = metric.gain(mean(before), mean(after)) if before else None
     return (
         comparison.network,
-        _DOMAINS[comparison.kind],
+        comparison.kind.title,
         comparison.corpus + comparison.told_apart_by + ("" if split == "test" else f", {split}"),
         metric.title,
         span((len(after), len(before))),

@@ -12,11 +12,11 @@ from typing import Any
 
 import tomli_w
 
+from seqdsd.kinds import NONE
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.plan import plan_grid, without_plan
 from seqdsd.reports.runs.reading import Run
-from seqdsd.reports.runs.scores import NONE
 
 _PROVENANCE = {
     "command": "Command",

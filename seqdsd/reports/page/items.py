@@ -10,22 +10,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from seqdsd.kinds import Kind
 from seqdsd.records import RunFolderError
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.page.media import Embedded, audio_uri, embed, picture_uri
 from seqdsd.reports.page.utterances import Item, as_json, caption_marks, fitting, make_items, most_changed
-from seqdsd.reports.runs.hypotheses import Hypothesis, Kind
+from seqdsd.reports.runs.hypotheses import Hypothesis
 from seqdsd.reports.runs.reading import Run, read_hypotheses, read_images, read_recordings
 
 MAX_TEXT_BYTES = 2_500_000
 """Of all texts together: enough for what five seeds of four arms say of some 500 utterances of 18 words."""
 
-_NOUNS: dict[Kind, tuple[str, str]] = {
-    "speech": ("utterance", "recording"),
-    "captions": ("image", "picture"),
-}
-_ENCODE: dict[Kind, Callable[[Path], str]] = {"speech": audio_uri, "captions": picture_uri}
-_FILES: dict[Kind, Callable[[Run], dict[str, Path]]] = {"speech": read_recordings, "captions": read_images}
+_ENCODE: dict[str, Callable[[Path], str]] = {"recording": audio_uri, "picture": picture_uri}
+_FILES: dict[str, Callable[[Run], dict[str, Path]]] = {"recording": read_recordings, "picture": read_images}
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Items:
         """The same with recordings and pictures, of what changes most, up to ``max_bytes`` of data URIs together."""
         made, num_embedded = [], 0
         for one in self.shown:
-            embedded = embed(one.files, _ENCODE[one.kind], max_bytes=max_bytes)
+            embedded = embed(one.files, _ENCODE[one.kind.medium], max_bytes=max_bytes)
             max_bytes -= sum(map(len, embedded.uris.values()))
             num_embedded += len(embedded.uris)
             made.append(replace(one, value=_with_media(one, embedded)))
@@ -125,7 +122,7 @@ def _read_groups(runs: Sequence[Run], split: str | None) -> tuple[list[_Group], 
         except RunFolderError as error:
             problems.append(str(error))
             continue
-        key = (run.kind, chosen_split(run, split), *sorted((row.id, row.refs) for row in columns[0]))
+        key = (run.kind.name, chosen_split(run, split), *sorted((row.id, row.refs) for row in columns[0]))
         group = groups.setdefault(key, _Group(run.kind))
         first = len(group.columns)
         titles = ((record["name"], first + place) for place, record in enumerate(run.phases))
@@ -170,7 +167,7 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
     count, num_bytes = fitting(rows, room)
     paths = _paths(group, runs)
     value = {
-        "kind": group.kind,
+        "kind": group.kind.name,
         "runs": group.runs,
         "views": [_view_as_json(view) for view in group.views],
         "items": rows[:count],
@@ -188,7 +185,7 @@ def _with_media(shown: _Shown, embedded: Embedded) -> dict[str, Any]:
 
 def _marks(item: Item, group: _Group) -> dict[str, Any]:
     """Captions show what changed from column to column; utterances, what is wrong."""
-    if group.kind == "speech":
+    if group.kind.has_word_errors:
         return {}
     return {"marks": [caption_marks(item, view.numbers) for view in group.views]}
 
@@ -197,7 +194,7 @@ def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
     """Where the group's files are, as far as they are there, by the first run that says so."""
     found: dict[str, Path] = {}
     for number in group.runs:
-        listed = _FILES[group.kind](runs[number])
+        listed = _FILES[group.kind.medium](runs[number])
         found.update((id_, path) for id_, path in listed.items() if id_ not in found and path.is_file())
     return found
 
@@ -208,7 +205,7 @@ def _view_as_json(view: View) -> dict[str, Any]:
 
 def _notes(kind: Kind, total: int, *, shown: int, files: int, embedded: Embedded) -> list[str]:
     """What is not on the page."""
-    item, medium = _NOUNS[kind]
+    item, medium = kind.item, kind.medium
     notes = []
     if shown < total:
         notes.append(f"The page holds {shown:,} of {total:,} {item}s: those whose scores change most.")

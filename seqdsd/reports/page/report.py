@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from seqdsd import __version__
+from seqdsd.kinds import KINDS, Kind
 from seqdsd.reports.captions.terminal import GAP
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.tables import table_1
@@ -63,7 +64,7 @@ class _Run:
     number: int
     label: str
     arm: str
-    kind: str
+    kind: Kind
     phases: Grid
     weights: list[Grid]
     provenance: list[tuple[str, str]]
@@ -193,7 +194,7 @@ def _run_as_json(run: Run, label: str, max_layers: int) -> dict[str, Any]:
         "label": label,
         "arm": run.arm,
         "seed": run.seed,
-        "kind": run.kind,
+        "kind": run.kind.name,
         "curves": run_curves(run),
         "weights": rounds_as_json(read_rounds(run.weights), max_layers=max_layers),
     }
@@ -242,6 +243,5 @@ def _parts(compared: Sequence[Result], *, has_weights: bool, items_title: str) -
     return [*results, ("phases", "Phases"), ("curves", "Curves"), *weights, *rest]
 
 
-def _items_title(kinds: set[Any]) -> str:
-    names = {"speech": "Utterances", "captions": "Captions"}
-    return " and ".join(names[kind] for kind in ("speech", "captions") if kind in kinds)
+def _items_title(kinds: set[Kind]) -> str:
+    return " and ".join(kind.items_title for kind in KINDS if kind in kinds)

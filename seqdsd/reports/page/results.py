@@ -15,7 +15,6 @@ from seqdsd.reports.comparison.tables import contrast_grid, pair_grid, seed_grid
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.page.run_charts import ChartBook, arm_charts, direction, score_box
 from seqdsd.reports.runs.reading import Run
-from seqdsd.reports.runs.scores import FAMILIES, PRIMARY
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: Ch
     return Result(
         anchor=f"result-{number}",
         title=comparison.title,
-        direction=direction(PRIMARY[comparison.kind]),
+        direction=direction(comparison.kind.primary),
         has_seeds=len(comparison.seeds) > 1,
         splits=[_split(comparison, split, charts) for split in comparison.scored_splits],
         curves=[charts.add(chart) for chart in arm_charts(comparison, runs)],
@@ -66,14 +65,14 @@ def _result(comparison: Comparison, number: int, runs: Sequence[Run], charts: Ch
 
 
 def _split(comparison: Comparison, split: str, charts: ChartBook) -> Split:
-    families = FAMILIES[comparison.kind]
+    families = comparison.kind.families
     box = score_box(comparison, split=split)
     tests = pair_tests(comparison, split=split)
     over_seeds = [contrast_grid(comparison, split=split, family=family) for family in families]
     return Split(
         name=split,
         box=charts.add(box) if box else None,
-        seeds=seed_grid(comparison, split=split, metric=PRIMARY[comparison.kind]),
+        seeds=seed_grid(comparison, split=split, metric=comparison.kind.primary),
         table_10=[table_10(comparison, split=split, family=family) for family in families],
         contrasts=[grid for grid in over_seeds if grid.rows],
         pairs=pair_grid(comparison, tests) if tests else None,
@@ -81,7 +80,7 @@ def _split(comparison: Comparison, split: str, charts: ChartBook) -> Split:
 
 
 def _score(run: Run) -> str:
-    metric, last = PRIMARY[run.kind], run.phases[-1]
+    metric, last = run.kind.primary, run.phases[-1]
     split = next(iter(run.test_splits), "dev")
     score = " ".join(filter(None, (metric.written(metric.of(last, split)), metric.unit, metric.title)))
     return f"{run.name}: {score} on {split} after {last['name']}; the first phase alone, with nothing to compare it to."

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from seqdsd.kinds import Metric
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.page.charts import Score, Series, Spec, box_plot, curves, weight_histogram
 from seqdsd.reports.runs.reading import ArmName, Record, Run
-from seqdsd.reports.runs.scores import PRIMARY, Metric
 from seqdsd.reports.weights import MOMENTS
 
 ARM_SERIES: dict[ArmName, Series] = {
@@ -66,7 +66,7 @@ class ChartBook:
 
 def run_curves(run: Run) -> dict[str, Any]:
     """A run's curves over all its epochs, and its phases as bands behind them; scores as the tables count them."""
-    metric = PRIMARY[run.kind]
+    metric = run.kind.primary
     scores = (one for record in run.phases for one in record["dev_score"])
     return {
         "training": _rounded(_joined(run.phases, "train_loss")),
@@ -78,7 +78,7 @@ def run_curves(run: Run) -> dict[str, Any]:
 
 def score_box(comparison: Comparison, *, split: str) -> Chart | None:
     """Figure 4 of a comparison; None where no arm has a score there."""
-    metric = PRIMARY[comparison.kind]
+    metric = comparison.kind.primary
     by_arm = {arm.name: scores for arm in comparison.arms if (scores := arm.scores(split, metric))}
     if not by_arm:
         return None
@@ -102,7 +102,7 @@ def arm_charts(comparison: Comparison, runs: Sequence[Run]) -> list[Chart]:
     series = [ARM_SERIES[arm.name] for arm in comparison.arms]
     numbers = [number for number, run in enumerate(runs) if run in comparison.runs]
     titles = {
-        "score": f"dev {_titled(PRIMARY[comparison.kind])}",
+        "score": f"dev {_titled(comparison.kind.primary)}",
         "dev": "dev loss",
         "training": "training loss",
     }
@@ -128,12 +128,12 @@ def run_charts(runs: Sequence[Run]) -> list[Chart]:
         own = [run for run in runs if run.kind == kind]
         losses = [one for one in _LOSSES if any(run_curves(run)[one.name] for run in own)]
         names = tuple(one.name for one in losses)
-        score = f"dev {_titled(PRIMARY[kind])}"
+        score = f"dev {_titled(kind.primary)}"
         over = "of the chosen run over the epochs, on bands of the phases."
         for title, measures, series in (("loss", names, losses), (score, ("score",), _LOSSES[1:])):
             spec = _curves(own, measures, series, title, f"{_capital(title)} {over}")
             key = tuple(series) if len(series) > 1 else ()
-            charts.append(Chart(_capital(title), spec, "run", {"kind": kind, "measures": measures}, key))
+            charts.append(Chart(_capital(title), spec, "run", {"kind": kind.name, "measures": measures}, key))
     return charts
 
 
@@ -157,7 +157,7 @@ def _curves(
 ) -> Spec:
     """Errors and losses stand on a logarithmic axis if they can; BLEU, where more is better, does not."""
     chosen = list(runs)
-    is_score = "score" in measures and any(not PRIMARY[run.kind].is_error for run in chosen)
+    is_score = "score" in measures and any(not run.kind.primary.is_error for run in chosen)
     values = [one for run in chosen for measure in measures for one in run_curves(run)[measure]]
     is_log = not is_score and all(value is None or value > 0 for value in values)
     return curves(series, title=title, description=description, scale="log" if is_log else "linear")

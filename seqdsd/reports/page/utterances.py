@@ -13,9 +13,10 @@ from typing import Any
 
 import jiwer
 
+from seqdsd.kinds import Kind
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.reports.captions.changes import Span, compare_words
-from seqdsd.reports.runs.hypotheses import Hypothesis, Kind
+from seqdsd.reports.runs.hypotheses import Hypothesis
 
 _WORDS = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
 _OPS = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
@@ -85,7 +86,7 @@ def make_items(columns: Sequence[Sequence[Hypothesis]], *, kind: Kind) -> list[I
     refs = {row.id: tuple(map(_spaced, row.refs)) for row in columns[0]} if columns else {}
     distinct = {id_: list(dict.fromkeys(column[id_] for column in texts)) for id_ in refs}
     pairs = [(refs[id_], hyp) for id_, hyps in distinct.items() for hyp in hyps]
-    scored = iter(_align(pairs) if kind == "speech" else [_caption(*pair) for pair in pairs])
+    scored = iter(_align(pairs) if kind.has_word_errors else [_caption(*pair) for pair in pairs])
     return [
         Item(
             id_,

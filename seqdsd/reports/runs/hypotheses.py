@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from seqdsd.kinds import Kind
 from seqdsd.records import RunFolder, RunFolderError, read_json_lines, shapes
-
-Kind = Literal["speech", "captions"]
-
-COUNTED: dict[Kind, str] = {"speech": "utterances", "captions": "images"}
-"""The key under which scores say how many they are of."""
 
 _REMEDY = "bring the file back or train again"
 
@@ -47,21 +43,24 @@ def read_rows(
         RunFolderError: If the file is missing, empty or damaged (the line is named), or has not ``num_scored`` lines.
     """
     path = folder.hypotheses(phase_name, split)
-    what = "captions" if kind == "captions" else "hypotheses"
     if not path.is_file():
-        raise RunFolderError(f"{path}: missing, so the {what} of phase {phase_name!r} are unknown; {_REMEDY}")
+        raise RunFolderError(
+            f"{path}: missing, so the {kind.said} of phase {phase_name!r} are unknown; {_REMEDY}"
+        )
     rows: dict[str, Hypothesis] = {}
-    shape = shapes.CaptionHypothesis if kind == "captions" else shapes.Hypothesis
-    for number, row in enumerate(read_json_lines(path, shape, remedy=_REMEDY), start=1):
+    for number, row in enumerate(
+        read_json_lines(path, shapes.HYPOTHESES[kind.refs_key], remedy=_REMEDY), start=1
+    ):
         if row["id"] in rows:
-            item = "image" if kind == "captions" else "utterance"
-            raise RunFolderError(f"{path}:{number}: {item} {row['id']!r} a second time; {_REMEDY}")
+            raise RunFolderError(f"{path}:{number}: {kind.item} {row['id']!r} a second time; {_REMEDY}")
         rows[row["id"]] = Hypothesis(row["id"], _refs(row, kind), row["hyp"])
     if not rows:
-        raise RunFolderError(f"{path}: empty, so the {what} of phase {phase_name!r} are unknown; train again")
+        raise RunFolderError(
+            f"{path}: empty, so the {kind.said} of phase {phase_name!r} are unknown; train again"
+        )
     if num_scored is not None and len(rows) != num_scored:
         raise RunFolderError(
-            f"{path}: {len(rows)} {COUNTED[kind]}, but phases.jsonl says that phase {phase_name!r} was scored on "
+            f"{path}: {len(rows)} {kind.counted}, but phases.jsonl says that phase {phase_name!r} was scored on "
             f"{num_scored}; {_REMEDY}"
         )
     return tuple(rows.values())
@@ -84,6 +83,5 @@ def read_media(
 
 
 def _refs(row: dict[str, Any], kind: Kind) -> tuple[str, ...]:
-    if kind == "captions":
-        return tuple(row.get("refs", ()))
-    return (row["ref"],) if "ref" in row else ()
+    refs = row.get(kind.refs_key, ())
+    return (refs,) if isinstance(refs, str) else tuple(refs)

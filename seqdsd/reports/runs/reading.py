@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.config import PROVENANCE, ConfigError, read_values
+from seqdsd.kinds import KINDS, Kind, kind_of_scores
 from seqdsd.records import (
     RunFolder,
     RunFolderError,
@@ -22,7 +23,7 @@ from seqdsd.records import (
     shapes,
 )
 from seqdsd.records.reading import REMEDY
-from seqdsd.reports.runs.hypotheses import COUNTED, Hypothesis, Kind, read_media, read_rows
+from seqdsd.reports.runs.hypotheses import Hypothesis, read_media, read_rows
 
 Record = Mapping[str, Any]
 ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
@@ -81,7 +82,14 @@ class Run:
     @property
     def kind(self) -> Kind:
         """What is scored."""
-        return "speech" if "wer" in self.phases[0]["dev"] else "captions"
+        kind = kind_of_scores(self.phases[0]["dev"])
+        if kind is None:
+            known = ", ".join(one.primary.key for one in KINDS)
+            raise RunFolderError(
+                f"{self.folder.phases}: no score on dev that is known here ({known}); bring the file back, or report "
+                "the run with the version that wrote it"
+            )
+        return kind
 
     @property
     def test_splits(self) -> tuple[str, ...]:
@@ -272,7 +280,7 @@ def _check_files(run: Run) -> None:
     for record in run.phases:
         for split in ("dev", *run.test_splits):
             if run.folder.hypotheses(record["name"], split).is_file():
-                num_scored = record.get(split, {}).get(COUNTED[run.kind])
+                num_scored = record.get(split, {}).get(run.kind.counted)
                 read_rows(run.folder, record["name"], split, kind=run.kind, num_scored=num_scored)
     read_recordings(run)
     read_images(run)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from seqdsd.kinds import BLEU, SPEECH, WER
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.runs.reading import Run, read_runs
-from seqdsd.reports.runs.scores import BLEU, WER
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -36,7 +36,7 @@ def of(runs):
 def test_five_seeds_of_four_arms(runs):
     (one,) = compare_runs(runs)
     assert (one.title, one.network, one.corpus) == ("DeepSpeech 1 on AN4", "DeepSpeech 1", "AN4")
-    assert (one.kind, one.recipe, one.iters, one.seeds) == ("speech", "ds1", 2, (0, 1, 2, 3, 4))
+    assert (one.kind, one.recipe, one.iters, one.seeds) == (SPEECH, "ds1", 2, (0, 1, 2, 3, 4))
     assert [arm.name for arm in one.arms] == ["Baseline", "LLR", "DSD", "DSDSD"]
     assert (one.baseline_anneal, one.anneal) == (1.05, 1.0) and one.told_apart_by == ""
     assert (one.unfinished, one.left_out, one.is_single, one.test_splits) == ((), (), False, ("test",))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from scipy import stats
 
+from seqdsd.kinds import BLEU, WER
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import Contrast, contrasts, headline, headlines, score_in_words
 from seqdsd.reports.runs.reading import Run, read_runs
-from seqdsd.reports.runs.scores import BLEU, WER
 
 BASELINE = (20, 22, 19, 23, 21)  # wrong words of 120, as the fixture has them
 LLR = (19, 22, 18, 21, 22)

@@ -8,6 +8,8 @@ from statistics import mean, stdev
 import pytest
 from scipy import stats
 
+from seqdsd import kinds
+from seqdsd.kinds import BLEU, NEURALTALK_BLEU, WER
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.pairs import pair_tests
 from seqdsd.reports.comparison.tables import (
@@ -19,10 +21,9 @@ from seqdsd.reports.comparison.tables import (
     table_10,
 )
 from seqdsd.reports.runs.reading import read_runs
-from seqdsd.reports.runs.scores import BLEU, FAMILIES, NEURALTALK_BLEU, WER
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-SPEECH = FAMILIES["speech"][0]
+SPEECH = kinds.SPEECH.families[0]
 
 
 @pytest.fixture(scope="module")

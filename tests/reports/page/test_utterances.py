@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seqdsd.kinds import CAPTIONS, KINDS, SPEECH
 from seqdsd.metrics import wer
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.reports.page.utterances import (
@@ -28,7 +29,7 @@ def said(hyp: str, *, ref: str = "one two three", id_: str = "u") -> Hypothesis:
 
 
 def one(ref: str, *hyps: str) -> Item:
-    (item,) = make_items([[said(hyp, ref=ref)] for hyp in hyps], kind="speech")
+    (item,) = make_items([[said(hyp, ref=ref)] for hyp in hyps], kind=SPEECH)
     return item
 
 
@@ -83,7 +84,7 @@ def test_real_hypotheses_have_the_errors_that_the_records_count():
         name = phase["name"].lower().replace(" ", "-")
         rows = [json.loads(line) for line in (RECORDS / f"{name}.test.jsonl").read_text().splitlines()]
         columns.append([Hypothesis(row["id"], (row["ref"],), row["hyp"]) for row in rows])
-    items = make_items(columns, kind="speech")
+    items = make_items(columns, kind=SPEECH)
     for column, phase in enumerate(phases):
         ops = "".join(item.texts[item.said[column]].ops for item in items)
         counted = {"S": "substitutions", "D": "deletions", "I": "insertions", "=": "hits"}
@@ -102,22 +103,22 @@ def test_equal_texts_are_held_once():
 def test_captions_are_scored_and_marked():
     refs = ("a girl in a pink dress is on a swing", "a child swings")
     hyps = ["a boy is standing on a rock wall", "a girl is on a rock wall", "a girl is on a rock wall"]
-    (item,) = make_items([[Hypothesis("x.jpg", refs, hyp)] for hyp in hyps], kind="captions")
+    (item,) = make_items([[Hypothesis("x.jpg", refs, hyp)] for hyp in hyps], kind=CAPTIONS)
     assert [text.score for text in item.texts] == [sentence_bleu(refs, hyp) for hyp in hyps[:2]]
     assert caption_marks(item, (0, 1, 2)) == ["========", "=+=-====", "======="]
     assert caption_marks(item, (1, 0)) == ["=======", "=+=+===="]
 
 
 def test_without_references_there_is_no_score():
-    for kind in ("speech", "captions"):
+    for kind in KINDS:
         (item,) = make_items([[Hypothesis("x", (), "a b")]], kind=kind)
         assert item.texts == (Text("a b", "", None),) and item.change([(0,)]) == 0
 
 
 def test_columns_of_other_items_are_refused():
     with pytest.raises(ValueError, match="column 1 and the first differ in 'v'"):
-        make_items([[said("one")], [said("one"), said("two", id_="v")]], kind="speech")
-    assert make_items([], kind="speech") == []
+        make_items([[said("one")], [said("one"), said("two", id_="v")]], kind=SPEECH)
+    assert make_items([], kind=SPEECH) == []
 
 
 def test_most_changed_first_whichever_way():
@@ -128,7 +129,7 @@ def test_most_changed_first_whichever_way():
         "much": ("one", "one", "one", "two"),
     }
     columns = [[said(row[column], id_=id_) for id_, row in hyps.items()] for column in range(4)]
-    ranked = most_changed(make_items(columns, kind="speech"), [(0, 1), (2, 3)])
+    ranked = most_changed(make_items(columns, kind=SPEECH), [(0, 1), (2, 3)])
     assert [item.id for item in ranked] == ["worse", "better", "much", "same"]
     assert [item.change([(0, 1), (2, 3)]) for item in ranked] == [3, 1, 0, 0]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from seqdsd.kinds import CAPTIONS, SPEECH
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.runs.hypotheses import Hypothesis
 from seqdsd.reports.runs.reading import RunSet, read_hypotheses, read_images, read_recordings, read_runs
@@ -30,14 +31,14 @@ def test_the_committed_records_are_read():
     assert (speech.recipe, speech.method, speech.iters, speech.seed) == ("ds1", "dsd", 2, 0)
     assert (speech.arm, speech.kind, speech.test_splits, speech.is_complete) == (
         "DSDSD",
-        "speech",
+        SPEECH,
         ("test",),
         True,
     )
     assert (speech.settings["hidden_size"], speech.provenance["git_commit"]) == (320, "789f74b51f27")
     assert "provenance" not in speech.settings
     captions = by_name["neuraltalk-dsd-seed0"]
-    assert (captions.arm, captions.kind, len(captions.phases)) == ("DSD", "captions", 3)
+    assert (captions.arm, captions.kind, len(captions.phases)) == ("DSD", CAPTIONS, 3)
     rows = read_hypotheses(captions, "Dense Iter 0", "test")
     assert (len(rows), rows[0].refs) == (1000, ())  # the corpus' captions may not be copied here
     assert rows[0].hyp == "two dogs are playing in the snow"
