@@ -206,6 +206,10 @@ class FieldNorm(Holder):
     """A norm whose scale is a matrix."""
 
 
+class Centred(nn.LayerNorm):
+    """A norm by its base, not by its name."""
+
+
 class Widened(nn.Linear):
     """A layer with a gain of its own, shaped like its weight."""
 
@@ -245,6 +249,7 @@ def decided(module: nn.Module, rule: Rule = EVERYTHING[0]) -> dict[str, str]:
         (Holder("wpe", 4, 4), {"0.wpe": "its name does not say weight"}),
         (Holder("latents", 4, 4), {"0.latents": "its name does not say weight"}),
         (FieldNorm("weight", 4, 4), {"0.weight": "norm parameter"}),
+        (Centred((4, 4), bias=False), {"0.weight": "norm parameter"}),
         (nn.RMSNorm((4, 4)), {"0.weight": "norm parameter"}),
         (nn.EmbeddingBag(4, 4), {"0.weight": "embedding table"}),
         (Widened(), {"0.gain": "its name says gain"}),
@@ -272,3 +277,9 @@ def test_what_is_no_weight_is_pruned_only_by_its_full_name_and_a_given_sparsity(
     for rule in (Rule(name), Rule("0.*", 0.25), Rule("*", 0.25, type(module))):
         assert decided(module, rule), rule
     assert not decided(module, Rule(name, 0.25))
+
+
+def test_the_full_name_may_be_any_of_a_tied_parameter():
+    model = nn.ModuleDict({"words": nn.Embedding(4, 4), "out": nn.Linear(4, 4)})
+    model["out"].weight = model["words"].weight
+    assert resolve(model, [Rule("out.weight", 0.25)], 0.5).sparsities == {"words.weight": 0.25}
