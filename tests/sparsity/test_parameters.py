@@ -122,6 +122,9 @@ def test_an_unknown_wrapper_is_refused_by_name(attribute: str):
         ValueError, match=rf"Wrapper looks like a wrapper.*\.{attribute}.*hand over that model"
     ):
         named_parameters(compiled(Wrapper(attribute, net())))
+    with_its_own = Wrapper(attribute, net())
+    with_its_own.scale = nn.Parameter(torch.ones(1))
+    assert named_parameters(with_its_own)[0].name == "scale"
     assert named_parameters(Wrapper("encoder", net()))[0].name == "encoder.0.0.weight"
     assert named_parameters(nn.Sequential(Wrapper("module", net())))[0].name == "0.module.0.0.weight"
 
