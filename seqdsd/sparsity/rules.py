@@ -1,31 +1,24 @@
 """Which parameters are pruned, and how much: rules, resolved against a model into a plan that can be read.
 
 A rule is a glob on the parameter's name and, if given, the type of the module that holds it. The first rule
-that matches decides. What a plan says is all that happens: nothing is pruned that has no row saying so.
-Choosing the weights themselves is ``masks.py``.
+that matches decides; of tied weights every name counts. What a plan says is all that happens: nothing is pruned
+that has no row saying so. Choosing the weights themselves is ``masks.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import nn
 
+from seqdsd.sparsity.parameters import NamedParameter, named_parameters
+from seqdsd.sparsity.weights import CONVOLUTIONS, EMBEDDINGS, why_no_weight
+
 Number = float | int  # 0 is a sparsity too; type checks at run time do not take an int for a float
 ModuleTypes = type[nn.Module] | tuple[type[nn.Module], ...]
-
-CONVOLUTIONS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-MATRIX_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the norms whose parameters may be matrices
 
 
 @dataclass(frozen=True)
@@ -40,18 +33,24 @@ class Rule:
     """What happens to the parameters that match, unless an earlier rule has decided.
 
     Attributes:
-        match: Glob on the bare parameter name (``"rnn.*"``), case-sensitive.
+        match: Glob on the bare parameter name (``"rnn.*"``), case-sensitive: as in the model itself, without what
+            ``torch.compile``, DDP or Fabric put before it. A tied weight matches by any of its names.
         sparsity: Share of each tensor to prune, in [0, 1). 0 keeps it dense always; None takes the phase's
-            sparsity. Either way biases, norm parameters and other vectors stay dense, unless ``match`` is a
-            vector's full name and ``sparsity`` is given.
+            sparsity. Either way only weights are pruned: biases, scales, norm parameters, embeddings and what is
+            tied to them, tokens and positions stay dense whatever their shape, and so does what is not called
+            a weight in a layer that torch does not know; unless ``match`` is the full name and ``sparsity``
+            is given.
         module: Only parameters held directly by a module of this type; ``FirstOf(type)`` for the first of it.
+            The holder of a parametrized weight (weight norm, spectral norm) is its layer.
         why: The reason, shown in the plan.
+        optional: The rule may match nothing. Otherwise that is an error, since it is a wrong name more often.
     """
 
     match: str
     sparsity: Number | None = None
     module: ModuleTypes | FirstOf | None = None
     why: str = ""
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if self.sparsity is not None:
@@ -62,10 +61,14 @@ class Rule:
         """Whether the rule asks for pruning, as opposed to keeping parameters dense."""
         return self.sparsity is None or self.sparsity > 0
 
+    def insists(self, parameter: NamedParameter) -> bool:
+        """Whether the rule names this one parameter and says how much of it to prune."""
+        return bool(self.sparsity) and self.match in parameter.aliases
+
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What happens to one parameter."""
+    """What happens to one parameter; ``aliases`` are its other names, where weights are tied."""
 
     name: str
     shape: tuple[int, ...]
@@ -73,6 +76,7 @@ class PlanRow:
     sparsity: float
     rule: Rule | None
     why: str
+    aliases: tuple[str, ...] = ()
 
     @property
     def kept(self) -> int:
@@ -113,27 +117,30 @@ def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: Number) -> Plan:
     Parameters that no rule matches, and frozen ones (``requires_grad`` off), stay dense.
 
     Args:
-        model: The bare model; of tied parameters the first name counts.
+        model: Bare or in known wrappers; names are the bare model's, of tied parameters the first.
         rules: In order of precedence.
         sparsity: The phase's sparsity, in [0, 1).
 
     Raises:
-        ValueError: If a pruning rule decides for no parameter (a wrong name would otherwise prune silently
-            nothing), or if the whole plan prunes nothing. A keep-dense rule may match nothing.
+        ValueError: If a rule matches nothing and is not ``optional``; if earlier rules decide all that a pruning
+            rule matches; if all weights of a parameter would be pruned, or none of the whole plan; or if the model
+            is in a wrapper that cannot be seen through.
     """
     check_sparsity(sparsity)
-    holders = list(_parameters_with_holder(model))
-    rows = []
-    used: set[int] = set()
-    for name, parameter, holder in holders:
-        index = next((i for i, rule in enumerate(rules) if _matches(rule, name, holder, model)), None)
-        if index is not None:
-            used.add(index)
-        rows.append(_decide(name, parameter, holder, None if index is None else rules[index], sparsity))
-    for index, rule in enumerate(rules):
-        if rule.prunes and index not in used:
-            raise ValueError(_unused_message(rule, model, holders))
-    plan = Plan(tuple(rows))
+    matches = [
+        (parameter, [rule for rule in rules if _matches(rule, parameter, model)])
+        for parameter in named_parameters(model)
+    ]
+    for rule in rules:
+        if not rule.optional:
+            _check_used(rule, matches)
+    plan = Plan(tuple(_decide(parameter, matching, sparsity) for parameter, matching in matches))
+    for row in plan.rows:
+        if row.numel and not row.kept:
+            raise ValueError(
+                f"{row.name}: sparsity {row.sparsity} prunes all of its weights, which are {row.numel}; "
+                f"put Rule({row.name!r}, 0) first to keep it dense"
+            )
     if not plan.overall_sparsity:
         raise ValueError(f"the plan prunes nothing (phase sparsity {sparsity}):\n{plan}")
     return plan
@@ -145,69 +152,85 @@ def check_sparsity(sparsity: Number) -> None:
         raise ValueError(f"sparsity is the share of pruned weights and must be in [0, 1), got {sparsity!r}")
 
 
-def _parameters_with_holder(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    for name, parameter in model.named_parameters():
-        yield name, parameter, model.get_submodule(name.rpartition(".")[0])
+def _matches(rule: Rule, parameter: NamedParameter, model: nn.Module) -> bool:
+    """Whether the rule matches under any of the parameter's names."""
+    return any(
+        fnmatchcase(name, rule.match) and _is_held_by(rule.module, holder, model)
+        for name, holder in zip(parameter.aliases, parameter.holders, strict=True)
+    )
 
 
-def _matches(rule: Rule, name: str, holder: nn.Module, model: nn.Module) -> bool:
-    if not fnmatchcase(name, rule.match):
-        return False
-    if rule.module is None:
+def _is_held_by(types: ModuleTypes | FirstOf | None, holder: nn.Module, model: nn.Module) -> bool:
+    if types is None:
         return True
-    if isinstance(rule.module, FirstOf):
-        types = rule.module.types
-        return holder is next((module for module in model.modules() if isinstance(module, types)), None)
-    return isinstance(holder, rule.module)
+    if isinstance(types, FirstOf):
+        return holder is next((module for module in model.modules() if isinstance(module, types.types)), None)
+    return isinstance(holder, types)
 
 
-def _decide(
-    name: str, parameter: nn.Parameter, holder: nn.Module, rule: Rule | None, phase_sparsity: Number
-) -> PlanRow:
-    is_vector = parameter.ndim < 2 or isinstance(holder, MATRIX_NORMS)
+def _decide(parameter: NamedParameter, matching: list[Rule], phase_sparsity: Number) -> PlanRow:
+    rule = next(iter(matching), None)
+    sparsity = 0.0
     if rule is None:
-        sparsity, why = 0.0, "no rule matches"
-    elif not parameter.requires_grad:
-        sparsity, why = 0.0, "frozen: it could not be retrained"
-    elif is_vector and rule.prunes and (rule.sparsity is None or rule.match != name):
-        sparsity, why = 0.0, "biases and norms are never pruned"
+        why = "no rule matches"
+    elif not parameter.parameter.requires_grad:
+        why = "frozen: it could not be retrained"
+    elif rule.prunes and not rule.insists(parameter) and (no_weight := why_no_weight(parameter)):
+        why = no_weight
     else:
         sparsity, why = float(phase_sparsity if rule.sparsity is None else rule.sparsity), rule.why
-    return PlanRow(name, tuple(parameter.shape), parameter.numel(), sparsity, rule, why)
+    shape = parameter.parameter.shape
+    return PlanRow(parameter.name, tuple(shape), shape.numel(), sparsity, rule, why, parameter.aliases[1:])
 
 
-def _unused_message(rule: Rule, model: nn.Module, holders: list[tuple[str, nn.Parameter, nn.Module]]) -> str:
-    shadowed = [name for name, _, holder in holders if _matches(rule, name, holder, model)]
-    if shadowed:
-        return f"{rule} decides nothing: earlier rules decide for all it matches ({', '.join(shadowed)})"
-    names = ", ".join(name for name, _, _ in holders) or "none"
-    return f"{rule} matches no parameter; the model's parameters are: {names}"
+def _check_used(rule: Rule, matches: list[tuple[NamedParameter, list[Rule]]]) -> None:
+    """Raise ValueError if the rule matches nothing, or prunes and decides nothing."""
+    matched = [parameter.name for parameter, matching in matches if rule in matching]
+    if not matched:
+        raise ValueError(_unmatched_message(rule, [parameter for parameter, _ in matches]))
+    if rule.prunes and not any(rule in matching[:1] for _, matching in matches):
+        raise ValueError(
+            f"{rule} decides nothing: earlier rules decide for all it matches ({', '.join(matched)})"
+        )
+
+
+def _unmatched_message(rule: Rule, parameters: list[NamedParameter]) -> str:
+    names = [name for parameter in parameters for name in parameter.aliases]
+    parts = [name.rpartition(".") for name in names]
+    globs = {f"{module}.*" for module, _, _ in parts} | {f"*.{own}" for _, _, own in parts}
+    close = difflib.get_close_matches(rule.match, [*names, *sorted(globs - set(names))])
+    hint = f"did you mean {' or '.join(map(repr, close))}?; " if close else ""
+    if rule.module is None:
+        have = f"the model's parameters are: {', '.join(names) or 'none'}"
+    else:
+        types = sorted({type(holder).__name__ for parameter in parameters for holder in parameter.holders})
+        have = f"the model's modules with parameters are: {', '.join(types) or 'none'}"
+    return f"{rule} matches no parameter; {hint}if it may match nothing, give it optional=True; {have}"
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
     shape = "x".join(map(str, row.shape)) or "scalar"
     sparsity = f"{row.sparsity:.1%}" if row.sparsity else "dense"
     rule = "-" if row.rule is None else row.rule.match
-    return (row.name, shape, f"{row.numel:,}", sparsity, f"{row.kept:,}", rule, row.why)
+    names = " = ".join((row.name, *row.aliases))
+    return (names, shape, f"{row.numel:,}", sparsity, f"{row.kept:,}", rule, row.why)
 
 
 SPEECH_RULES = (
-    Rule("*", 0, CONVOLUTIONS, why="speech: fully connected and recurrent weights only (section 4.5)"),
-    Rule("*", 0, EMBEDDINGS, why="embedding table"),
+    Rule("*", 0, CONVOLUTIONS, why="speech: fully connected and recurrent only (section 4.5)", optional=True),
     Rule("output.*", 0, why="CTC output layer, not one of the FC layers of Table 6"),
     Rule("*", why="fully connected and recurrent weights (section 4.5)"),
 )
 """The paper's DeepSpeech rules: only the fully connected and recurrent matrices are pruned."""
 
 CAPTION_RULES = (
-    Rule("*", 0, EMBEDDINGS, why="word embedding (section 4.4)"),
+    Rule("*", 0, EMBEDDINGS, why="word embedding (section 4.4)", optional=True),
     Rule("*", why="all layers but the word embedding (section 4.4)"),
 )
 """The paper's NeuralTalk rules: everything but the word table and what is frozen (the CNN)."""
 
 VISION_RULES = (
-    Rule("*", 0, FirstOf(CONVOLUTIONS), why="first convolution: sensitive to pruning (section 4)"),
-    Rule("*", 0, EMBEDDINGS, why="embedding table"),
+    Rule("*", 0, FirstOf(CONVOLUTIONS), why="first convolution: sensitive (section 4)", optional=True),
     Rule("*", why="convolutions and fully connected layers (section 4)"),
 )
 """The paper's ImageNet rules: all but the first convolution."""

@@ -1,13 +1,20 @@
 """Rules resolved against small models, the parameters that each preset prunes read off by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import DataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from seqdsd.models import DeepSpeech1
 from seqdsd.sparsity import CAPTION_RULES, SPEECH_RULES, VISION_RULES, FirstOf, MaskSet, Rule, resolve
 
 EVERYTHING = Rule("*", why="the rest")
+VECTOR = "a vector: bias, norm or scale"
+
+compiled = partial(torch.compile, backend="eager")
 
 
 @pytest.fixture
@@ -54,7 +61,8 @@ def test_an_earlier_keep_rule_wins(model):
 
 def test_names_match_with_case_and_as_a_whole(model):
     model.add_module("Head", nn.Linear(2, 2))
-    plan = resolve(model, [Rule("H*", 0), Rule("h*", 0), Rule("weight", 0), EVERYTHING], 0.5)
+    others = [Rule("h*", 0, optional=True), Rule("weight", 0, optional=True)]
+    plan = resolve(model, [Rule("H*", 0), *others, EVERYTHING], 0.5)
     assert plan.sparsities == {"0.weight": 0.5, "2.weight": 0.5}
 
 
@@ -84,8 +92,13 @@ def test_frozen_parameters_stay_dense(model):
 
 def test_by_module_type():
     captioner = Captioner()
-    plan = resolve(captioner, [Rule("*", module=(nn.LSTM, nn.Embedding))], 0.5)
-    assert set(plan.sparsities) == {"words.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
+    plan = resolve(captioner, [Rule("*", module=(nn.LSTM, nn.Linear))], 0.5)
+    assert set(plan.sparsities) == {
+        "image.weight",
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+        "decoder.weight",
+    }
     assert set(resolve(captioner, [Rule("*", module=nn.RNNBase)], 0.5).sparsities) == {
         "lstm.weight_ih_l0",
         "lstm.weight_hh_l0",
@@ -99,17 +112,83 @@ def test_the_first_module_of_a_type():
         resolve(ImageClassifier(), [Rule("*", 0.9, FirstOf(nn.Conv1d)), EVERYTHING], 0.5)
 
 
-def test_tied_parameters_have_one_row():
-    model = Captioner()
-    model.decoder.weight = model.words.weight
-    plan = resolve(model, CAPTION_RULES, 0.5)
-    names = [row.name for row in plan.rows]
-    assert "words.weight" in names and "decoder.weight" not in names
-    assert "words.weight" not in plan.sparsities
+@pytest.fixture
+def tied() -> nn.ModuleDict:
+    """Two layers that share a weight, and a third."""
+    layers = nn.ModuleDict({name: nn.Linear(4, 4, bias=False) for name in ("first", "second", "third")})
+    layers["second"].weight = layers["first"].weight
+    return layers
 
 
-def test_a_keep_rule_may_match_nothing(model):
-    assert resolve(model, [Rule("embedding.*", 0), EVERYTHING], 0.5).sparsities
+@pytest.mark.parametrize("match", ["first.*", "second.*"])
+def test_a_tied_parameter_is_kept_dense_by_any_of_its_names(tied, match):
+    plan = resolve(tied, [Rule(match, 0, why="kept"), EVERYTHING], 0.5)
+    assert [(row.name, row.aliases, row.why) for row in plan.rows] == [
+        ("first.weight", ("second.weight",), "kept"),
+        ("third.weight", (), "the rest"),
+    ]
+    assert "first.weight = second.weight  4x4" in str(plan)
+
+
+def test_a_tied_parameter_is_pruned_by_any_of_its_names_once(tied):
+    assert resolve(tied, [Rule("second.weight", 0.25)], 0.5).sparsities == {"first.weight": 0.25}
+
+
+def test_what_is_tied_to_an_embedding_stays_dense():
+    for rules in (CAPTION_RULES, [EVERYTHING]):
+        model = Captioner()
+        model.decoder.weight = model.words.weight
+        plan = resolve(model, rules, 0.5)
+        assert set(plan.sparsities) == {"image.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"}
+        model.words, model.decoder = model.decoder, model.words  # now the embedding has the second name
+        assert set(resolve(model, rules, 0.5).sparsities) == set(plan.sparsities)
+
+
+@pytest.mark.parametrize("wrap", [compiled, AveragedModel, lambda model: DataParallel(compiled(model))])
+def test_names_are_the_bare_models(wrap):
+    model = ImageClassifier()
+    rules = [Rule("classifier.*", 0), *VISION_RULES]
+    expected = resolve(model, rules, 0.5)
+    assert expected.sparsities == {"features.3.0.weight": 0.5}
+    assert str(resolve(wrap(model), rules, 0.5)) == str(expected)
+    model.features = compiled(model.features)
+    model.classifier = compiled(model.classifier)
+    assert str(resolve(wrap(model), rules, 0.5)) == str(expected)
+
+
+@pytest.mark.parametrize("sparsity", [0, None, 0.3])
+def test_an_optional_rule_may_match_or_decide_nothing(model, sparsity):
+    rules = [Rule("rnn.*", sparsity, optional=True), EVERYTHING, Rule("0.*", sparsity, optional=True)]
+    assert resolve(model, rules, 0.5).sparsities == {"0.weight": 0.5, "2.weight": 0.5}
+
+
+def test_a_wrong_name_is_told_close_ones():
+    for wrong, close in (
+        ("clasifier.*", r"'classifier\.\*'"),
+        ("features.0.0.weight", r"'features\.3\.0\.weight'"),
+        ("*.wieght", r"'\*\.weight'"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"matches no parameter; did you mean [^?]*{close}.*optional=True"
+        ):
+            resolve(ImageClassifier(), [Rule(wrong, 0), EVERYTHING], 0.5)
+
+
+def test_a_wrong_type_is_told_the_types(model):
+    with pytest.raises(ValueError, match=r"matches no parameter.*with parameters are: LayerNorm, Linear$"):
+        resolve(model, [Rule("*", 0, nn.Conv1d), EVERYTHING], 0.5)
+
+
+def test_a_keep_rule_behind_others_is_harmless(model):
+    assert resolve(model, [Rule("0.*"), Rule("0.bias", 0)], 0.5).sparsities == {"0.weight": 0.5}
+
+
+@pytest.mark.parametrize(("shape", "sparsity"), [((1, 1), 0.6), ((2, 1), 0.8)])
+def test_a_plan_that_prunes_all_weights_of_a_parameter(shape, sparsity):
+    model = nn.Sequential(nn.Linear(4, shape[0]), nn.Linear(*shape))
+    with pytest.raises(ValueError, match=rf"1\.weight: sparsity {sparsity} .*\bRule\('1\.weight', 0\) first"):
+        resolve(model, [EVERYTHING], sparsity)
+    assert resolve(model, [Rule("1.weight", 0), EVERYTHING], sparsity).sparsities == {"0.weight": sparsity}
 
 
 @pytest.mark.parametrize("sparsity", [None, 0.3])
@@ -157,11 +236,11 @@ def test_the_plan_as_a_table(model):
     assert [line.split() for line in lines] == [
         ["parameter", "shape", "weights", "sparsity", "kept", "rule", "why"],
         ["0.weight", "4x3", "12", "50.0%", "6", "*", "the", "rest"],
-        ["0.bias", "4", "4", "dense", "4", "*", *"biases and norms are never pruned".split()],
-        ["1.weight", "4", "4", "dense", "4", "*", *"biases and norms are never pruned".split()],
-        ["1.bias", "4", "4", "dense", "4", "*", *"biases and norms are never pruned".split()],
+        ["0.bias", "4", "4", "dense", "4", "*", *VECTOR.split()],
+        ["1.weight", "4", "4", "dense", "4", "*", *VECTOR.split()],
+        ["1.bias", "4", "4", "dense", "4", "*", *VECTOR.split()],
         ["2.weight", "2x4", "8", "25.0%", "6", "2.weight", "the", "last"],
-        ["2.bias", "2", "2", "dense", "2", "*", *"biases and norms are never pruned".split()],
+        ["2.bias", "2", "2", "dense", "2", "*", *VECTOR.split()],
         *[[*"34 weights, 23.5% of them pruned".split()]],  # 8 of 34
     ]
     assert len({line.index(word) for line, word in zip(lines, ["shape", "4x3"], strict=False)}) == 1

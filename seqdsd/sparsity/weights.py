@@ -1,0 +1,65 @@
+"""Which parameters are weights, and which stay dense whatever their shape: biases, scales, embeddings, positions.
+
+Torch's own layers say it by their type. What other modules hold is told by its name: in the models of torchvision,
+timm and transformers, matrices that inputs are multiplied with are called weights, kernels or projections; tables of
+tokens, positions or codes are not. What rules do with the answer is ``rules.py``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from seqdsd.sparsity.parameters import NamedParameter
+
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+MATRIX_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the norms whose parameters may be matrices
+LAYERS = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+
+WEIGHT_NAME = re.compile(r"(?:^|_)(?:w|weights?|kernels?|proj|projections?|matrix)(?=_|\d|$)")
+OTHER_NAME = re.compile(r"(?:^|_)(bias|scale|gain|token|embed(?:ding)?|pos(?:ition)?)")
+GAIN_NAME = re.compile(
+    r"\.original0$|_g$"
+)  # weight norm's, of torch.nn.utils.parametrizations and of the older hook
+
+
+def why_no_weight(parameter: NamedParameter) -> str:
+    """Why the parameter is not a weight, under whichever of its names; empty if it is one."""
+    places = zip(parameter.aliases, parameter.holders, strict=True)
+    return next(filter(None, (_why(name, holder, parameter.parameter) for name, holder in places)), "")
+
+
+def _why(name: str, holder: nn.Module, parameter: nn.Parameter) -> str:
+    is_layer = isinstance(holder, LAYERS)
+    own_name = _own_name(name, holder)
+    if parameter.ndim < 2:
+        return "a vector: bias, norm or scale"
+    if isinstance(holder, EMBEDDINGS):
+        return "embedding table"
+    if isinstance(holder, MATRIX_NORMS) or ("Norm" in type(holder).__name__ and not is_layer):
+        return "norm parameter"
+    if other := OTHER_NAME.search(own_name):
+        return f"its name says {other[1]}"
+    if not WEIGHT_NAME.search(own_name):
+        return "its name does not say weight"
+    # A layer's own weight may have one row, as of a single output; elsewhere such a shape is a scale's.
+    if sum(size > 1 for size in parameter.shape) < 2 and (not is_layer or GAIN_NAME.search(name)):
+        return "a scale: varies along one dimension"
+    return ""
+
+
+def _own_name(name: str, holder: nn.Module) -> str:
+    """The last part of a name; of a parametrized tensor the tensor's, of a listed parameter with the list's before."""
+    if parametrized := re.search(r"(?:^|\.)parametrizations\.(\w+)\.", name):
+        return parametrized[1].lower()
+    num_parts = 2 if isinstance(holder, nn.ParameterList | nn.ParameterDict) else 1
+    return "_".join(name.lower().split(".")[-num_parts:])
