@@ -27,6 +27,9 @@ from seqdsd.metrics.caption_input import check_captions
 
 _BOUNDARY_WORDS = 2
 _MAX_ORDER = 4  # what ``Bleu`` counts
+_ROUNDING = (
+    1e-12  # of a score; a rate has some 1e4 words or images behind it, so real differences are far larger
+)
 _DRAWS_AT_ONCE = 100_000  # what the processor's cache holds: larger blocks are slower
 
 
@@ -50,11 +53,11 @@ class MeanTest:
         after: The other.
         difference: ``after.mean - before.mean``, in the scores' units.
         relative: The difference as a fraction of ``before.mean``; NaN where that is 0.
-        low: Lower end of the difference's confidence interval.
+        low: Lower end of the difference's confidence interval; NaN where ``p_value`` is.
         high: Upper end.
-        statistic: Student's t; infinite where the means differ and nothing varies.
+        statistic: Student's t; NaN where ``p_value`` is.
         degrees_of_freedom: Of t; after Welch not a whole number.
-        p_value: Two-sided.
+        p_value: Two-sided. NaN where the means differ and nothing varies: no test is possible then.
     """
 
     test: Literal["unpaired t-test", "paired t-test"]
@@ -111,7 +114,9 @@ class BootstrapTest:
         after: Score of the other.
         difference: After minus before.
         relative: The difference's value as a fraction of the score before; NaN where that is 0.
-        p_value: Two-sided: twice the share of resamples in which the difference is 0 or has the other sign.
+        p_value: Two-sided: twice the share of resamples in which the difference is 0 or has the other sign. Not below
+            2 / 2^m, where the systems differ on m items: the chance that all m favour one of two equal systems.
+            Resamples of a few items that do would not show it.
         resamples: How many test sets were drawn that have a score.
     """
 
@@ -128,8 +133,8 @@ def unpaired_t_test(
 ) -> MeanTest:
     """Compare the mean scores of two sets of runs, as the paper's Table 10 does.
 
-    Where no score varies, t has no denominator and its limit is taken: equal means give t = 0 and p = 1, unequal
-    ones an infinite t and p = 0, with an interval of no width. Few runs that agree to the last digit are no proof.
+    Where no score varies by more than rounding, nothing is known of chance: equal means give t = 0 and p = 1, and for
+    unequal ones t, p and the interval are NaN. Few runs that agree to the last digit are no proof.
 
     Args:
         before: A score a run, at least two.
@@ -161,7 +166,7 @@ def paired_t_test(
     """Compare two systems run by run, where run i of both started from the same seed.
 
     What a seed does to both systems alike is no longer noise, so smaller differences show than without pairing.
-    Where every pair differs by the same amount, the limit is taken, as in ``unpaired_t_test``.
+    Where every pair differs by the same amount, to rounding, there is no test, as in ``unpaired_t_test``.
 
     Args:
         before: A score a seed, at least two.
@@ -250,13 +255,13 @@ def bootstrap_wer(
         seed: Of the drawing; the same seed and number of utterances draw the same.
 
     Raises:
-        ValueError: If the lists differ in length, the references hold no word at all, or ``resamples`` or
-            ``confidence`` is out of range.
+        ValueError: If the lists differ in length, there are fewer than two utterances, the references hold no word at
+            all, or ``resamples`` or ``confidence`` is out of range.
 
     Reference: Bisani & Ney 2004 (bootstrap estimates in ASR), which Kaldi's ``compute-wer-bootci`` follows. Departure:
         their probability of improvement, the share of resamples in which a system is better, is turned into a
         two-sided p-value (see ``BootstrapTest``). It is below 1 - ``confidence`` where the difference's interval
-        leaves out 0, to within one resample.
+        leaves out 0, to within one resample, unless the systems differ on a handful of utterances.
     """
     _check_utterances(refs, hyps_before, hyps_after)
     # 2n + 1 places for n words: see _edits.
@@ -292,8 +297,8 @@ def bootstrap_bleu(
         seed: Of the drawing; the same seed and number of images draw the same.
 
     Raises:
-        ValueError: If there is no image, the lists differ in length, an image has no reference (it is named), or
-            ``order``, ``resamples`` or ``confidence`` is out of range.
+        ValueError: If there are fewer than two images, the lists differ in length, an image has no reference (it is
+            named), or ``order``, ``resamples`` or ``confidence`` is out of range.
 
     Reference: Koehn 2004, paired bootstrap resampling. Intervals as sacreBLEU 2.6's paired bootstrap has them, but
         from end to end around the score: it prints half their width around the resamples' mean. Its p-value is
@@ -344,9 +349,12 @@ def in_words(p_value: float | int, *, alpha: float = 0.05) -> str:
     It is rounded to two digits, or as many as it takes to stay on its side of ``alpha``.
 
     Args:
-        p_value: In [0, 1]; corrected for the number of comparisons, where there are several.
+        p_value: In [0, 1]; corrected for the number of comparisons, where there are several. NaN, as ``MeanTest`` has
+            it, is "no test possible: nothing varies".
         alpha: What it must fall below to be significant.
     """
+    if math.isnan(p_value):
+        return "no test possible: nothing varies"
     is_significant = p_value < alpha
     said = "p < 0.001" if p_value < 0.001 else f"p = {_round(p_value, alpha)}"
     return said if is_significant else f"not significant ({said})"
@@ -384,13 +392,12 @@ def _mean_test(
     """Student's t of the difference, whose standard error is given."""
     _check_confidence(confidence)
     difference = after.mean - before.mean
-    if error:
+    rounding = _ROUNDING * max(abs(side.mean) for side in (before, after))
+    if error > rounding:
         statistic = difference / error
-        p_value = float(2 * stdtr(freedom, -abs(statistic)))
-    else:
-        statistic = math.copysign(math.inf, difference) if difference else 0.0
-        p_value = 0.0 if difference else 1.0
-    margin = error * float(stdtrit(freedom, (1 + confidence) / 2))
+        margin = error * float(stdtrit(freedom, (1 + confidence) / 2))
+    else:  # a spread of rounding alone would pass for certainty
+        statistic, margin = (math.nan, math.nan) if abs(difference) > rounding else (0.0, 0.0)
     return MeanTest(
         test=test,
         before=before,
@@ -401,7 +408,7 @@ def _mean_test(
         high=difference + margin,
         statistic=statistic,
         degrees_of_freedom=freedom,
-        p_value=p_value,
+        p_value=float(2 * stdtr(freedom, -abs(statistic))),
     )
 
 
@@ -478,6 +485,9 @@ def _bootstrap(
     _check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if len(before) < 2:
+        raise ValueError("nothing can be said of chance from 1 item: a bootstrap needs two or more")
+    num_unlike = int((before != after).any(axis=1).sum())
     sums = _resampled_sums(np.hstack([before, after]), resamples, seed)
     scores = np.array([score(half) for half in np.split(sums, 2, axis=1)])
     scores = scores[:, np.isfinite(scores).all(axis=0)]
@@ -489,7 +499,7 @@ def _bootstrap(
         after=_interval(values[1], scores[1], confidence),
         difference=_interval(difference, differences, confidence),
         relative=_relative(difference, values[0]),
-        p_value=_two_sided(differences),
+        p_value=max(_two_sided(differences), min(1.0, 2.0 ** (1 - num_unlike))),
         resamples=len(differences),
     )
 
