@@ -1,19 +1,18 @@
 """The paired bootstrap: two systems' scores, and their difference, on test sets drawn again and again."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
+from seqdsd.metrics.bleu import MAX_ORDER, ngram_counts
 from seqdsd.metrics.caption_input import check_captions
 from seqdsd.metrics.significance.intervals import Interval, check_confidence, relative_change
 from seqdsd.metrics.significance.word_errors import check_utterances, errors_by_place
 
-_MAX_ORDER = 4  # what ``Bleu`` counts
 _DRAWS_AT_ONCE = 100_000  # what the processor's cache holds: larger blocks are slower
 
 
@@ -117,8 +116,8 @@ def bootstrap_bleu(
     """
     check_captions(refs_per_item, hyps_before)
     check_captions(refs_per_item, hyps_after)
-    if not 1 <= order <= _MAX_ORDER:
-        raise ValueError(f"order must be from 1 to {_MAX_ORDER}, got {order}")
+    if not 1 <= order <= MAX_ORDER:
+        raise ValueError(f"order must be from 1 to {MAX_ORDER}, got {order}")
     before, after = (_ngram_counts(refs_per_item, hyps, order) for hyps in (hyps_before, hyps_after))
     score = partial(_bleu_scores, order=order)
     return _bootstrap(before, after, score, resamples=resamples, confidence=confidence, seed=seed)
@@ -193,37 +192,9 @@ def _ngram_counts(
     refs_per_item: Sequence[Sequence[str]], hyps: Sequence[str], order: int
 ) -> Float[np.ndarray, "items counts"]:
     """Of each item: matches and totals of 1- to ``order``-grams, words of the hypothesis and of the reference."""
-    return np.array(
-        [_item_counts(tuple(refs), hyp, order) for refs, hyp in zip(refs_per_item, hyps, strict=True)],
-        dtype=float,
-    )
-
-
-def _item_counts(refs: tuple[str, ...], hyp: str, order: int) -> list[int]:
-    """As ``seqdsd.metrics.bleu`` counts, but many times faster where references come again with another system."""
-    most, lengths = _reference_counts(refs)
-    words = hyp.split()
-    matches = [0] * _MAX_ORDER
-    for ngram, count in _ngrams(words).items():
-        matches[len(ngram) - 1] += min(count, most[ngram])
-    totals = [max(0, len(words) - longer) for longer in range(order)]
-    closest = min(lengths, key=lambda length: (abs(length - len(words)), length))
-    return [*matches[:order], *totals, len(words), closest]
-
-
-@lru_cache(maxsize=5_000)  # images of the largest usual test set
-def _reference_counts(refs: tuple[str, ...]) -> tuple[Counter[tuple[str, ...]], list[int]]:
-    """How often each n-gram may be matched, and the references' lengths."""
-    split = [ref.split() for ref in refs]
-    most: Counter[tuple[str, ...]] = Counter()
-    for words in split:
-        most |= _ngrams(words)
-    return most, [len(words) for words in split]
-
-
-def _ngrams(words: Sequence[str]) -> Counter[tuple[str, ...]]:
-    lengths = range(1, _MAX_ORDER + 1)
-    return Counter(tuple(words[i : i + n]) for n in lengths for i in range(len(words) - n + 1))
+    pairs = zip(refs_per_item, hyps, strict=True)
+    counts = np.array([ngram_counts(tuple(refs), hyp) for refs, hyp in pairs], dtype=float)
+    return counts[:, [*range(order), *range(MAX_ORDER, MAX_ORDER + order), -2, -1]]
 
 
 def _bleu_scores(
