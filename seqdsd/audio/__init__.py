@@ -3,7 +3,7 @@
 Batches are padded, so every function here takes or returns valid lengths beside the samples or frames.
 """
 
-from seqdsd.audio.augment import SpecAugment, speed_perturb
+from seqdsd.audio.augment import SpecAugment, pitch_shift, speed_perturb, time_stretch
 from seqdsd.audio.features import LogSpectrogram
 from seqdsd.audio.reading import (
     AUDIO_SUFFIXES,
@@ -31,9 +31,11 @@ __all__ = [
     "audio_channels",
     "audio_seconds",
     "encode_flac",
+    "pitch_shift",
     "read_audio",
     "read_blocks",
     "read_segment",
     "speed_perturb",
     "split_at_quiet",
+    "time_stretch",
 ]
