@@ -7,6 +7,7 @@ from seqdsd.audio.augment import SpecAugment, pitch_shift, speed_perturb, time_s
 from seqdsd.audio.features import LogSpectrogram
 from seqdsd.audio.reading import (
     AUDIO_SUFFIXES,
+    FFMPEG_SUFFIXES,
     AudioBytes,
     AudioError,
     AudioFile,
@@ -25,6 +26,7 @@ __all__ = [
     "AudioBytes",
     "AudioError",
     "AudioFile",
+    "FFMPEG_SUFFIXES",
     "LogSpectrogram",
     "SpecAugment",
     "Waveform",
