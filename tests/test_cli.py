@@ -252,6 +252,16 @@ def test_transcribe_any_format_and_rate(run, tmp_path, capsys, name, rate_hz, ch
     assert found["text"] == whole_text(run, tmp_path / name) != ""
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_transcribe_finds_and_reads_what_ffmpeg_decodes(run, tmp_path, capsys):
+    soundfile.write(tmp_path / "a.wav", spelt("cab deaf ace"), 16_000)
+    (tmp_path / "phone").mkdir()
+    ffmpeg = ["ffmpeg", "-loglevel", "error", "-i", tmp_path / "a.wav", tmp_path / "phone/a.M4A"]
+    subprocess.run(ffmpeg, check=True)
+    status, out, _ = call(capsys, "transcribe", run.path, tmp_path / "phone")
+    assert (status, out) == (0, f"{tmp_path / 'phone/a.M4A'}\t{whole_text(run, tmp_path / 'a.wav')}\n")
+
+
 def test_transcribe_cuts_a_long_recording(run, tmp_path, capsys):
     samples = np.concatenate([np.append(spelt(f"{word} ace"), np.zeros(4_000)) for word in WORDS * 8])
     samples += 0.001 * np.random.default_rng(0).standard_normal(len(samples))

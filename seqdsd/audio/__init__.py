@@ -3,10 +3,11 @@
 Batches are padded, so every function here takes or returns valid lengths beside the samples or frames.
 """
 
-from seqdsd.audio.augment import SpecAugment, speed_perturb
+from seqdsd.audio.augment import SpecAugment, pitch_shift, speed_perturb, time_stretch
 from seqdsd.audio.features import LogSpectrogram
 from seqdsd.audio.reading import (
     AUDIO_SUFFIXES,
+    FFMPEG_SUFFIXES,
     AudioBytes,
     AudioError,
     AudioFile,
@@ -25,15 +26,18 @@ __all__ = [
     "AudioBytes",
     "AudioError",
     "AudioFile",
+    "FFMPEG_SUFFIXES",
     "LogSpectrogram",
     "SpecAugment",
     "Waveform",
     "audio_channels",
     "audio_seconds",
     "encode_flac",
+    "pitch_shift",
     "read_audio",
     "read_blocks",
     "read_segment",
     "speed_perturb",
     "split_at_quiet",
+    "time_stretch",
 ]

@@ -1,4 +1,4 @@
-"""Training-time variation: masks on features (SpecAugment) and speed perturbation of samples.
+"""Training-time variation: masks on features (SpecAugment); speed, tempo and pitch of samples.
 
 Leaves out added noise and reverberation, which need a corpus of their own. Nothing here draws from a global
 generator, so a resumed run repeats its draws.
@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchaudio.transforms import Resample
+
+_VOCODER_SAMPLES = 2048
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,52 @@ def speed_perturb(
     if not 0.5 <= factor <= 2:
         raise ValueError(f"factor must lie in [0.5, 2], got {factor}")
     return _speed_resampler(round(factor * sample_rate_hz), sample_rate_hz)(samples)
+
+
+def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tensor, "stretched"]:
+    """Play samples ``factor`` times as fast at the same pitch, by librosa's phase vocoder.
+
+    Args:
+        samples: One utterance; what is shorter than the vocoder's window of 2,048 samples stays as it is.
+        factor: Between 0.5 and 2.
+
+    Raises:
+        ValueError: If the factor lies outside that range.
+    """
+    if not 0.5 <= factor <= 2:
+        raise ValueError(f"factor must lie in [0.5, 2], got {factor}")
+    if factor == 1 or len(samples) < _VOCODER_SAMPLES:
+        return samples
+    import librosa  # half a second, for runs that ask for it
+
+    return torch.from_numpy(
+        librosa.effects.time_stretch(samples.numpy(), rate=factor, n_fft=_VOCODER_SAMPLES)
+    )
+
+
+def pitch_shift(
+    samples: Float[Tensor, "samples"], semitones: float, sample_rate_hz: int
+) -> Float[Tensor, "samples"]:
+    """Raise the pitch by so many semitones, or lower it; the length stays. By librosa: stretched, then resampled.
+
+    Args:
+        samples: One utterance; what is shorter than the vocoder's window of 2,048 samples stays as it is.
+        semitones: Twelve are an octave; below 0 is lower.
+        sample_rate_hz: Rate of the samples.
+
+    Raises:
+        ValueError: If it is more than an octave.
+    """
+    if not abs(semitones) <= 12:
+        raise ValueError(f"semitones must lie in [-12, 12], got {semitones}")
+    if semitones == 0 or len(samples) < _VOCODER_SAMPLES:
+        return samples
+    import librosa
+
+    shifted = librosa.effects.pitch_shift(
+        samples.numpy(), sr=sample_rate_hz, n_steps=semitones, n_fft=_VOCODER_SAMPLES
+    )
+    return torch.from_numpy(shifted)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Audio files to mono float32 tensors at one rate, whole or block by block; every fault names its file.
 
 A file lies on disk, or in memory (``AudioBytes``). Reads what libsndfile reads: wav, flac, ogg, mp3, NIST SPHERE and
-more. Leaves out video containers, m4a and shorten-compressed SPHERE. Manifests and transcripts are not its business.
+more; and m4a, webm and their like through ffmpeg. Leaves out shorten-compressed SPHERE. Manifests and transcripts are
+not its business.
 """
 
 import functools
@@ -22,6 +23,7 @@ from torch import Tensor
 from torchaudio.transforms import Resample
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".wv1", ".wv2", ".aiff", ".au")
+FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr")
 
 _SPHERE_HEADER_BYTES = 1024
 LENGTH_UNKNOWN = 2**63 - 1  # libsndfile's SF_COUNT_MAX
@@ -178,6 +180,10 @@ def _opened(path: AudioFile) -> Iterator[_Stream]:
         raise AudioError(path, "there is no such file", "Paths in a manifest are relative to the manifest")
     if _num_bytes(path) == 0:
         raise AudioError(path, "the file is empty (0 bytes)", "Copy or convert it again")
+    if isinstance(path, Path) and path.suffix.lower() in FFMPEG_SUFFIXES:
+        from seqdsd.audio.ffmpeg import decode  # which needs this module
+
+        path = AudioBytes(str(path), decode(path))
     try:
         with _Stream(path if isinstance(path, Path) else io.BytesIO(path.data)) as sound:
             if sound.frames == LENGTH_UNKNOWN:

@@ -1,7 +1,8 @@
 """Captioned images in the Karpathy split format (``dataset_*.json``): Flickr8k, Flickr30k, COCO and what is like them.
 
-Captions come as words, split by whoever wrote the file. No image is opened here, and image files need not exist:
-features may have been computed elsewhere. ``check_images_exist`` is for when they have not.
+Captions come as words, split by whoever wrote the file; those that are there as text alone are split here. No image is
+opened, and image files need not exist: features may have been computed elsewhere. ``check_images_exist`` is for when
+they have not.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.data.speech import OnBadData
-from seqdsd.text import WordVocabulary
+from seqdsd.text import WordVocabulary, caption_words
 
 log = logging.getLogger(__name__)
 
@@ -419,10 +420,17 @@ def _captions(sentences: Any, where: str) -> tuple[tuple[str, ...], ...]:
     captions = []
     for number, sentence in enumerate(sentences):
         tokens: Any = sentence.get("tokens") if isinstance(sentence, dict) else None
+        raw: Any = sentence.get("raw") if isinstance(sentence, dict) else None
+        if tokens is None and isinstance(raw, str):
+            tokens = caption_words(raw)
+            if not tokens:
+                raise CaptionDataError(
+                    f"{where}: caption {number}, {_shown(raw)}, has no words. Correct it, or remove it."
+                )
         if not _are_words(tokens):
             raise CaptionDataError(
                 f"{where}: the 'tokens' of caption {number} are {_shown(tokens)}. Give a list of words, at least one, "
-                "none of them empty or with a space in it; or remove the caption."
+                "none of them empty or with a space in it; or the caption as 'raw' text; or remove it."
             )
         # COCO has 6.5 million tokens of 30,000 different words: one string object for each word, not for each token.
         captions.append(tuple(map(sys.intern, tokens)))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from seqdsd.audio import Waveform, read_audio, read_segment, speed_perturb
+from seqdsd.audio import Waveform, pitch_shift, read_audio, read_segment, speed_perturb, time_stretch
 from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.manifest import Manifest, Utterance
 from seqdsd.data.shard_bytes import ServerError, read_member
@@ -135,7 +135,7 @@ def _problem(
 
 
 class SpeechDataset(Dataset[SpeechExample | BadExample]):
-    """Utterances read on access, from disk or a web server; resampled, and sped up or slowed down if asked."""
+    """Utterances read on access, from disk or a web server; resampled; varied in speed, tempo and pitch if asked."""
 
     def __init__(
         self,
@@ -145,6 +145,8 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
         sample_rate_hz: int = 16000,
         min_samples: int = 1,
         speed_factors: Sequence[float] = (1.0,),
+        stretch: float = 0.0,
+        pitch_semitones: float = 0.0,
         seed: tuple[int, int] = (0, 0),
     ) -> None:
         """Hold the list; nothing is read yet.
@@ -155,6 +157,8 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             sample_rate_hz: Of the samples given out.
             min_samples: Shorter recordings are bad data (one feature window).
             speed_factors: One is drawn for each utterance, decided by ``seed`` and the index alone.
+            stretch: Each is played up to this share faster or slower at the same pitch, decided likewise.
+            pitch_semitones: Each is shifted up or down by at most so many, decided likewise.
             seed: (run seed, epoch).
         """
         self._utterances = utterances
@@ -162,6 +166,8 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
         self._sample_rate_hz = sample_rate_hz
         self._min_samples = min_samples
         self._speed_factors = speed_factors
+        self._stretch = stretch
+        self._pitch_semitones = pitch_semitones
         self._seed = seed
 
     def __len__(self) -> int:
@@ -172,7 +178,7 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
         utterance = self._utterances[index]
         try:
             waveform = self._read(utterance)
-            samples = self._at_speed(waveform.samples, index)
+            samples = self._varied(waveform.samples, index)
             if len(samples) < self._min_samples:
                 raise ValueError(
                     f"{utterance.audio_name}: {len(samples)} samples are less than one feature window"
@@ -206,9 +212,13 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
             sample_rate_hz=self._sample_rate_hz,
         )
 
-    def _at_speed(self, samples: torch.Tensor, index: int) -> torch.Tensor:
-        factor = float(np.random.default_rng((*self._seed, index)).choice(self._speed_factors))
-        return samples if factor == 1.0 else speed_perturb(samples, factor, self._sample_rate_hz)
+    def _varied(self, samples: torch.Tensor, index: int) -> torch.Tensor:
+        generator = np.random.default_rng((*self._seed, index))
+        factor = float(generator.choice(self._speed_factors))
+        if factor != 1.0:
+            samples = speed_perturb(samples, factor, self._sample_rate_hz)
+        tempo, semitones = (generator.uniform(-most, most) for most in (self._stretch, self._pitch_semitones))
+        return pitch_shift(time_stretch(samples, 1 + tempo), semitones, self._sample_rate_hz)
 
 
 def load_batches(

@@ -143,7 +143,7 @@ class SpeechNetwork(Network):
         """The text of each recording, of any length; of one recording, a list of one text.
 
         Args:
-            recordings: Files that libsndfile reads, or arrays of samples.
+            recordings: Files that libsndfile or ffmpeg reads, or arrays of samples.
             **options: See ``transcripts``.
 
         Raises:

@@ -17,7 +17,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from seqdsd.audio import AUDIO_SUFFIXES, AudioError, audio_seconds, read_blocks, split_at_quiet
+from seqdsd.audio import (
+    AUDIO_SUFFIXES,
+    FFMPEG_SUFFIXES,
+    AudioError,
+    audio_seconds,
+    read_blocks,
+    split_at_quiet,
+)
 from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.subtitles import ctm, srt, vtt
@@ -148,7 +155,7 @@ def transcribe(
 
     Args:
         trained: The recogniser.
-        recordings: Files that libsndfile reads, or samples at the rate of the features; these have no path.
+        recordings: Files that libsndfile or ffmpeg reads, or samples at the rate of the features; these have no path.
         max_piece_seconds: Longer recordings are cut, at a quiet place in the last quarter of this time.
         max_batch_seconds: Pieces of a batch times the longest one's duration; bounds memory.
         with_words: Whether segments say when each word was said.
@@ -170,7 +177,7 @@ def main(argv: Sequence[str]) -> None:
         asked = tyro.cli(
             Transcribe, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
-        files = find_files(asked.audio, suffixes=AUDIO_SUFFIXES, kind="recording")
+        files = find_files(asked.audio, suffixes=(*AUDIO_SUFFIXES, *FFMPEG_SUFFIXES), kind="recording")
         _check_output(asked, files)
         trained = _load(asked)
         with late_progress(lambda: sum(map(_header_seconds, files))) as advance:

@@ -1,4 +1,7 @@
-"""BLEU-1 to BLEU-4 of captions, standard and as NeuralTalk's script counts it: n-grams counted once by sacreBLEU.
+"""BLEU-1 to BLEU-4 of captions, standard and as NeuralTalk's script counts it: n-grams counted once by NLTK.
+
+The standard variant is what sacreBLEU gives, and has its signature. NLTK is imported where it is first used, for that
+takes half a second.
 
 Leaves tokenizing out on purpose: words are what white space separates, compared as they come. Whoever wants
 another comparison changes both sides before calling. Significance tests are left out too.
@@ -7,11 +10,14 @@ another comparison changes both sides before calling. Significance tests are lef
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
+from functools import lru_cache
 
 from sacrebleu.metrics import BLEU
 
 from seqdsd.metrics.caption_input import check_captions
+
+MAX_ORDER = 4
+"""Longest n-grams that are counted."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Bleu:
     ref_length: int
     """Words in the references: of each item the one closest in length to the hypothesis, the shorter of two."""
     settings: str
-    """How it was counted, as sacreBLEU says it."""
+    """How it is counted, in sacreBLEU's words."""
     penalises_brevity: bool = True
 
     @property
@@ -96,31 +102,64 @@ def bleu(
         shorter, as sacreBLEU and multi-bleu.perl do.
     """
     check_captions(refs_per_item, hyps)
-    # `force` only silences a warning: tokenized text, which sacreBLEU suspects, is what we have.
-    metric = BLEU(tokenize="none", smooth_method="none", force=True)
-    counted = metric.corpus_score(list(hyps), list(zip_longest(*refs_per_item)))
+    counts = [ngram_counts(tuple(refs), hyp) for refs, hyp in zip(refs_per_item, hyps, strict=True)]
+    *ngrams, hyp_length, ref_length = (sum(column) for column in zip(*counts, strict=True))
     return Bleu(
-        matches=tuple(counted.counts),
-        totals=tuple(counted.totals),
-        hyp_length=counted.sys_len,
-        ref_length=counted.ref_len,
-        settings=str(metric.get_signature()),
+        matches=tuple(ngrams[:MAX_ORDER]),
+        totals=tuple(ngrams[MAX_ORDER:]),
+        hyp_length=hyp_length,
+        ref_length=ref_length,
+        settings=_sacrebleus_settings(refs_per_item),
         penalises_brevity=brevity_penalty,
     )
+
+
+@lru_cache(maxsize=20_000)  # of a thousand images, what every phase of a few runs says
+def ngram_counts(refs: tuple[str, ...], hyp: str) -> tuple[int, ...]:
+    """Count a caption: its matches and totals of 1- to 4-grams, its words and those of the closest reference.
+
+    An n-gram is only in captions of n words or more: ``nltk.translate.bleu_score.corpus_bleu``, which counts one in
+    shorter captions too, is not the standard there.
+    """
+    from nltk.translate.bleu_score import closest_ref_length, modified_precision
+
+    split, words = [ref.split() for ref in refs], hyp.split()
+    matches = (modified_precision(split, words, order).numerator for order in range(1, MAX_ORDER + 1))
+    totals = (max(0, len(words) - shorter) for shorter in range(MAX_ORDER))
+    return (*matches, *totals, len(words), closest_ref_length(split, len(words)))
 
 
 def sentence_bleu(refs: Sequence[str], hyp: str) -> float:
     """BLEU of one caption, 0 to 100, to rank captions by; its mean is not corpus BLEU.
 
-    Smoothed as sacreBLEU smooths sentences: the k-th n-gram order without a match counts as 1 / 2^k matches
-    (``exp``), and orders longer than the caption are left out. An empty caption, or one that shares no word with
-    the references, scores 0.
+    NLTK's, smoothed as sacreBLEU smooths sentences: the k-th n-gram order without a match counts as 1 / 2^k matches
+    (NLTK's ``method3``), and orders longer than the caption are left out. An empty caption, or one that shares no
+    word with the references, scores 0.
 
     Raises:
         ValueError: If there is no reference.
 
     Reference: Chen & Cherry 2014, smoothing technique 3.
     """
+    from nltk.translate import bleu_score
+
     check_captions([refs], [hyp])
-    metric = BLEU(tokenize="none", smooth_method="exp", effective_order=True, force=True)
-    return metric.sentence_score(hyp, list(refs)).score
+    words = hyp.split()
+    order = min(MAX_ORDER, len(words))
+    if not order:
+        return 0.0
+    score = bleu_score.sentence_bleu(
+        [ref.split() for ref in refs],
+        words,
+        weights=(1 / order,) * order,
+        smoothing_function=bleu_score.SmoothingFunction().method3,
+    )
+    return 100 * float(score)
+
+
+def _sacrebleus_settings(refs_per_item: Sequence[Sequence[str]]) -> str:
+    """The end of the signature under which sacreBLEU gives the same score: others know it, and old records have it."""
+    metric = BLEU(tokenize="none", smooth_method="none")
+    numbers = {len(refs) for refs in refs_per_item}
+    metric.num_refs = numbers.pop() if len(numbers) == 1 else -1  # which means that it varies
+    return str(metric.get_signature())

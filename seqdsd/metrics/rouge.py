@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from rapidfuzz.distance import LCSseq
+
 from seqdsd import __version__
 from seqdsd.metrics.caption_input import check_captions, describe_input
 
@@ -53,27 +55,9 @@ def rouge_l(refs_per_item: Sequence[Sequence[str]], hyps: Sequence[str]) -> Roug
 
 def _f_measure(refs: Sequence[str], hyp: str) -> float:
     hyp_words = hyp.split()
-    lengths = [(_common_words(hyp_words, words), len(words)) for words in map(str.split, refs)]
+    lengths = [(LCSseq.similarity(hyp_words, words), len(words)) for words in map(str.split, refs)]
     precision = max(common for common, _ in lengths) / max(len(hyp_words), 1)
     recall = max(common / max(length, 1) for common, length in lengths)
     if not precision:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
-
-
-def _common_words(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a row of the textbook's table in one integer.
-
-    Bit i of the row is 0 where the table steps up between columns i and i + 1.
-
-    Reference: Hyyrö 2004, Bit-parallel LCS-length computation revisited.
-    """
-    positions: dict[str, int] = {}
-    for index, word in enumerate(one):
-        positions[word] = positions.get(word, 0) | 1 << index
-    all_columns = (1 << len(one)) - 1
-    row = all_columns
-    for word in other:
-        matches = row & positions.get(word, 0)
-        row = (row + matches | row - matches) & all_columns
-    return len(one) - row.bit_count()

@@ -91,13 +91,31 @@ class AugmentSettings:
     """Bound of all masked stretches together, as a share of the utterance."""
     speed_factors: tuple[float, ...] = (1.0,)
     """Each utterance is played at one of these, drawn anew in each epoch: 0.9 1.0 1.1 (Ko et al. 2015)."""
+    stretch: float = 0.0
+    """Each utterance is played up to this share faster or slower at the same pitch, drawn anew in each epoch."""
+    pitch_semitones: float = 0.0
+    """Each utterance's pitch is raised or lowered by up to so many semitones, drawn anew in each epoch."""
 
     def __post_init__(self) -> None:
         if not self.speed_factors or not all(0.5 <= factor <= 2 for factor in self.speed_factors):
             raise ValueError(
                 f"speed_factors must be one or more numbers in [0.5, 2], got {self.speed_factors}"
             )
+        if not 0 <= self.stretch <= 0.5:
+            raise ValueError(f"stretch must lie in [0, 0.5], got {self.stretch}")
+        if not 0 <= self.pitch_semitones <= 12:
+            raise ValueError(f"pitch_semitones must lie in [0, 12], got {self.pitch_semitones}")
         self.masks()
+
+    @property
+    def slowest(self) -> float:
+        """The least factor by which an utterance is played faster."""
+        return min(self.speed_factors) * (1 - self.stretch)
+
+    @property
+    def fastest(self) -> float:
+        """The largest factor by which an utterance is played faster."""
+        return max(self.speed_factors) * (1 + self.stretch)
 
     def masks(self) -> SpecAugment | None:
         """The masks, or None where they are off."""
@@ -228,7 +246,13 @@ class SpeechTask:
         """
         by_length = self.batches_settings.sorta_grad and epoch == 0
         sampler = self._training_sampler(epoch=epoch, first=first, by_length=by_length)
-        dataset = self._dataset("train", speed_factors=self.augment.speed_factors, seed=(self.seed, epoch))
+        dataset = self._dataset(
+            "train",
+            speed_factors=self.augment.speed_factors,
+            stretch=self.augment.stretch,
+            pitch_semitones=self.augment.pitch_semitones,
+            seed=(self.seed, epoch),
+        )
         plan = [self.processes.micro_batches(one, self.accumulate) for one in sampler]
         loaded = self._load(dataset, [one for micro_batches in plan for one in micro_batches])
         for micro_batches in plan:
@@ -250,7 +274,7 @@ class SpeechTask:
         # The longest utterances together, or a batch of short ones that uses more of its budget.
         every = [*self._training_sampler(by_length=True), *self._training_sampler(epoch=1)]
         largest = max(every, key=seconds_at_once)
-        num_samples = math.ceil(longest_seconds(largest) / min(self.augment.speed_factors) * SAMPLE_RATE_HZ)
+        num_samples = math.ceil(longest_seconds(largest) / self.augment.slowest * SAMPLE_RATE_HZ)
         return [
             SpeechBatch.noise([self.tokenizer.encode(utterances[index].text) for index in one], num_samples)
             for one in self.processes.micro_batches(largest, self.accumulate)
@@ -328,7 +352,7 @@ class SpeechTask:
         return Outputs(loss, log_probs, num_frames)
 
     def _checked(self, manifest: Manifest, split: str) -> Manifest:
-        speed_factor = max(self.augment.speed_factors) if split == "train" else 1.0
+        speed_factor = self.augment.fastest if split == "train" else 1.0
 
         def output_frames(seconds: float) -> int:
             num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)

@@ -8,7 +8,7 @@ from seqdsd.text.normalise import Normalised, normalise_transcript
 from seqdsd.text.registry import load_tokenizer, tokenizer_from_json
 from seqdsd.text.subwords import SubwordTokenizer
 from seqdsd.text.tokenizer import OutOfAlphabet, Tokenizer
-from seqdsd.text.vocabulary import WordVocabulary
+from seqdsd.text.vocabulary import WordVocabulary, caption_words
 
 __all__ = [
     "ENGLISH_ALPHABET",
@@ -18,6 +18,7 @@ __all__ = [
     "SubwordTokenizer",
     "Tokenizer",
     "WordVocabulary",
+    "caption_words",
     "load_tokenizer",
     "normalise_transcript",
     "tokenizer_from_json",

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqdsd.audio import SpecAugment, speed_perturb
+from seqdsd.audio import SpecAugment, pitch_shift, speed_perturb, time_stretch
 
 BINS = 161
 
@@ -108,6 +108,42 @@ def test_speed_one_changes_nothing():
 def test_speed_out_of_range(factor):
     with pytest.raises(ValueError, match="factor must lie in"):
         speed_perturb(torch.zeros(10), factor, 16_000)
+
+
+def peak_hz(samples: torch.Tensor, rate_hz: int) -> float:
+    spectrum = torch.fft.rfft(samples * torch.hann_window(len(samples))).abs()
+    return int(spectrum.argmax()) * rate_hz / len(samples)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
+def test_stretching_scales_the_length_alone(factor):
+    tone = torch.sin(2 * torch.pi * 500 * torch.arange(32_000) / 16_000)
+    faster = time_stretch(tone, factor)
+    assert len(faster) == pytest.approx(32_000 / factor, abs=1) and faster.dtype == torch.float32
+    assert peak_hz(faster, 16_000) == pytest.approx(500, abs=2)
+    assert torch.equal(faster, time_stretch(tone, factor))
+
+
+@pytest.mark.parametrize("semitones", [-3.0, 0.0, 0.5, 12.0])
+def test_shifting_scales_the_pitch_alone(semitones):
+    tone = torch.sin(2 * torch.pi * 500 * torch.arange(32_000) / 16_000)
+    higher = pitch_shift(tone, semitones, 16_000)
+    assert len(higher) == 32_000 and higher.dtype == torch.float32
+    assert peak_hz(higher, 16_000) == pytest.approx(500 * 2 ** (semitones / 12), rel=0.005)
+
+
+def test_what_is_shorter_than_the_vocoders_window_stays():
+    short = torch.randn(2047, generator=seeded())
+    assert torch.equal(time_stretch(short, 1.2), short) and torch.equal(
+        pitch_shift(short, 2.0, 16_000), short
+    )
+
+
+def test_tempo_and_pitch_out_of_range():
+    with pytest.raises(ValueError, match=r"factor must lie in \[0.5, 2\], got 3"):
+        time_stretch(torch.zeros(10), 3.0)
+    with pytest.raises(ValueError, match=r"semitones must lie in \[-12, 12\], got 13"):
+        pitch_shift(torch.zeros(10), 13.0, 16_000)
 
 
 @pytest.mark.gpu

@@ -48,6 +48,31 @@ def test_cuts_in_the_middle_of_the_pause(pause_at):
     assert len(first) / RATE_HZ == start == pytest.approx(pause_at, abs=0.015)
 
 
+def test_a_pause_between_words_not_a_closed_mouth_within_one():
+    """A stop is silent for a tenth of a second; between words somebody breathes."""
+    recording = noise(20_000)
+    recording[11_000:11_110] = 0
+    recording[13_000:13_400] *= 0.01
+    recording[14_000:14_300] *= 0.2
+    (_, first), _ = split_at_quiet([recording], sample_rate_hz=RATE_HZ)
+    assert len(first) / RATE_HZ == pytest.approx(13.2, abs=0.015)
+
+
+def test_in_noise_the_pause_is_what_is_quieter():
+    """Noise 40 dB below the speech hides no pause; the cut is in its middle."""
+    recording = noise(20_000)
+    recording[12_000:12_500] *= 0.01
+    (_, first), _ = split_at_quiet([recording], sample_rate_hz=RATE_HZ)
+    assert len(first) / RATE_HZ == pytest.approx(12.25, abs=0.015)
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_quietest():
+    recording = noise(20_000)
+    recording[12_350:12_450] *= 0.3
+    (_, first), _ = split_at_quiet([recording], sample_rate_hz=RATE_HZ)
+    assert len(first) / RATE_HZ == pytest.approx(12.4, abs=0.015)
+
+
 def test_a_pause_before_the_search_is_left_alone():
     recording = noise(16_000)
     recording[9000:9500] = 0

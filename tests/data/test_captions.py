@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seqdsd.data import CaptionDataError, check_images_exist, check_known_words, read_captions
-from seqdsd.text import WordVocabulary
+from seqdsd.text import WordVocabulary, caption_words
 
 REAL = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "flickr8k"
 
@@ -66,6 +66,24 @@ def test_where_images_are(tmp_path, images, monkeypatch):
         read_captions(write(tmp_path, images, image_folder=3))
 
 
+def test_captions_that_are_text_alone_are_split(tmp_path, images):
+    images[2]["sentences"] = [
+        {"raw": "A dog's T-shirt -- in Köln, 1990 !"},
+        {"tokens": ["a", "dog"], "raw": "A dog."},
+    ]
+    (_, image) = read_captions(write(tmp_path, images)).train
+    assert image.captions == (("a", "dogs", "t-shirt", "--", "in", "köln", "1990"), ("a", "dog"))
+
+
+def test_text_alone_gives_the_words_that_karpathy_gave():
+    if not REAL.is_dir():
+        pytest.skip("Flickr8k is not here: set SEQDSD_DATA to the folder that holds flickr8k/")
+    with gzip.open(REAL / "dataset_flickr8k.json.gz", "rt", encoding="utf-8") as file:
+        sentences = [one for image in json.load(file)["images"] for one in image["sentences"]]
+    assert len(sentences) == 40_000
+    assert all(caption_words(one["raw"]) == one["tokens"] for one in sentences)
+
+
 def test_restval_is_trained_on_and_this_is_said(tmp_path, images, caplog):
     images[2]["split"] = "restval"
     with caplog.at_level(logging.INFO):
@@ -107,6 +125,11 @@ BAD_IMAGES = {
     "no tokens": (entry(2, "train", sentences=caption([])), "'tokens' of caption 0 are []"),
     "a text": (entry(2, "train", sentences=caption("a dog")), "'tokens' of caption 0 are 'a dog'"),
     "no tokens key": (entry(2, "train", sentences=[*caption(["a"]), {}]), "'tokens' of caption 1 are None"),
+    "a text without words": (
+        entry(2, "train", sentences=[{"raw": " . !"}]),
+        "caption 0, ' . !', has no words",
+    ),
+    "no text": (entry(2, "train", sentences=[{"raw": 3}]), "'tokens' of caption 0 are None"),
     "an empty word": (entry(2, "train", sentences=caption(["a", ""])), "'tokens' of caption 0"),
     "a space in a word": (entry(2, "train", sentences=caption(["a dog"])), "'tokens' of caption 0"),
     "a number as word": (entry(2, "train", sentences=caption(["a", 1])), "'tokens' of caption 0"),

@@ -171,6 +171,23 @@ def test_speed_is_drawn_anew_in_each_epoch_and_decided_by_seed_and_index(tone_co
     assert drawn((0, 2)) != first and drawn((1, 1)) != first
 
 
+@pytest.mark.parametrize("what", [{"stretch": 0.2}, {"pitch_semitones": 3.0}])
+def test_tempo_and_pitch_are_decided_by_seed_epoch_and_index(tone_corpus, what):
+    utterances = read_manifest(tone_corpus.folder / "train.jsonl").utterances[:4]
+
+    def drawn(seed, **more):
+        dataset = SpeechDataset(utterances, TOKENIZER, seed=seed, **more)
+        return [dataset[index].samples for index in (3, 0, 2, 1)]  # any order
+
+    first, plain = drawn((0, 1), **what), drawn((0, 1))
+    assert all(map(torch.equal, first, drawn((0, 1), **what)))
+    for other in (plain, drawn((0, 2), **what), drawn((1, 1), **what)):
+        assert not any(map(torch.equal, first, other))
+    ratios = [len(one) / len(other) for one, other in zip(first, plain, strict=True)]
+    assert all(1 / 1.2 - 0.01 < ratio < 1 / 0.8 + 0.01 for ratio in ratios)
+    assert (len(set(ratios)) == 4) == ("stretch" in what)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_batches_are_the_samplers_and_leave_the_global_generator_alone(tone_corpus, num_workers):
     utterances = read_manifest(tone_corpus.folder / "dev.jsonl").utterances

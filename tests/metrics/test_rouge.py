@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from seqdsd import __version__
 from seqdsd.metrics import rouge_l
-from seqdsd.metrics.rouge import _common_words
 
-words = st.lists(st.sampled_from("abc"), max_size=10)
+words = st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=10)
 
 
 def f_measure(precision: float, recall: float) -> float:
@@ -54,15 +53,21 @@ def test_items_are_averaged():
     assert rouge_l([["c"], ["a b"]], ["x", "a b"]).score == 0.5
 
 
+def slowly(ref: list[str], hyp: list[str]) -> float:
+    common = longest_common_subsequence(ref, hyp)
+    return f_measure(common / len(hyp), common / len(ref)) if common else 0.0
+
+
 @settings(deadline=None)
 @given(words, words)
-def test_common_words_are_the_longest_common_subsequence(one, other):
-    assert _common_words(one, other) == longest_common_subsequence(one, other)
+def test_it_is_of_the_longest_common_subsequence_of_words(ref, hyp):
+    assert rouge_l([[" ".join(ref)]], [" ".join(hyp)]).score == pytest.approx(slowly(ref, hyp))
 
 
 def test_captions_longer_than_a_machine_word():
-    one, other = [str(i) for i in range(200)], [str(i) for i in range(0, 300, 3)]
-    assert _common_words(one, other) == longest_common_subsequence(one, other) == 67
+    ref, hyp = [str(i) for i in range(200)], [str(i) for i in range(0, 300, 3)]
+    assert longest_common_subsequence(ref, hyp) == 67
+    assert rouge_l([[" ".join(ref)]], [" ".join(hyp)]).score == pytest.approx(slowly(ref, hyp))
 
 
 def test_the_few_as_coco_caption_scores_them(few):

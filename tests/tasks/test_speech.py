@@ -123,7 +123,7 @@ def test_blank_collapse_is_said_in_words(make_task, model):
 
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
-    augment = AugmentSettings(speed_factors=(0.9, 1.0, 1.1))
+    augment = AugmentSettings(speed_factors=(0.9, 1.0, 1.1), stretch=0.1, pitch_semitones=1.0)
     whole = [batch for (batch,) in make_task(augment=augment).batches(3, first=0)]
     torch.manual_seed(99)
     rest = [batch for (batch,) in make_task(augment=augment).batches(3, first=2)]
@@ -190,6 +190,14 @@ def test_the_fastest_speed_decides_what_ctc_can_emit(make_task, tone_corpus):
     make_task()
     with pytest.raises(BadDataError, match=r"train\.jsonl:1.*CTC cannot emit"):
         make_task(augment=AugmentSettings(speed_factors=(1.0, 1.5)))
+    with pytest.raises(BadDataError, match=r"train\.jsonl:1.*CTC cannot emit"):
+        make_task(augment=AugmentSettings(stretch=0.5))
+
+
+def test_the_slowest_tempo_decides_the_largest_batch(make_task):
+    (plain,) = make_task().largest_batch()
+    (slow,) = make_task(augment=AugmentSettings(speed_factors=(0.8, 1.0), stretch=0.5)).largest_batch()
+    assert slow.waveforms.shape[1] == pytest.approx(plain.waveforms.shape[1] / 0.4, abs=1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -265,6 +273,8 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
         lambda: BatchSettings(num_workers=-1),
         lambda: AugmentSettings(speed_factors=()),
         lambda: AugmentSettings(speed_factors=(1.0, 3.0)),
+        lambda: AugmentSettings(stretch=0.6),
+        lambda: AugmentSettings(pitch_semitones=-1.0),
         lambda: AugmentSettings(max_time_share=2.0),
         lambda: AugmentSettings(freq_masks=-1),
     ],

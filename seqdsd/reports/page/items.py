@@ -14,12 +14,16 @@ from seqdsd.kinds import Kind
 from seqdsd.records import RunFolderError
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.page.media import Embedded, audio_uri, embed, picture_uri
+from seqdsd.reports.page.spectrograms import TimedWords, audio_duration, read_words, spectrogram_uri, words_of
 from seqdsd.reports.page.utterances import Item, as_json, caption_marks, fitting, make_items, most_changed
 from seqdsd.reports.runs.hypotheses import Hypothesis
 from seqdsd.reports.runs.reading import Run, read_hypotheses, read_images, read_recordings
 
 MAX_TEXT_BYTES = 2_500_000
 """Of all texts together: enough for what five seeds of four arms say of some 500 utterances of 18 words."""
+
+MAX_SPECTROGRAMS = 60
+"""Of the utterances that change most: as many as the page draws at first, some 0.4 MB."""
 
 _ENCODE: dict[str, Callable[[Path], str]] = {"recording": audio_uri, "picture": picture_uri}
 _FILES: dict[str, Callable[[Run], dict[str, Path]]] = {"recording": read_recordings, "picture": read_images}
@@ -58,6 +62,8 @@ class _Shown:
     kind: Kind
     num_items: int
     files: tuple[tuple[str, Path], ...]
+    words: dict[str, TimedWords]
+    """When they were said, by id, where a run knows."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,19 @@ class Items:
         return [one.value for one in self.shown]
 
     def with_media(self, max_bytes: int) -> Items:
-        """The same with recordings and pictures, of what changes most, up to ``max_bytes`` of data URIs together."""
+        """The same with recordings and pictures, of what changes most, up to ``max_bytes`` of data URIs together.
+
+        Spectrograms take a quarter of them at most, and are not counted.
+        """
         made, num_embedded = [], 0
         for one in self.shown:
+            drawn = one.files[:MAX_SPECTROGRAMS] if one.kind.medium == "recording" else ()
+            pictures = embed(drawn, spectrogram_uri, max_bytes=max_bytes // 4)
+            max_bytes -= sum(map(len, pictures.uris.values()))
             embedded = embed(one.files, _ENCODE[one.kind.medium], max_bytes=max_bytes)
             max_bytes -= sum(map(len, embedded.uris.values()))
             num_embedded += len(embedded.uris)
-            made.append(replace(one, value=_with_media(one, embedded)))
+            made.append(replace(one, value=_with_media(one, embedded, pictures)))
         return replace(self, shown=tuple(made), num_embedded=num_embedded)
 
 
@@ -173,12 +185,20 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
         "items": rows[:count],
     }
     files = tuple((item.id, paths[item.id]) for item in ranked[:count] if item.id in paths)
-    return _Shown(value, group.kind, len(rows), files), num_bytes
+    return _Shown(value, group.kind, len(rows), files, _words(group, runs, files)), num_bytes
 
 
-def _with_media(shown: _Shown, embedded: Embedded) -> dict[str, Any]:
-    uris = embedded.uris
-    rows = [{**row, "media": uris[row["id"]]} if row["id"] in uris else row for row in shown.value["items"]]
+def _with_media(shown: _Shown, embedded: Embedded, pictures: Embedded) -> dict[str, Any]:
+    paths, rows = dict(shown.files), []
+    for row in shown.value["items"]:
+        more: dict[str, Any] = {}
+        if (id_ := row["id"]) in embedded.uris:
+            more["media"] = embedded.uris[id_]
+        if id_ in pictures.uris:
+            more["spectrogram"] = pictures.uris[id_]
+            if id_ in shown.words:
+                more |= {"words": shown.words[id_], "seconds": audio_duration(paths[id_])}
+        rows.append({**row, **more})
     notes = _notes(shown.kind, shown.num_items, shown=len(rows), files=len(shown.files), embedded=embedded)
     return {**shown.value, "items": rows, "notes": notes}
 
@@ -197,6 +217,14 @@ def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
         listed = _FILES[group.kind.medium](runs[number])
         found.update((id_, path) for id_, path in listed.items() if id_ not in found and path.is_file())
     return found
+
+
+def _words(group: _Group, runs: Sequence[Run], files: Iterable[tuple[str, Path]]) -> dict[str, TimedWords]:
+    """When words were said, by the first run that says so."""
+    if group.kind != "speech":
+        return {}
+    known = next(filter(None, (read_words(runs[number].folder) for number in group.runs)), {})
+    return {id_: words for id_, path in files if (words := words_of(path, known))}
 
 
 def _view_as_json(view: View) -> dict[str, Any]:

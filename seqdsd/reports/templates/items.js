@@ -174,6 +174,23 @@
     return media.get(key);
   };
 
+  const pictureOf = (item) => {
+    if (!item.spectrogram) return [];
+    const figure = make("figure", { className: "spectrogram" });
+    const image = make("img", { src: item.spectrogram, alt: `spectrogram of ${item.id}`, decoding: "async" });
+    const words = item.words ?? [];
+    const labels = words.map(([word, start, end], index) => {
+      const label = make("span", { title: `${word}: ${start.toFixed(2)} to ${end.toFixed(2)} s` }, word);
+      const room = (words[index + 1]?.[1] ?? item.seconds) - start; // the next word's start ends a label
+      label.style.left = `${(100 * start) / item.seconds}%`;
+      label.style.width = `${(100 * room) / item.seconds}%`;
+      return label;
+    });
+    figure.append(image, ...labels);
+    if (labels.length) figure.classList.add("timed");
+    return [figure];
+  };
+
   const references = (item) => {
     if (group.kind === "speech") {
       const text = item.refs.length ? item.refs[0] || "(nothing is said)" : "(not kept in the run folder)";
@@ -191,7 +208,7 @@
     const found = mediaOf(item);
     const isPictured = group.kind === "captions" && found !== null;
     const player = group.kind === "speech" && found !== null ? [found] : [];
-    const words = group.kind === "speech" ? [head, ...player, references(item), lines] : [head, lines, references(item)];
+    const words = group.kind === "speech" ? [head, ...pictureOf(item), ...player, references(item), lines] : [head, lines, references(item)];
     const made = make("article", { className: `card ${group.kind}${isPictured ? " pictured" : ""}` });
     made.setAttribute("aria-label", item.id);
     made.dataset.id = item.id;

@@ -165,6 +165,47 @@ def test_recordings_are_embedded_most_changed_first(make_comparison):
     assert changes == sorted(changes, reverse=True) and changes[0] > 0
 
 
+def test_spectrograms_of_what_changes_most_with_the_words_that_are_known(make_comparison, monkeypatch):
+    monkeypatch.setattr(report_items, "MAX_SPECTROGRAMS", 3)
+    folder = make_comparison(seeds=[0], arms=["dsd"])
+    run = RunFolder(folder / "seed-0/dsd")
+    give_audio(run)
+    for path in run.path.glob("audio-*.wav"):
+        soundfile.write(path, 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
+    _, items = items_of(folder, max_media_bytes=10**7)
+    (group,) = items.groups
+    assert items.num_embedded == 42
+    assert ["spectrogram" in item for item in group["items"]] == [True] * 3 + [False] * 39
+    assert not any("words" in item for item in group["items"])
+
+    first, other = (item["id"] for item in group["items"][:2])
+    stems = {row["id"]: row["path"].removesuffix(".wav") for row in read_json_lines(run.audio)}
+    (run.path / "words.ctm").write_text(
+        f"{stems[first]} 1 0.25 0.50 go 0.9\n{stems['u41']} 1 0.00 0.10 no 0.9\n"
+    )
+    _, items = items_of(folder, max_media_bytes=10**7)
+    timed = {
+        item["id"]: (item["words"], item["seconds"]) for item in items.groups[0]["items"] if "words" in item
+    }
+    assert timed[first] == ([("go", 0.25, 0.75)], 1.0) and other not in timed
+
+
+def test_spectrograms_leave_most_of_the_room_to_recordings(make_comparison):
+    folder = make_comparison(seeds=[0], arms=["dsd"])
+    run = RunFolder(folder / "seed-0/dsd")
+    give_audio(run)
+    for path in run.path.glob("audio-*.wav"):
+        soundfile.write(path, 0.1 * np.sin(np.arange(16_000) / 5), 16_000)
+    for room in (0, 100_000, 600_000):
+        _, items = items_of(folder, max_media_bytes=room)
+        uris = [
+            [item[key] for item in items.groups[0]["items"] if key in item]
+            for key in ("media", "spectrogram")
+        ]
+        sizes = [sum(map(len, one)) for one in uris]
+        assert sum(sizes) <= room and sizes[1] <= room / 4 and (not room or all(sizes))
+
+
 def test_missing_and_damaged_files_are_counted(make_comparison):
     folder = make_comparison(seeds=[0], arms=["dsd"])
     run = RunFolder(folder / "seed-0/dsd")

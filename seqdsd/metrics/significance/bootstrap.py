@@ -1,0 +1,209 @@
+"""The paired bootstrap: two systems' scores, and their difference, on test sets drawn again and again."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Float
+
+from seqdsd.metrics.bleu import MAX_ORDER, ngram_counts
+from seqdsd.metrics.caption_input import check_captions
+from seqdsd.metrics.significance.intervals import Interval, check_confidence, relative_change
+from seqdsd.metrics.significance.word_errors import check_utterances, errors_by_place
+
+_DRAWS_AT_ONCE = 100_000  # what the processor's cache holds: larger blocks are slower
+
+
+@dataclass(frozen=True)
+class BootstrapTest:
+    """Two systems' scores on resampled test sets: WER as a fraction, BLEU from 0 to 100.
+
+    Attributes:
+        before: Score of the system that the other is compared with.
+        after: Score of the other.
+        difference: After minus before.
+        relative: The difference's value as a fraction of the score before; NaN where that is 0.
+        p_value: Two-sided: twice the share of resamples in which the difference is 0 or has the other sign. Not below
+            2 / 2^m, where the systems differ on m items: the chance that all m favour one of two equal systems.
+            Resamples of a few items that do would not show it.
+        resamples: How many test sets were drawn that have a score.
+    """
+
+    before: Interval
+    after: Interval
+    difference: Interval
+    relative: float
+    p_value: float
+    resamples: int
+
+
+def bootstrap_wer(
+    refs: Sequence[str],
+    hyps_before: Sequence[str],
+    hyps_after: Sequence[str],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> BootstrapTest:
+    """Confidence intervals of two word error rates and of their difference, by drawing utterances again and again.
+
+    Each resample draws as many utterances as there are, with replacement, the same ones for both systems, and pools
+    their counts. Utterances are taken as independent: where few speakers said many of them, intervals are too narrow
+    (arXiv:1912.09508). A resample of utterances that hold no reference word has no rate and is left out.
+
+    Args:
+        refs: What was said; words are what white space separates, and nothing is normalised.
+        hyps_before: What the one system heard.
+        hyps_after: What the other system heard.
+        resamples: Test sets to draw.
+        confidence: Of the intervals, in (0, 1); they are percentiles of the resamples.
+        seed: Of the drawing; the same seed and number of utterances draw the same.
+
+    Raises:
+        ValueError: If the lists differ in length, there are fewer than two utterances, the references hold no word at
+            all, or ``resamples`` or ``confidence`` is out of range.
+
+    Reference: Bisani & Ney 2004 (bootstrap estimates in ASR), which Kaldi's ``compute-wer-bootci`` follows. Departure:
+        their probability of improvement, the share of resamples in which a system is better, is turned into a
+        two-sided p-value (see ``BootstrapTest``). It is below 1 - ``confidence`` where the difference's interval
+        leaves out 0, to within one resample, unless the systems differ on a handful of utterances.
+    """
+    check_utterances(refs, hyps_before, hyps_after)
+    # 2n + 1 places for n words: see ``errors_by_place``.
+    before, after = (
+        np.array([[sum(edits), len(edits) // 2] for edits in errors_by_place(refs, hyps)], dtype=float)
+        for hyps in (hyps_before, hyps_after)
+    )
+    return _bootstrap(before, after, _error_rates, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def bootstrap_bleu(
+    refs_per_item: Sequence[Sequence[str]],
+    hyps_before: Sequence[str],
+    hyps_after: Sequence[str],
+    *,
+    order: int = 4,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> BootstrapTest:
+    """Confidence intervals of two systems' BLEU and of the difference, by drawing images again and again.
+
+    Each resample draws as many images as there are, with replacement, the same ones for both systems, and pools
+    their n-gram counts; standard BLEU, with the brevity penalty, unsmoothed.
+
+    Args:
+        refs_per_item: References of each image, at least one; their number may vary.
+        hyps_before: A caption an image from the one system.
+        hyps_after: A caption an image from the other.
+        order: Longest n-grams that count, from 1 to 4.
+        resamples: Test sets to draw.
+        confidence: Of the intervals, in (0, 1); they are percentiles of the resamples.
+        seed: Of the drawing; the same seed and number of images draw the same.
+
+    Raises:
+        ValueError: If there are fewer than two images, the lists differ in length, an image has no reference (it is
+            named), or ``order``, ``resamples`` or ``confidence`` is out of range.
+
+    Reference: Koehn 2004, paired bootstrap resampling. Intervals as sacreBLEU 2.6's paired bootstrap has them, but
+        from end to end around the score: it prints half their width around the resamples' mean. Its p-value is
+        another: it asks how often a resample's absolute difference exceeds the mean absolute difference by more than
+        the observed one. A clear difference has the same sign in every resample, and then this looks at one side
+        only and gives about half of the p-value here, which is two-sided (see ``BootstrapTest``).
+    """
+    check_captions(refs_per_item, hyps_before)
+    check_captions(refs_per_item, hyps_after)
+    if not 1 <= order <= MAX_ORDER:
+        raise ValueError(f"order must be from 1 to {MAX_ORDER}, got {order}")
+    before, after = (_ngram_counts(refs_per_item, hyps, order) for hyps in (hyps_before, hyps_after))
+    score = partial(_bleu_scores, order=order)
+    return _bootstrap(before, after, score, resamples=resamples, confidence=confidence, seed=seed)
+
+
+def _bootstrap(
+    before: Float[np.ndarray, "items counts"],
+    after: Float[np.ndarray, "items counts"],
+    score: Callable[[np.ndarray], np.ndarray],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> BootstrapTest:
+    """Draw items, the same for both systems, and score the summed counts; ``score`` gives NaN where there is none."""
+    check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if len(before) < 2:
+        raise ValueError("nothing can be said of chance from 1 item: a bootstrap needs two or more")
+    num_unlike = int((before != after).any(axis=1).sum())
+    sums = _resampled_sums(np.hstack([before, after]), resamples, seed)
+    scores = np.array([score(half) for half in np.split(sums, 2, axis=1)])
+    scores = scores[:, np.isfinite(scores).all(axis=0)]
+    values = [float(score(counts.sum(axis=0, keepdims=True))[0]) for counts in (before, after)]
+    differences = scores[1] - scores[0]
+    difference = values[1] - values[0]
+    return BootstrapTest(
+        before=_interval(values[0], scores[0], confidence),
+        after=_interval(values[1], scores[1], confidence),
+        difference=_interval(difference, differences, confidence),
+        relative=relative_change(difference, values[0]),
+        p_value=max(_two_sided(differences), min(1.0, 2.0 ** (1 - num_unlike))),
+        resamples=len(differences),
+    )
+
+
+def _resampled_sums(
+    counts: Float[np.ndarray, "items counts"], resamples: int, seed: int
+) -> Float[np.ndarray, "resamples counts"]:
+    """Sum the counts of as many items as there are, drawn with replacement; exact, for counts are whole."""
+    generator = np.random.default_rng(seed)
+    num_items = len(counts)
+    rows_at_once = max(1, _DRAWS_AT_ONCE // num_items)
+    sums = []
+    for start in range(0, resamples, rows_at_once):
+        rows = min(rows_at_once, resamples - start)
+        drawn = generator.integers(num_items, size=(rows, num_items))
+        in_row = drawn + num_items * np.arange(rows)[:, None]
+        times = np.bincount(in_row.ravel(), minlength=rows * num_items).reshape(rows, num_items)
+        sums.append(times.astype(float) @ counts)
+    return np.concatenate(sums)
+
+
+def _interval(value: float, resampled: Float[np.ndarray, "resamples"], confidence: float) -> Interval:
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _two_sided(differences: Float[np.ndarray, "resamples"]) -> float:
+    """Twice the smaller tail at 0; the observed test set counts as one more resample, so p is never 0."""
+    tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
+
+
+def _error_rates(counts: Float[np.ndarray, "resamples 2"]) -> Float[np.ndarray, "resamples"]:
+    errors, words = counts.T
+    return np.divide(errors, words, out=np.full(len(counts), math.nan), where=words > 0)
+
+
+def _ngram_counts(
+    refs_per_item: Sequence[Sequence[str]], hyps: Sequence[str], order: int
+) -> Float[np.ndarray, "items counts"]:
+    """Of each item: matches and totals of 1- to ``order``-grams, words of the hypothesis and of the reference."""
+    pairs = zip(refs_per_item, hyps, strict=True)
+    counts = np.array([ngram_counts(tuple(refs), hyp) for refs, hyp in pairs], dtype=float)
+    return counts[:, [*range(order), *range(MAX_ORDER, MAX_ORDER + order), -2, -1]]
+
+
+def _bleu_scores(
+    counts: Float[np.ndarray, "resamples counts"], *, order: int
+) -> Float[np.ndarray, "resamples"]:
+    """BLEU from 0 to 100 of summed counts; see ``seqdsd.metrics.bleu.Bleu`` for the formula."""
+    matches, totals = counts[:, :order], counts[:, order : 2 * order]
+    hyp_length, ref_length = counts[:, -2:].T
+    precisions = np.divide(matches, totals, out=np.zeros_like(matches), where=totals > 0)
+    # No word said: the penalty is undefined, but all matches and so the score are 0.
+    penalty = np.exp(np.minimum(0, 1 - ref_length / np.maximum(hyp_length, 1)))
+    return 100 * penalty * precisions.prod(axis=1) ** (1 / order)
