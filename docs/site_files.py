@@ -1,6 +1,6 @@
 """Hook of mkdocs.yml: the site has the repository's own tree, so that its links hold there as they do on disk.
 
-MkDocs takes one folder; README.md, RESULTS.md and others stand outside docs/ and are linked to and fro.
+MkDocs takes one folder; README.md, RESULTS.md and others stand outside docs/ and are linked both ways.
 """
 
 import re
