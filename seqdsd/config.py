@@ -17,6 +17,8 @@ Config = TypeVar("Config")
 
 PROVENANCE = "provenance"
 """The table of a run's ``config.toml`` that says how it came about; it is no setting."""
+MAX_DEPTH = 32
+"""Tables and arrays within each other; no settings have more than three."""
 
 
 _TOML_NAMES = {
@@ -43,8 +45,8 @@ def read_config(path: Path, base: Config) -> Config:
     return _merge(base, values, f"{path}: ")
 
 
-def read_provenance(path: Path) -> dict[str, Any]:
-    """How the run came about whose ``config.toml`` this is; empty where the file does not say.
+def read_provenance(path: Path) -> Any:
+    """How the run came about whose ``config.toml`` this is, unchecked; empty where the file does not say.
 
     Raises:
         ConfigError: If the file cannot be read or parsed.
@@ -59,11 +61,14 @@ def read_values(path: Path) -> dict[str, Any]:
         ConfigError: If the file cannot be read or parsed.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: an integer of 5,000 digits, too
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from error
+    if _is_deeper(values, MAX_DEPTH):
+        raise ConfigError(f"{path}: more than {MAX_DEPTH} tables or arrays within each other")
+    return values
 
 
 def to_values(config: Any) -> dict[str, Any]:
@@ -81,9 +86,14 @@ def to_toml(config: Any, provenance: dict[str, Any] | None = None) -> str:
     return tomli_w.dumps(values if provenance is None else {**values, PROVENANCE: provenance})
 
 
+def flat_values(config: Any) -> dict[str, Any]:
+    """The same without nesting: ``optimizer.momentum`` and its value."""
+    return _flat(to_values(config))
+
+
 def differences(one: Any, other: Any) -> list[str]:
     """The settings in which two configs differ, as ``name: one -> other``."""
-    flat_one, flat_other = _flat(to_values(one)), _flat(to_values(other))
+    flat_one, flat_other = flat_values(one), flat_values(other)
     names = [*flat_one, *(name for name in flat_other if name not in flat_one)]
     return [
         f"{name}: {flat_one.get(name)} -> {flat_other.get(name)}"
@@ -98,6 +108,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,7 +152,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected {_name(hint)}, got {value!r}")
         return tuple(_convert(one, get_args(hint)[0], f"{where}[{i}]") for i, one in enumerate(value))
     options = [option for option in get_args(hint) or (hint,) if option is not type(None)]
-    if isinstance(value, str) and Path in options:
+    if isinstance(value, str) and Path in options and "\0" not in value:
         return Path(value)
     if type(value) is int and float in options and int not in options:
         return float(value)

@@ -189,6 +189,19 @@ def caption_run(tmp_path_factory, feature_cache) -> Any:
         return neuraltalk.run(config, console=Console(quiet=True)).folder
 
 
+@pytest.fixture(scope="session")
+def tone_run(tmp_path_factory, write_tone_corpus, tiny_ds1) -> Any:
+    """The folder of a DeepSpeech 1 run of three phases, trained for some seconds until it hears most of its tones."""
+    from rich.console import Console
+
+    from seqdsd.recipes import ds1
+
+    folder = tmp_path_factory.mktemp("tone-runs")
+    corpus = write_tone_corpus(folder / "tones")
+    config = tiny_ds1(corpus.folder, folder / "run", epochs=(25, 1, 1))
+    return ds1.run(config, console=Console(quiet=True)).folder
+
+
 @dataclass(frozen=True)
 class ShapeCorpus:
     """The captioned shapes, each described in two ways, and a feature file of what a perfect CNN would see in them."""

@@ -50,7 +50,7 @@ def test_test_command_is_what_ci_runs():
 
 
 def test_own_loop_ends_dense_after_a_sparse_phase():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", README.split("## Your own loop")[1], re.DOTALL)[1]
     zeros_after_phase = []
     model = nn.Sequential()
     model.add_module("conv1", nn.Conv1d(2, 4, 3))

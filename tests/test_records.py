@@ -20,6 +20,7 @@ from seqdsd.records import (
     write_atomically,
     write_json_lines,
 )
+from seqdsd.sparsity import Phase
 
 
 @pytest.fixture
@@ -49,17 +50,18 @@ def test_slug(name, expected):
     assert slug(name) == expected
 
 
-def test_phase_records_come_back(folder):
-    records = [{"index": 0, "name": "Dense Iter 0", "train_loss": [2.5, 0.1]}, {"index": 1, "name": "ü"}]
+def test_phase_records_come_back(folder, phase_records):
+    first, second = phase_records([Phase(name, "dense", 2, 0.1) for name in ("Dense Iter 0", "ü")])
+    records = [{**first, "further": [2.5, {"x": "y"}]}, second]
     folder.write_phases(records)
     assert folder.read_phases() == records
     assert len(folder.phases.read_text(encoding="utf-8").splitlines()) == 2
 
 
-def test_no_records_and_damaged_ones_are_named(folder):
+def test_no_records_and_damaged_ones_are_named(folder, phase_records):
     with pytest.raises(RunFolderError, match=re.escape(str(folder.path))):
         folder.read_phases()
-    folder.write_phases([{"index": 0}, {"index": 1}])
+    folder.write_phases(phase_records([Phase(name, "dense", 1, 0.1) for name in ("one", "two")]))
     with folder.phases.open("a") as file:
         file.write('{"index": ')
     with pytest.raises(RunFolderError, match=r"phases\.jsonl:3: damaged"):

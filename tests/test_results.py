@@ -16,6 +16,7 @@ from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.comparison.contrasts import headlines
 from seqdsd.reports.numbers import to_markdown
 from seqdsd.reports.runs.reading import read_runs
+from seqdsd.sparsity import Phase
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
@@ -132,7 +133,7 @@ def test_results_are_filled_in_and_lead_somewhere(sheet):
         assert (sheet.parent / link).exists(), link
 
 
-def test_records_of_captions_are_checked_too(tmp_path):
+def test_records_of_captions_are_checked_too(tmp_path, phase_records):
     run = RunFolder(tmp_path)
     rows = [
         {"id": "1", "refs": ["a b c d e", "a b c"], "hyp": "a b c d"},
@@ -144,10 +145,13 @@ def test_records_of_captions_are_checked_too(tmp_path):
     test = {f"neuraltalk_bleu{n}": 100.0 for n in (1, 2, 3, 4)} | rest
     penalty = math.exp(1 - 9 / 8)
     test |= {f"bleu{n}": 100 * penalty for n in (1, 2, 3, 4)} | {"brevity_penalty": penalty}
-    run.write_phases([{"name": "Dense Iter 0", "test": test}])
+    [record] = phase_records([Phase("Dense Iter 0", "dense", 1, 0.1)])
+    said = {"decoding": "greedy"}
+    run.write_phases([{**record, "dev": test | said, "test": test | said}])
     check_hypotheses(run, "none")
     for name in test:
-        run.write_phases([{"name": "Dense Iter 0", "test": test | {name: test[name] + 1e-3}}])
+        lower = {name: test[name] - 1e-3}
+        run.write_phases([{**record, "dev": test | said, "test": test | said | lower}])
         with pytest.raises(AssertionError, match="dense-iter-0"):
             check_hypotheses(run, "none")
 

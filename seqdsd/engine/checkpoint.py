@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a seqdsd checkpoint (no state in its header)")
     if _checksum(tensors, metadata["state"]) != metadata["checksum"]:
         raise CheckpointError(f"{path}: damaged checkpoint (its checksum does not fit)")
-    return Checkpoint(tensors, json.loads(metadata["state"]))
+    try:
+        state = json.loads(metadata["state"])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint (its state is no JSON: {error})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: damaged checkpoint (its state is no JSON object)")
+    return Checkpoint(tensors, state)
 
 
 def save_latest(folder: Path, checkpoint: Checkpoint) -> None:
@@ -88,8 +94,14 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_latest_paths(folder))
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
-    """The last checkpoint, or the previous one where the last is damaged (said in the log); None where there is none.
+def load_latest(
+    folder: Path, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
+) -> Checkpoint | None:
+    """The last checkpoint, or the previous one where the last cannot be used (said in the log); None where none is.
+
+    Args:
+        folder: Of the checkpoints.
+        accept: Is given each that is whole, until it raises no ``ValueError``: that one is returned.
 
     Raises:
         CheckpointError: If there are checkpoints and none can be used.
@@ -98,9 +110,11 @@ def load_latest(folder: Path) -> Checkpoint | None:
     for path in _latest_paths(folder):
         try:
             checkpoint = load_checkpoint(path)
-        except CheckpointError as error:
-            problems.append(str(error))
-            log.warning("%s", error)
+            accept(checkpoint)
+        except ValueError as error:
+            problem = str(error) if isinstance(error, CheckpointError) else f"{path}: {error}"
+            problems.append(problem)
+            log.warning("%s", problem)
             continue
         if problems:
             log.warning("going on from %s instead", path)

@@ -82,10 +82,13 @@ class DSDTraining:
         fabric: Fabric,
         console: Console | None = None,
         start_from: RunFolder | None = None,
+        noted: Mapping[str, Any] | None = None,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
 
         ``start_from`` is a run whose leading phases are taken over where this one has not begun (see ``take_over``).
+        ``noted`` are the values that the training depends on, as JSON can hold them: a checkpoint carries them, and
+        is refused where they are others.
 
         Raises:
             ValueError: See ``seqdsd.sparsity.resolve``.
@@ -101,6 +104,7 @@ class DSDTraining:
         self._processes = Processes.of(fabric)
         self._console = (console or Console()) if self._processes.is_first else Console(quiet=True)
         self._start_from = start_from
+        self._noted = noted or {}
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         self._optimizer: _FabricOptimizer
@@ -119,10 +123,10 @@ class DSDTraining:
             TrainingDiverged: After too many steps without a finite loss; a checkpoint is written.
             ValueError: From the data (a checkpoint is written), or a checkpoint that does not fit.
         """
-        restored = load_latest(self._folder.checkpoints)
+        restored = load_latest(self._folder.checkpoints, self._restore)
         self._processes.wait()  # all have read what the first goes on to write
         if restored is not None:
-            self._restore(restored)
+            self._say_where(restored)
             self._write_records()
         elif self._start_from is not None:
             self._take_over(self._start_from)
@@ -400,14 +404,17 @@ class DSDTraining:
             optimizer=self._optimizer.optimizer if is_under_way else None,
             fingerprint=self._task.fingerprint,
             skipped=self._task.skipped,
+            settings=self._noted,
         )
         save_latest(self._folder.checkpoints, checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        try:
-            self._state = RunState.restored(checkpoint, self._task.model, self._schedule, self._fabric.device)
-        except ValueError as error:
-            raise ValueError(f"{self._folder.path}: {error}") from error
+        self._state = RunState.restored(
+            checkpoint, self._task.model, self._schedule, self._fabric.device, settings=self._noted
+        )
+
+    def _say_where(self, checkpoint: Checkpoint) -> None:
+        """Say where a run goes on, and that its data have changed, if so."""
         if checkpoint.state["fingerprint"] != self._task.fingerprint:
             log.warning(
                 "the training data has changed since %s was begun: the run goes on, but differs from one unbroken run",

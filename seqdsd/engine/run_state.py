@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from seqdsd.engine.checkpoint import Checkpoint, optimizer_tensors
 from seqdsd.engine.loop import LossMeter
 from seqdsd.engine.task import Evaluation
+from seqdsd.records import check_phases, json_values
 from seqdsd.sparsity import MaskSet, Phase, Schedule
 
 
@@ -50,6 +52,26 @@ class PhaseProgress:
             self.best_epoch = self.epoch
         self.epoch, self.step = self.epoch + 1, 0
         return is_best
+
+
+class _Meter(TypedDict):
+    sum: float
+    steps: int
+    bad_steps: int
+    bad_in_a_row: int
+
+
+class _Saved(msgspec.Struct):
+    """The state of a run's checkpoint; what a phase hands on is saved with another."""
+
+    phases: list[dict[str, Any]]
+    records: list[dict[str, Any]]
+    now: PhaseProgress
+    meter: _Meter
+    fingerprint: str
+    skipped: dict[str, str]
+    weight_rows: list[dict[str, Any]] = []
+    settings: dict[str, Any] = {}
 
 
 @dataclass
@@ -100,6 +122,7 @@ class RunState:
         optimizer: torch.optim.Optimizer | None,
         fingerprint: str,
         skipped: Mapping[str, str],
+        settings: Mapping[str, Any],
     ) -> Checkpoint:
         """What going on from here needs; ``optimizer`` is None between two phases."""
         parts = {
@@ -117,32 +140,94 @@ class RunState:
             "weight_rows": self.weight_rows,
             "skipped": {**self.skipped, **skipped},
             "fingerprint": fingerprint,
+            "settings": dict(settings),
         }
         return Checkpoint(tensors, state)
 
     @classmethod
     def restored(
-        cls, checkpoint: Checkpoint, model: nn.Module, schedule: Schedule, device: torch.device
+        cls,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        schedule: Schedule,
+        device: torch.device,
+        *,
+        settings: Mapping[str, Any],
     ) -> RunState:
         """Give ``model`` the checkpoint's weights, and return the rest of it but the optimizer.
 
         Raises:
-            ValueError: If the checkpoint belongs to another schedule or another network.
+            ValueError: If the checkpoint is not a run's, or belongs to another schedule, network or settings than
+                these.
         """
-        state = checkpoint.state
-        if state["phases"] != [asdict(phase) for phase in schedule]:
-            raise ValueError("its checkpoint belongs to another schedule; take another --out")
+        saved = read_saved(checkpoint)
+        if changed := [
+            f"{name}: {value!r} -> {settings[name]!r}"
+            for name, value in saved.settings.items()
+            if name in settings and settings[name] != value
+        ]:
+            raise ValueError(f"trained with other settings ({'; '.join(changed)}); take another --out")
+        if saved.phases != [asdict(phase) for phase in schedule]:
+            raise ValueError("belongs to another schedule; take another --out")
+        check_phases("records", json_values(saved.records), planned=len(schedule))
         try:
             model.load_state_dict(checkpoint.under("model"))
         except RuntimeError as error:
-            raise ValueError(f"its checkpoint is another network's: {error}") from error
-        masks = checkpoint.under("mask")
+            raise ValueError(f"another network's: {error}") from error
+        best, masks = checkpoint.under("best"), checkpoint.under("mask")
+        _check_fits(model, best, checkpoint.under("optimizer"), is_begun=saved.now.best_epoch >= 0)
         return cls(
-            records=state["records"],
-            now=PhaseProgress(**state["now"]),
-            meter=LossMeter(**state["meter"]),
-            best={name: tensor.to(device) for name, tensor in checkpoint.under("best").items()},
+            records=saved.records,
+            now=saved.now,
+            meter=LossMeter(**saved.meter),
+            best={name: tensor.to(device) for name, tensor in best.items()},
             masks=MaskSet.from_state_dict(model, masks) if masks else None,
-            weight_rows=state.get("weight_rows", []),
-            skipped=state["skipped"],
+            weight_rows=saved.weight_rows,
+            skipped=saved.skipped,
         )
+
+
+def read_saved(checkpoint: Checkpoint) -> _Saved:
+    """What a run's checkpoint says of the run.
+
+    Raises:
+        ValueError: If it is no run's checkpoint.
+    """
+    try:
+        saved = msgspec.convert(checkpoint.state, _Saved)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a checkpoint that a run can go on from ({error})") from error
+    now = saved.now
+    curves = (now.train_loss, now.dev_loss, now.dev_score)
+    if not -1 <= now.best_epoch < now.epoch + (not now.epoch) or any(len(one) != now.epoch for one in curves):
+        raise ValueError("not a checkpoint that a run can go on from (its epochs do not agree)")
+    return saved
+
+
+def _check_fits(
+    model: nn.Module, best: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], *, is_begun: bool
+) -> None:
+    """See that the best weights and the optimizer's state are this model's.
+
+    Raises:
+        ValueError: Naming the first tensor that is not.
+    """
+    own = model.state_dict()
+    if is_begun and best.keys() != own.keys():
+        odd = sorted(best.keys() ^ own.keys())[0]
+        raise ValueError(f"another network's: of the best weights, {odd!r} is missing or unknown")
+    for name, tensor in best.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"another network's: the best {name!r} has the shape {tuple(tensor.shape)}")
+    shapes = [parameter.shape for parameter in model.parameters()]
+    indices = {str(index) for index in range(len(shapes))}
+    left: dict[str, list[torch.Size]] = {}
+    for name, tensor in optimizer.items():  # its groups may order the parameters in another way
+        index, _, key = name.partition("/")
+        if index not in indices:
+            raise ValueError(f"another network's: the optimizer's {name!r} is of no parameter")
+        if not tensor.dim():
+            continue
+        if tensor.shape not in left.setdefault(key, [*shapes]):
+            raise ValueError(f"another network's: the optimizer's {name!r} fits no parameter")
+        left[key].remove(tensor.shape)

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from seqdsd.engine.checkpoint import load_checkpoint, load_latest
-from seqdsd.engine.run_state import RunState
-from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.engine.run_state import RunState, read_saved
+from seqdsd.records import RunFolder, read_json_lines, shapes
 from seqdsd.sparsity import MaskSet, Phase, Schedule
 
 
@@ -42,7 +42,7 @@ def take_over(
         CheckpointError, RunFolderError: If the parent's files are missing or damaged.
     """
     records = _common_phases(parent, schedule)
-    latest = load_latest(parent.checkpoints)
+    latest = load_latest(parent.checkpoints, read_saved)
     if latest is None:
         raise ValueError(f"{parent.path}: its checkpoints are missing; train this run from its start")
     if latest.state["fingerprint"] != fingerprint:
@@ -79,7 +79,7 @@ def _common_phases(parent: RunFolder, schedule: Schedule) -> list[dict[str, Any]
 def _is_phase(record: Mapping[str, Any], phase: Phase) -> bool:
     planned = (phase.name, phase.kind, phase.epochs, phase.learning_rate, phase.sparsity)
     return planned == tuple(
-        record[key] for key in ("name", "kind", "epochs_planned", "learning_rate", "sparsity")
+        record.get(key) for key in ("name", "kind", "epochs_planned", "learning_rate", "sparsity")
     )
 
 
@@ -96,4 +96,5 @@ def _weight_rows(parent: RunFolder, records: Sequence[Mapping[str, Any]]) -> lis
     if not parent.weight_statistics.is_file():
         return []
     names = {record["name"] for record in records}
-    return [row for row in read_json_lines(parent.weight_statistics) if row["phase"] in names]
+    rows = read_json_lines(parent.weight_statistics, shapes.LayersAtMoment)
+    return [row for row in rows if row.get("phase") in names]

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import UInt8
+from PIL import Image
 
 from seqdsd.decode import NonFiniteCaptions, ScoredCaption
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
-from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image
+from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image, to_upright_rgb
 
 PROG = "seqdsd caption"
 _DESCRIPTION = """Caption images of any size and kind: a line each, with path, tab, caption.
@@ -90,25 +91,26 @@ class CaptionedFile:
 def caption_images(
     trained: TrainedCaptioner,
     encoder: ImageEncoder,
-    paths: Iterable[Path],
+    images: Iterable[Path | Image.Image],
     *,
     batch_size: int = 16,
     on_captioned: Callable[[int], None] = lambda images: None,
 ) -> Iterator[CaptionedFile]:
-    """Caption image files, in their order, a batch at a time; one that cannot be captioned has a ``problem``.
+    """Caption images, in their order, a batch at a time; one that cannot be captioned has a ``problem``.
 
     Args:
         trained: The captioner.
         encoder: Makes the features that it was trained on; on its device.
-        paths: Files that ``seqdsd.vision`` reads.
+        images: Files that ``seqdsd.vision`` reads, or images that are open; these have no path.
         batch_size: Images at once; bounds memory.
         on_captioned: Called after each batch with the number of files in it.
     """
-    remaining = iter(paths)
+    remaining = iter(images)
     with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
         while batch := list(islice(remaining, batch_size)):
             pixels = list(readers.map(partial(_read, encoder), batch))
-            captioned = _caption(trained, encoder, batch, pixels)
+            paths = [one if isinstance(one, Path) else Path("image") for one in batch]
+            captioned = _caption(trained, encoder, paths, pixels)
             on_captioned(len(batch))
             yield from captioned
 
@@ -140,10 +142,10 @@ def main(argv: Sequence[str]) -> None:
     run_command(parse_and_run)
 
 
-def _read(encoder: ImageEncoder, path: Path) -> UInt8[np.ndarray, "3 side side"] | ImageError:
+def _read(encoder: ImageEncoder, image: Path | Image.Image) -> UInt8[np.ndarray, "3 side side"] | ImageError:
     """An image as the encoder takes it: small, whatever its size was."""
     try:
-        return encoder.prepare(read_image(path))
+        return encoder.prepare(read_image(image) if isinstance(image, Path) else to_upright_rgb(image))
     except ImageError as error:
         return error
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rich.console import Console
 
 from seqdsd.engine import is_first_process
-from seqdsd.inference.evaluate_captions import EvaluateCaptions, evaluate_captions, print_caption_scores
-from seqdsd.inference.evaluate_speech import EvaluateSpeech, evaluate_speech, print_speech_scores
-from seqdsd.inference.scoring import PROG, Evaluate, Scores, as_json, write_hypotheses
-from seqdsd.inference.trained import recipe_of
-from seqdsd.recipes import neuraltalk
-from seqdsd.recipes.catalog import RECOGNISERS
+from seqdsd.inference.networks import use_of
+from seqdsd.inference.scoring import PROG, Evaluate, as_json, write_hypotheses
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
 
@@ -31,47 +25,17 @@ Examples:
   seqdsd evaluate runs/flickr8k --beam 20
   seqdsd evaluate runs/flickr8k --help
 """
-_SPEECH = """Score a trained recogniser: WER and CER with their counts, as its own run scores.
-
-Examples:
-  seqdsd evaluate runs/an4-ds1
-  seqdsd evaluate runs/an4-ds1 --data data/an4 --phase "Dense Iter 2" --hyps hyps.jsonl
-  torchrun --nproc-per-node 2 -m seqdsd.cli evaluate runs/an4-ds1
-"""
-_CAPTIONS = """Score a trained captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and \
-perplexity, as its own run scores.
-
-Examples:
-  seqdsd evaluate runs/flickr8k
-  seqdsd evaluate runs/flickr8k --beam 20 --phase "Sparse Iter 1" --hyps hyps.jsonl
-  seqdsd evaluate runs/flickr8k --data data/flickr30k --split dev
-"""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What one kind of run is asked, how it is scored, and how its scores are shown."""
-
-    asked_class: type[Evaluate]
-    description: str
-    evaluate: Callable[[Any, Console], Scores]
-    print_scores: Callable[[Scores, str, Console], None]
-
-
-_KINDS = {
-    **dict.fromkeys(RECOGNISERS, _Kind(EvaluateSpeech, _SPEECH, evaluate_speech, print_speech_scores)),
-    neuraltalk.RECIPE: _Kind(EvaluateCaptions, _CAPTIONS, evaluate_captions, print_caption_scores),
-}
 
 
 def main(argv: Sequence[str]) -> None:
     """Entry point of ``seqdsd evaluate``."""
 
     def parse_and_run() -> None:
-        kind = _KINDS[recipe_of(RunFolder(_find_run(argv)))]
-        asked = _parse(kind.asked_class, kind.description, argv)
+        use = use_of(RunFolder(_find_run(argv)))
+        asked = _parse(use.scoring.asked_class, use.scoring.description, argv)
         is_first = is_first_process()
-        scores = kind.evaluate(asked, Console(stderr=True, quiet=not is_first))
+        trained = use.load(RunFolder(asked.run), phase=asked.phase, device=asked.device, **asked.search)
+        scores = use.scoring.score(trained, asked, Console(stderr=True, quiet=not is_first))
         if not is_first:  # of several processes, which have all found the same
             return
         if asked.hyps:
@@ -80,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         if asked.json:
             print(as_json(scores, command))
         else:
-            kind.print_scores(scores, command, Console())
+            use.scoring.print_scores(scores, command, Console())
 
     run_command(parse_and_run)
 

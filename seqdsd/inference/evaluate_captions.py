@@ -18,11 +18,19 @@ from rich.table import Table
 
 from seqdsd.data import CaptionCorpus, CaptionedImage, OnBadData, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
-from seqdsd.inference.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
-from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
-from seqdsd.records import RunFolder
+from seqdsd.inference.scoring import Evaluate, Scores, Scoring, print_facts, print_remarks, progress_bar
+from seqdsd.inference.trained import TrainedCaptioner, load_encoder
 from seqdsd.tasks import CaptionTask
 from seqdsd.vision import ENCODERS, FeatureError, ImageFeatures, encode_images, read_feature_file
+
+_DESCRIPTION = """Score a trained captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and \
+perplexity, as its own run scores.
+
+Examples:
+  seqdsd evaluate runs/flickr8k
+  seqdsd evaluate runs/flickr8k --beam 20 --phase "Sparse Iter 1" --hyps hyps.jsonl
+  seqdsd evaluate runs/flickr8k --data data/flickr30k --split dev
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ class EvaluateCaptions(Evaluate):
     max_words: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Longest caption; by default the run's own."""
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """See there."""
+        return {"beam": self.beam, "max_words": self.max_words}
+
     def __post_init__(self) -> None:
         if self.features and (self.images or self.encoder or self.weights):
             raise ValueError(
@@ -59,19 +72,12 @@ class EvaluateCaptions(Evaluate):
             )
 
 
-def evaluate_captions(asked: EvaluateCaptions, console: Console) -> Scores:
-    """Load a phase and score it on a split; ``console`` gets the progress bar.
+def score_captions(trained: TrainedCaptioner, asked: EvaluateCaptions, console: Console) -> Scores:
+    """Score a captioner on a split, by the search that it was loaded with.
 
     Raises:
-        ValueError: For a run, phase, caption file, image or features that cannot be used; the message says what to do.
+        ValueError: For a caption file, image or features that cannot be used; the message says what to do.
     """
-    trained = load_captioner(
-        RunFolder(asked.run),
-        phase=asked.phase,
-        device=asked.device,
-        beam=asked.beam,
-        max_words=asked.max_words,
-    )
     on_bad_data = asked.on_bad_data or trained.config.on_bad_data
     task = _make_task(asked, trained, on_bad_data)
     with progress_bar(console) as progress:
@@ -167,3 +173,6 @@ def _check_size(features: ImageFeatures, path: Path, trained: TrainedCaptioner) 
 
 def _cells(metrics: Any, prefix: str) -> list[str]:
     return [f"{metrics[f'{prefix}{order}']:.1f}" for order in (1, 2, 3, 4)]
+
+
+SCORING = Scoring(EvaluateCaptions, _DESCRIPTION, score_captions, print_caption_scores)

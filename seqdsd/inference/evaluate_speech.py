@@ -15,12 +15,17 @@ from rich.table import Table
 
 from seqdsd.data import Manifest, OnBadData, find_splits, is_split_folder, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.inference.scoring import Evaluate, Scores, print_facts, print_remarks, progress_bar
-from seqdsd.inference.trained import TrainedRecogniser, load_recogniser
-from seqdsd.inference.tuned_decoding import with_tuned_weights
-from seqdsd.records import RunFolder
+from seqdsd.inference.scoring import Evaluate, Scores, Scoring, print_facts, print_remarks, progress_bar
+from seqdsd.inference.trained import TrainedRecogniser
 from seqdsd.tasks import BatchSettings, DecodingSettings, SpeechTask
 
+_DESCRIPTION = """Score a trained recogniser: WER and CER with their counts, as its own run scores.
+
+Examples:
+  seqdsd evaluate runs/an4-ds1
+  seqdsd evaluate runs/an4-ds1 --data data/an4 --phase "Dense Iter 2" --hyps hyps.jsonl
+  torchrun --nproc-per-node 2 -m seqdsd.cli evaluate runs/an4-ds1
+"""
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
 
 
@@ -38,15 +43,18 @@ class EvaluateSpeech(Evaluate):
     """Processes that read audio ahead; 0 reads in this one."""
     decoding: Annotated[DecodingSettings, tyro.conf.arg(name="")] = field(default_factory=DecodingSettings)
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """See there."""
+        return {"decoding": self.decoding}
 
-def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
-    """Load a phase and score it on every manifest asked for; ``console`` gets the progress bar.
+
+def score_speech(trained: TrainedRecogniser, asked: EvaluateSpeech, console: Console) -> Scores:
+    """Score a recogniser on every manifest asked for, by the decoding that it was loaded with.
 
     Raises:
-        ValueError: For a run, phase, manifest or utterance that cannot be used; the message says what to do.
+        ValueError: For a manifest or an utterance that cannot be used; the message says what to do.
     """
-    folder = RunFolder(asked.run)
-    trained = load_recogniser(folder, phase=asked.phase, device=asked.device)
     data = asked.data or trained.config.data or synthetic_speech(SyntheticSpeech())
     on_bad_data = asked.on_bad_data or trained.config.on_bad_data
     manifests = _read_manifests(data, asked.split, on_bad_data=on_bad_data)
@@ -56,9 +64,9 @@ def evaluate_speech(asked: EvaluateSpeech, console: Console) -> Scores:
         corpus=manifests,
         batches_settings=_batches(asked, trained),
         on_bad_data=on_bad_data,
-        decoding=with_tuned_weights(asked.decoding, folder, phase=trained.phase["name"]),
         processes=trained.processes,
     )
+    task.recogniser = trained.recogniser  # the task's own has max decoding
     evaluations = {}
     with progress_bar(console) as progress:
         for split, manifest in manifests.items():
@@ -114,3 +122,6 @@ def _read_manifests(data: Path, split: str, *, on_bad_data: OnBadData) -> dict[s
 
 def _cells(counts: Mapping[str, Any], rate: float, ref_length: int) -> list[str]:
     return [f"{100 * rate:.2f}", *(str(counts[name]) for name in _COUNTS), str(ref_length)]
+
+
+SCORING = Scoring(EvaluateSpeech, _DESCRIPTION, score_speech, print_speech_scores)

@@ -16,14 +16,12 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
-from torch import Tensor, nn
-from torch.export import Dim
+from torch import Tensor
 
 from seqdsd import __version__
-from seqdsd.audio import LogSpectrogram
-from seqdsd.inference.trained import TrainedRecogniser, load_captioner, load_recogniser, recipe_of
-from seqdsd.models import NeuralTalk
-from seqdsd.recipes.catalog import RECOGNISERS
+from seqdsd.inference.graphs import Graph
+from seqdsd.inference.networks import use_of
+from seqdsd.inference.trained import recipe_of
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
 
@@ -60,18 +58,6 @@ class Export:
             raise ValueError(f"out: a name that ends in .onnx or .pt2, got {self.out}")
 
 
-@dataclass(frozen=True)
-class Graph:
-    """A module to be exported: its inputs twice, in two sizes, and which of their dimensions are dynamic."""
-
-    module: nn.Module
-    examples: tuple[Tensor, ...]
-    others: tuple[Tensor, ...]
-    dynamic: tuple[Mapping[int, Any], ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
 def export(asked: Export) -> dict[Path, float]:
     """Write the files; for each the largest difference between what it gives and what the network gives.
 
@@ -79,15 +65,15 @@ def export(asked: Export) -> dict[Path, float]:
         ValueError: If the run cannot be used, the extra is not installed, or a file gives something else.
     """
     folder = RunFolder(asked.run)
-    if recipe_of(folder) in RECOGNISERS:
-        trained = load_recogniser(folder, phase=asked.phase, device="cpu")
-        graphs = {"": recogniser_graph(trained.model.module)}
-        facts = recogniser_facts(trained)
-    else:
-        captioner = load_captioner(folder, phase=asked.phase, device="cpu")
-        graphs = captioner_graphs(captioner.model.module, captioner.feature_size)  # type: ignore[arg-type]
-        facts = {"phase": captioner.phase["name"]}
-    facts = {"version": __version__, "recipe": recipe_of(folder), **facts}
+    use = use_of(folder)
+    trained = use.load(folder, phase=asked.phase, device="cpu")
+    graphs, facts = use.graphs(trained)
+    facts = {
+        "version": __version__,
+        "recipe": recipe_of(folder),
+        "phase": trained.phase["name"],
+        **facts,
+    }
     write = write_onnx if asked.out.suffix == ".onnx" else write_program
     written = {}
     for name, graph in graphs.items():
@@ -98,95 +84,6 @@ def export(asked: Export) -> dict[Path, float]:
             path.unlink()
             raise ValueError(f"{path}: differs from the network by {written[path]:g}, and was not kept")
     return written
-
-
-def recogniser_graph(model: nn.Module) -> Graph:
-    """An acoustic model, features to log-probabilities."""
-    bins = LogSpectrogram.num_bins
-
-    def inputs(*num_frames: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        lengths = torch.tensor(num_frames)
-        return torch.randn(len(lengths), max(num_frames), bins, generator=generator), lengths
-
-    batch, frames = (
-        Dim("batch"),
-        Dim("frames", min=3),
-    )  # torch.export finds that shorter ones need another graph
-    return Graph(
-        module=model,
-        examples=inputs(60, 37),
-        others=inputs(101, 50, 3),
-        dynamic=({0: batch, 1: frames}, {0: batch}),
-        inputs=("features", "num_frames"),
-        outputs=("log_probs", "out_num_frames"),
-    )
-
-
-def recogniser_facts(trained: TrainedRecogniser) -> dict[str, Any]:
-    """What a program that runs the file must know."""
-    return {
-        "phase": trained.phase["name"],
-        "frame_seconds": trained.frame_seconds,
-        "tokenizer": trained.tokenizer.to_json(),
-    }
-
-
-class _Start(nn.Module):
-    def __init__(self, model: NeuralTalk) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image_features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.start(image_features)
-
-
-class _Step(nn.Module):
-    def __init__(self, model: NeuralTalk) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, (hidden, cell) = self.model.step(tokens, (hidden, cell))
-        return logits, hidden, cell
-
-
-def captioner_graphs(model: NeuralTalk, feature_size: int) -> dict[str, Graph]:
-    """A caption generator: all words at once, and word by word."""
-    batch, words = Dim("batch"), Dim("words", min=2)
-
-    def images(count: int) -> Tensor:
-        return torch.randn(count, feature_size, generator=torch.Generator().manual_seed(0))
-
-    def tokens(*shape: int) -> Tensor:
-        return torch.randint(model.vocab_size, shape, generator=torch.Generator().manual_seed(1))
-
-    def state(count: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return model.start(images(count))
-
-    rows = {0: batch}
-    return {
-        "": Graph(
-            model,
-            (images(2), tokens(2, 5)),
-            (images(3), tokens(3, 9)),
-            (rows, {0: batch, 1: words}),
-            ("image_features", "tokens"),
-            ("logits",),
-        ),
-        ".start": Graph(
-            _Start(model), (images(2),), (images(3),), (rows,), ("image_features",), ("hidden", "cell")
-        ),
-        ".step": Graph(
-            _Step(model),
-            (tokens(2), *state(2)),
-            (tokens(3), *state(3)),
-            (rows, rows, rows),
-            ("tokens", "hidden", "cell"),
-            ("logits", "next_hidden", "next_cell"),
-        ),
-    }
 
 
 def write_program(graph: Graph, path: Path, facts: Mapping[str, Any]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +40,11 @@ class Evaluate:
     json: bool = False
     """Print one JSON object instead of a table."""
 
+    @property
+    def search(self) -> dict[str, Any]:
+        """How the network's outputs become text: what loading it takes, by its name there."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -48,6 +53,28 @@ class Scores:
     phase: Mapping[str, Any]
     evaluations: Mapping[str, Evaluation]
     skipped: Mapping[str, str]
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, Any]]:
+        """The numbers of each split, as in ``phases.jsonl``."""
+        return {split: one.metrics for split, one in self.evaluations.items()}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How runs of one kind are scored.
+
+    Attributes:
+        asked_class: What can be asked.
+        description: For ``--help``.
+        score: Scores what ``seqdsd.inference.trained`` has loaded; the console gets the progress bar.
+        print_scores: Prints them, and the command that found them.
+    """
+
+    asked_class: type[Evaluate]
+    description: str
+    score: Callable[[Any, Any, Console], Scores]
+    print_scores: Callable[[Scores, str, Console], None]
 
 
 def progress_bar(console: Console) -> Progress:

@@ -6,7 +6,7 @@ Leaves out going on with training, which is the recipe's ``--resume``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -21,6 +21,7 @@ from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import Processes, make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.inference.tuned_decoding import with_tuned_weights
+from seqdsd.kinds import CAPTIONS, KIND_OF_RECIPE, SPEECH, Kind
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.speech import SpeechConfig, read_tokenizer
@@ -35,17 +36,13 @@ log = logging.getLogger(__name__)
 
 ConfigT = TypeVar("ConfigT")
 
-_USES = {
-    **dict.fromkeys(RECOGNISERS, "a recogniser; use seqdsd transcribe or seqdsd evaluate"),
-    neuraltalk.RECIPE: "a captioner; use seqdsd caption or seqdsd evaluate",
-}
-
 
 @dataclass(frozen=True)
 class TrainedRecogniser:
     """A recogniser as one phase of a run left it, on its device and in evaluation mode.
 
     Attributes:
+        folder: Of the run.
         model: The network as Fabric wraps it, for the precision that it was trained in; ``.module`` is bare.
         recogniser: Features before it and decoding after it.
         config: Settings of the run.
@@ -54,6 +51,7 @@ class TrainedRecogniser:
         processes: That share the work, where torchrun has started several.
     """
 
+    folder: RunFolder
     model: _FabricModule
     recogniser: Recogniser
     config: SpeechConfig
@@ -144,7 +142,7 @@ def load_recogniser(
         ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
             are damaged, the device is not there, or a language model cannot be used.
     """
-    recipe = RECOGNISERS[_require(folder, RECOGNISERS)]
+    recipe = RECOGNISERS[_require(folder, SPEECH)]
     config = read_config(folder.config, recipe.config_class())
     record = _find_phase(folder, phase)
     decoding = with_tuned_weights(decoding or DecodingSettings(), folder, phase=record["name"])
@@ -153,6 +151,7 @@ def load_recogniser(
     _load_weights(model, _read_weights(folder, record), folder, record)
     fabric = make_fabric(device, config.precision)
     return TrainedRecogniser(
+        folder=folder,
         model=fabric.setup_module(model).eval(),
         recogniser=Recogniser(LogSpectrogram(), tokenizer, decoding),
         config=config,
@@ -182,7 +181,7 @@ def load_captioner(
     Raises:
         ValueError: As ``load_recogniser``, or for a search that cannot be.
     """
-    _require(folder, (neuraltalk.RECIPE,))
+    _require(folder, CAPTIONS)
     config = read_config(folder.config, neuraltalk.Config())
     search = replace(
         config.search,
@@ -248,19 +247,21 @@ def recipe_of(folder: RunFolder) -> str:
             f"{folder.path}: not a run folder (it has no config.toml); name the --out of a training run"
         )
     name = read_run_provenance(folder).get("recipe")
-    if name not in _USES:
+    if name not in KIND_OF_RECIPE:
         raise RunFolderError(
             f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not one known here "
-            f"({', '.join(_USES)}); take another run, or the version of seqdsd that wrote this one"
+            f"({', '.join(KIND_OF_RECIPE)}); take another run, or the version of seqdsd that wrote this one"
         )
     return name
 
 
-def _require(folder: RunFolder, recipes: Collection[str]) -> str:
-    """The recipe that trained the run, which is one of these."""
+def _require(folder: RunFolder, kind: Kind) -> str:
+    """The recipe that trained the run, which is of this kind."""
     found = recipe_of(folder)
-    if found not in recipes:
-        raise RunFolderError(f"{folder.path} was trained by {found}: it is {_USES[found]}")
+    if found not in kind.networks:
+        raise RunFolderError(
+            f"{folder.path} was trained by {found}: it is {KIND_OF_RECIPE[found].description}"
+        )
     return found
 
 

@@ -135,7 +135,7 @@ class _Piece:
 
 def transcribe(
     trained: Transcriber,
-    paths: Iterable[Path],
+    recordings: Iterable[Path | Float[Tensor, "_samples"]],
     *,
     max_piece_seconds: float = 20.0,
     max_batch_seconds: float = 120.0,
@@ -148,14 +148,14 @@ def transcribe(
 
     Args:
         trained: The recogniser.
-        paths: Files that libsndfile reads.
+        recordings: Files that libsndfile reads, or samples at the rate of the features; these have no path.
         max_piece_seconds: Longer recordings are cut, at a quiet place in the last quarter of this time.
         max_batch_seconds: Pieces of a batch times the longest one's duration; bounds memory.
         with_words: Whether segments say when each word was said.
         on_decoded: Called after each batch with the seconds of audio in it.
     """
     waiting: list[Transcript] = []
-    for batch in _batches(_pieces(paths, waiting, max_piece_seconds), max_batch_seconds):
+    for batch in _batches(_pieces(recordings, waiting, max_piece_seconds), max_batch_seconds):
         _decode(trained, batch, with_words=with_words)
         on_decoded(sum(len(piece.samples) for piece in batch) / SAMPLE_RATE_HZ)
         while waiting and waiting[0].is_done:
@@ -202,23 +202,34 @@ def _load(asked: Transcribe) -> Transcriber:
     )
 
 
-def _pieces(paths: Iterable[Path], waiting: list[Transcript], max_piece_seconds: float) -> Iterator[_Piece]:
+def _pieces(
+    recordings: Iterable[Path | Float[Tensor, "_samples"]],
+    waiting: list[Transcript],
+    max_piece_seconds: float,
+) -> Iterator[_Piece]:
     """The pieces of all recordings; ``waiting`` gets a transcript for each recording as it is reached."""
-    for path in paths:
-        transcript = Transcript(path)
+    for recording in recordings:
+        transcript = Transcript(recording if isinstance(recording, Path) else Path("samples"))
         waiting.append(transcript)
         try:
-            yield from _pieces_of(transcript, max_piece_seconds)
+            blocks = _file_blocks(recording) if isinstance(recording, Path) else [recording]
+            yield from _pieces_of(transcript, blocks, max_piece_seconds)
         except (AudioError, OSError) as error:
             transcript.problem = str(error)
         transcript.is_read = True
 
 
-def _pieces_of(transcript: Transcript, max_piece_seconds: float) -> Iterator[_Piece]:
-    if not transcript.path.exists():
-        raise AudioError(transcript.path, "there is no such file or folder", "Correct the path")
+def _file_blocks(path: Path) -> Iterator[Float[Tensor, "_samples"]]:
+    if not path.exists():
+        raise AudioError(path, "there is no such file or folder", "Correct the path")
+    return read_blocks(path, sample_rate_hz=SAMPLE_RATE_HZ)
+
+
+def _pieces_of(
+    transcript: Transcript, blocks: Iterable[Float[Tensor, "_samples"]], max_piece_seconds: float
+) -> Iterator[_Piece]:
     pieces = split_at_quiet(
-        read_blocks(transcript.path, sample_rate_hz=SAMPLE_RATE_HZ),
+        blocks,
         sample_rate_hz=SAMPLE_RATE_HZ,
         max_seconds=max_piece_seconds,
         search_seconds=max_piece_seconds / 4,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import tomli_w
 
-from seqdsd.config import ConfigError, read_values
-from seqdsd.records import RunFolder, write_atomically
+from seqdsd.config import read_values
+from seqdsd.records import RunFolder, checked, shapes, write_atomically
 from seqdsd.tasks import DecodingSettings
 from seqdsd.tasks.decoding import digest_of
 
@@ -25,9 +25,9 @@ class TunedWeights:
     """Of the file's contents."""
     phase: str
     """Whose weights the network had."""
-    lm_weight: float
-    word_bonus: float
-    dev_wer: float
+    lm_weight: shapes.Number
+    word_bonus: shapes.Number
+    dev_wer: shapes.Rate
     """As a fraction."""
 
     def write(self, folder: RunFolder) -> None:
@@ -39,15 +39,11 @@ class TunedWeights:
         """Read what ``write`` wrote.
 
         Raises:
-            ConfigError: If the file cannot be read.
+            ConfigError, RunFolderError: If the file cannot be read, or is not what ``write`` writes.
         """
         values = read_values(folder.decoding)
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(
-                f"{folder.decoding}: not as seqdsd tune-decoding writes it ({error}); run it again"
-            ) from error
+        checked(values, cls, str(folder.decoding), remedy="run seqdsd tune-decoding again")
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
 def with_tuned_weights(asked: DecodingSettings, folder: RunFolder, *, phase: str) -> DecodingSettings:
@@ -59,7 +55,7 @@ def with_tuned_weights(asked: DecodingSettings, folder: RunFolder, *, phase: str
         phase: Name of the phase whose weights the network has.
 
     Raises:
-        ConfigError: If what was found cannot be read.
+        ConfigError, RunFolderError: If what was found cannot be read.
         OSError: If the language model cannot be read.
     """
     if asked.lm is None or (asked.lm_weight is not None and asked.word_bonus is not None):

@@ -192,6 +192,7 @@ def run(
             fabric=fabric,
             console=console,
             save_parts=lambda path: _save_parts(task, path),
+            may_change=MAY_CHANGE_ON_RESUME,
             start_from=parent,
         )
     if is_first_process():

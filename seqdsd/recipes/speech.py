@@ -121,6 +121,7 @@ class SpeechRecipe:
                 fabric=fabric,
                 console=console,
                 save_parts=lambda path: _save_parts(task, path),
+                may_change=MAY_CHANGE_ON_RESUME,
                 start_from=parent,
             )
         console.print(phase_table(phases))

@@ -5,6 +5,7 @@ What differs, the settings and the task made from them, is each recipe's own.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from seqdsd.config import differences, read_config, read_provenance, to_toml
+from seqdsd.config import differences, flat_values, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
 from seqdsd.engine import (
     DSDTraining,
@@ -30,9 +31,10 @@ from seqdsd.engine import (
     device_name,
     has_checkpoint,
 )
-from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
-from seqdsd.reports.runs.checks import check_phases
+from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 from seqdsd.sparsity import Rule, Schedule, resolve
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +126,20 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
         may_change: Settings that do not change what is trained.
 
     Raises:
-        RunFolderError: If there is a run that may not be, or that has other settings.
+        RunFolderError: If there is a run that may not be, or that has other settings; or parts of one: checkpoints or
+            records without settings, or records that no checkpoint goes with.
     """
     if not folder.config.is_file():
+        left = [
+            path
+            for path in (folder.phases, *sorted(folder.checkpoints.glob("*.safetensors")))
+            if path.is_file()
+        ]
+        if left:
+            raise RunFolderError(
+                f"{folder.config}: missing, but there is {left[0].relative_to(folder.path)} of a run; bring the file "
+                "back, or take another --out"
+            )
         return False
     if not resume:
         raise RunFolderError(
@@ -138,7 +151,24 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
             f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
             f"(--config {folder.config}) or take another --out"
         )
+    if not has_checkpoint(folder.checkpoints):
+        _check_no_phase_is_lost(folder, config)
     return True
+
+
+def _check_no_phase_is_lost(folder: RunFolder, config: RunConfig) -> None:
+    """See that a run without a checkpoint to go on from has nothing to go on with, or is complete.
+
+    Raises:
+        RunFolderError: If it has.
+    """
+    records = folder.read_phases() if folder.phases.is_file() else []
+    if 0 < len(records) < len(config.schedule):
+        raise RunFolderError(
+            f"{folder.path}: {len(records)} of {len(config.schedule)} phases are recorded, but there is neither "
+            f"{folder.checkpoints.name}/last.safetensors nor previous.safetensors to go on from; bring one of them "
+            "back, or take another --out"
+        )
 
 
 def find_parent(
@@ -178,9 +208,7 @@ def read_run_provenance(folder: RunFolder) -> dict[str, Any]:
         ConfigError: If its settings cannot be read.
         RunFolderError: If another version of seqdsd has written the folder.
     """
-    provenance = read_provenance(folder.config)
-    folder.check_format(provenance)
-    return provenance
+    return checked_provenance(read_provenance(folder.config), folder.config)
 
 
 def _changed(folder: RunFolder, config: RunConfig, may_change: Sequence[str]) -> list[str]:
@@ -198,8 +226,7 @@ def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]
     """
     if not folder.phases.is_file():
         return None
-    records = folder.read_phases()
-    check_phases(folder.phases, records, planned=len(config.schedule))
+    records = folder.read_phases(planned=len(config.schedule))
     return records if len(records) == len(config.schedule) else None
 
 
@@ -214,6 +241,7 @@ def train(
     fabric: Fabric,
     console: Console,
     save_parts: Callable[[Path], Mapping[str, str]],
+    may_change: Sequence[str],
     start_from: RunFolder | None = None,
 ) -> list[dict[str, Any]]:
     """Train, or go on where the run in the folder stopped.
@@ -229,6 +257,7 @@ def train(
         console: Where progress is shown.
         save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them,
             and returns what is to be noted of it with the settings.
+        may_change: Settings that do not change what is trained; checkpoints carry the others.
         start_from: A run that may be taken over from (see ``find_parent``), if any.
 
     Raises:
@@ -250,6 +279,8 @@ def train(
                 **provenance(config.seed),
             }
             write_atomically(folder.config, to_toml(config, origin))
+        elif start_from is None and not has_checkpoint(folder.checkpoints):
+            log.warning("%s: no checkpoint to go on from: the run begins with its first phase", folder.path)
         processes.wait()
         training = DSDTraining(
             task,
@@ -262,11 +293,13 @@ def train(
             fabric=fabric,
             console=console,
             start_from=start_from,
+            noted={name: one for name, one in flat_values(config).items() if name not in may_change},
         )
         try:
             return training.run()
         except OutOfMemory as error:
-            if begins:  # nothing is trained: the same folder may be begun with other settings
+            # Nothing is trained, and nothing taken over: the same folder may be begun with other settings.
+            if begins and not has_checkpoint(folder.checkpoints):
                 folder.config.unlink()
             raise OutOfMemory(f"{error}; {LESS_MEMORY}") from error
 

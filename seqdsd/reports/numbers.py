@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from seqdsd.records import json_values, slug
+from seqdsd.records import is_test_split, json_values, slug
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Side, contrasts, headlines
 from seqdsd.reports.comparison.pairs import PairTest, pair_tests
@@ -27,7 +27,6 @@ from seqdsd.reports.comparison.tables import (
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.phase_table import phase_grid
 from seqdsd.reports.plan import plan_grid
-from seqdsd.reports.runs.checks import is_test_split
 from seqdsd.reports.runs.reading import Record, Run, RunSet
 from seqdsd.reports.runs.scores import FAMILIES, PRIMARY, metrics_of
 from seqdsd.reports.weights import read_rounds, weight_grid

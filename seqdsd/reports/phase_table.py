@@ -14,9 +14,8 @@ from typing import Any
 
 from rich.console import Console, ConsoleRenderable
 
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, is_test_split
 from seqdsd.reports.layout import Cells, Grid
-from seqdsd.reports.runs.checks import is_test_split
 from seqdsd.reports.runs.reading import read_origin
 from seqdsd.reports.runs.scores import NONE
 
@@ -290,5 +289,5 @@ def main(argv: Sequence[str]) -> None:
             print(phase_markdown(records), end="")
         else:
             Console().print(phase_table(records))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")

@@ -124,7 +124,8 @@ class Recogniser:
         """
         self.features = features
         self.tokenizer = tokenizer
-        self.tokens = make_decoder(decoding or DecodingSettings(), tokenizer)
+        self.decoding = decoding or DecodingSettings()
+        self.tokens = make_decoder(self.decoding, tokenizer)
 
     def log_probs(
         self,
@@ -171,7 +172,6 @@ class SpeechTask:
     on_bad_data: OnBadData = "error"
     seed: int = 0
     pin_memory: bool = False
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
     processes: Processes = field(default_factory=Processes)
     """Each trains on its share of a batch, and evaluates its share of the batches."""
     accumulate: int = 1
@@ -183,7 +183,7 @@ class SpeechTask:
         Raises:
             BadDataError: See ``seqdsd.data.check_transcripts``.
         """
-        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer, self.decoding)
+        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
         self.skipped: dict[str, str] = {}
         self._rates_seen: set[int] = set()
         manifests = _manifests(self.corpus)
@@ -296,7 +296,7 @@ class SpeechTask:
         if not ordered:
             raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
         mean_loss = float(self.processes.sum_(loss)) / len(ordered)
-        return _judged(ordered, mean_loss=mean_loss, decoding=str(self.decoding))
+        return _judged(ordered, mean_loss=mean_loss, decoding=str(self.recogniser.decoding))
 
     @torch.inference_mode()
     def outputs(

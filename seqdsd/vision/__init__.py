@@ -6,7 +6,7 @@
 from seqdsd.vision.encoders import ENCODERS, ImageEncoder, WeightsError, make_encoder
 from seqdsd.vision.feature_files import read_feature_file
 from seqdsd.vision.features import FeatureError, ImageFeatures, encode_images
-from seqdsd.vision.reading import IMAGE_SUFFIXES, ImageError, read_image
+from seqdsd.vision.reading import IMAGE_SUFFIXES, ImageError, read_image, to_upright_rgb
 
 __all__ = [
     "ENCODERS",
@@ -20,4 +20,5 @@ __all__ = [
     "make_encoder",
     "read_feature_file",
     "read_image",
+    "to_upright_rgb",
 ]

@@ -76,7 +76,7 @@ def decode_image(data: bytes, path: Path | str) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _check_size(image, path)
             image.load()
-            return _upright(_to_rgb(image, path), _orientation(image))
+            return to_upright_rgb(image, path)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -85,6 +85,11 @@ def decode_image(data: bytes, path: Path | str) -> Image.Image:
         raise _not_an_image(path, data) from error
     except Exception as error:  # decoders raise whatever the damage leads them into: KeyError, struct.error …
         raise ImageError(path, f"truncated or damaged ({error})", "Copy or download it again") from error
+
+
+def to_upright_rgb(image: Image.Image, path: Path | str = "image") -> Image.Image:
+    """An image that is open, as ``read_image`` gives it; ``path`` is for messages."""
+    return _upright(_to_rgb(image, path), _orientation(image))
 
 
 class _Silenced:

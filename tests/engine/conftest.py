@@ -82,7 +82,7 @@ class SumTask:
         loss = float(nn.functional.mse_loss(model(numbers).squeeze(1), numbers.sum(1)))
         score = loss if self._scores is None else self._scripted(numbers, model)
         rows = [{"id": "a", "ref": "1", "hyp": f"{loss:.3f}"}]
-        return Evaluation(loss, score, f"score {score:.3f}", {"wer": score}, rows)
+        return Evaluation(loss, score, f"score {score:.3f}", {"error": score}, rows)
 
     def _scripted(self, numbers, model):
         """The script's next score for weights not seen before; the same again for the same weights."""
@@ -116,6 +116,7 @@ def start(tmp_path, monkeypatch):
         anneal=1.0,
         optimizer=None,
         start_from=None,
+        noted=None,
         **settings,
     ):
         settings.setdefault("checkpoint_minutes", 60.0)
@@ -130,6 +131,7 @@ def start(tmp_path, monkeypatch):
             fabric=Fabric(accelerator="cpu", devices=1),
             console=Console(quiet=True),
             start_from=RunFolder(tmp_path / start_from) if start_from else None,
+            noted=noted,
         )
         return training.run()
 

@@ -70,10 +70,10 @@ def test_records_say_what_was_done(start, make_task, tmp_path):
         assert record["index"] == index and record["epochs"] == record["epochs_planned"] == 2
         for key in ("train_loss", "dev_loss", "dev_score"):
             assert len(record[key]) == 2 and all(map(math.isfinite, record[key]))
-        assert set(record["dev"]) == set(record["test"]) == {"wer"}
+        assert set(record["dev"]) == set(record["test"]) == {"error"}
         assert record["train_seconds"] >= 0 and record["skipped"] == record["nonfinite_steps"] == 0
         best = min(range(2), key=record["dev_score"].__getitem__)
-        assert record["best_epoch"] == best + 1 and record["dev"]["wer"] == record["dev_score"][best]
+        assert record["best_epoch"] == best + 1 and record["dev"]["error"] == record["dev_score"][best]
     assert [record["measured_sparsity"] for record in records] == [0.0, 0.5, 0.0]
 
 
@@ -163,7 +163,7 @@ def test_a_phase_starts_from_the_best_weights_of_the_one_before(start, make_task
     task.at_step = lambda epoch, index, batch: seen.setdefault(epoch, task.model[0].weight.detach().clone())
     records = start(task, schedule=Schedule.dsd(1, (4, 2, 2), (0.5,), (0.05, 0.02, 0.01)))
     assert [record["best_epoch"] for record in records] == [2, 1, 1]
-    assert [record["dev"]["wer"] for record in records] == [4, 3, 1]
+    assert [record["dev"]["error"] for record in records] == [4, 3, 1]
     handed_on = weights(tmp_path / "run", "dense-iter-0")["0.weight"]
     # Epoch 4 is the sparse phase's first: half of the weights are gone, the others are the handed-on ones.
     kept = seen[4] != 0
@@ -339,7 +339,7 @@ def test_tensorboard_has_every_epoch_and_phase_once_after_a_resume(start, make_t
     events = EventAccumulator(str(tmp_path / "run" / "tb"))
     events.Reload()
     assert [one.step for one in events.Scalars("train/loss")] == [0, 1, 2, 3, 4, 5]
-    assert [one.step for one in events.Scalars("phase_end/test/wer")] == [1, 3, 5]
+    assert [one.step for one in events.Scalars("phase_end/test/error")] == [1, 3, 5]
 
 
 def test_a_complete_run_returns_at_once(start, make_task, unbroken):
@@ -356,11 +356,13 @@ def test_phases_jsonl_is_mended_from_the_checkpoint(start, make_task, unbroken):
 
 
 def test_a_checkpoint_of_another_schedule_or_network_is_refused(start, make_task, unbroken):
-    with pytest.raises(ValueError, match="unbroken: its checkpoint belongs to another schedule"):
+    with pytest.raises(
+        ValueError, match="unbroken/checkpoints/last.safetensors: belongs to another schedule"
+    ):
         start(make_task(), "unbroken", schedule=Schedule.dsd(2, 2))
     other = make_task()
     other.model[4] = nn.Linear(16, 2)
-    with pytest.raises(ValueError, match="unbroken: its checkpoint is another network's"):
+    with pytest.raises(ValueError, match="unbroken/checkpoints/last.safetensors: another network's"):
         start(other, "unbroken")
 
 
@@ -378,6 +380,71 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(start, make_task,
         path.write_bytes(b"")
     with pytest.raises(CheckpointError, match="no usable checkpoint is left"):
         start(make_task())
+
+
+def handed_on(folder, whole):
+    """What a phase has handed on, under the name of the run's own checkpoint."""
+    return load_checkpoint(RunFolder(folder).weights("Dense Iter 0"))
+
+
+def without(part):
+    """The run's own checkpoint, all but a part."""
+
+    def changed(folder, whole):
+        tensors = {name: one for name, one in whole.tensors.items() if name != part}
+        assert len(tensors) == len(whole.tensors) - (part not in whole.state)
+        return Checkpoint(tensors, {name: one for name, one in whole.state.items() if name != part})
+
+    return changed
+
+
+def of_state(**changes):
+    return lambda folder, whole: Checkpoint(whole.tensors, {**whole.state, **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (handed_on, "not a checkpoint that a run can go on from (Object missing required field `phases`)"),
+        (without("now"), "missing required field `now`"),
+        (of_state(now=[]), "Expected `object`, got `array` - at `$.now`"),
+        (of_state(now={"epoch": 3}), "its epochs do not agree"),
+        (of_state(records=[{}]), "records:1: object missing required field `name`"),
+        (of_state(fingerprint=None), "Expected `str`, got `null` - at `$.fingerprint`"),
+        (without("model/0.weight"), "another network's"),
+        (without("best/0.weight"), "another network's: of the best weights, '0.weight' is missing"),
+        (
+            lambda folder, whole: Checkpoint(
+                {**whole.tensors, "optimizer/0/momentum_buffer": torch.ones(7)}, whole.state
+            ),
+            "another network's: the optimizer's '0/momentum_buffer' fits no parameter",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_of_the_run_gives_way_to_the_one_before(
+    start, make_task, tmp_path, unbroken, caplog, make, problem
+):
+    task = make_task()
+    stop_at(task, (3, 1))  # in the second epoch of a phase, which has best weights by then
+    with pytest.raises(StopRequested):
+        start(task, checkpoint_minutes=0.0)
+    last = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    save_checkpoint(last, make(tmp_path / "run", load_checkpoint(last)))
+    start(make_task(), checkpoint_minutes=0.0)
+    assert (
+        f"{last}: " in caplog.text
+        and problem in caplog.text
+        and "previous.safetensors instead" in caplog.text
+    )
+    assert_same_run(tmp_path / "run", unbroken)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(start, make_task):
+    noted = {"hidden_size": 16, "colour": "red"}
+    start(make_task(), noted=noted)
+    with pytest.raises(CheckpointError, match=r"trained with other settings \(colour: 'red' -> 'blue'\)"):
+        start(make_task(), noted={**noted, "colour": "blue"})
+    assert start(make_task(), noted={**noted, "added_since": 3})
 
 
 def test_bad_data_stops_with_a_checkpoint_wherever_it_turns_up(start, make_task, tmp_path, unbroken):

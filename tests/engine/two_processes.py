@@ -81,7 +81,7 @@ class SumTask:
         found = dict(self.processes.gather(list(zip(own, errors, strict=True))))
         loss = sum(found.values()) / len(found)
         rows = [{"id": str(i), "ref": "1", "hyp": f"{found[i]:.3f}"} for i in sorted(found)]
-        return Evaluation(loss, loss, f"loss {loss:.3f}", {"wer": loss}, rows)
+        return Evaluation(loss, loss, f"loss {loss:.3f}", {"error": loss}, rows)
 
 
 def main(out: Path, accumulate: int, norm: nn.Module) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from seqdsd.cli import main as seqdsd
-from seqdsd.inference.export import captioner_graphs, recogniser_graph, write_onnx, write_program
+from seqdsd.inference.export import write_onnx, write_program
+from seqdsd.inference.graphs import acoustic_graph, caption_graphs
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
-from seqdsd.recipes import ds1
 from seqdsd.records import RunFolder
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer, tokenizer_from_json
 
@@ -60,7 +60,7 @@ def ready(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("write", [write_onnx, write_program])
 def test_recognisers(tmp_path, name, write):
-    graph = recogniser_graph(ready(NETWORKS[name]()))
+    graph = acoustic_graph(ready(NETWORKS[name]()))
     assert write(graph, tmp_path / "network", {}) < 1e-4
 
 
@@ -68,13 +68,13 @@ def test_recognisers(tmp_path, name, write):
 @pytest.mark.parametrize("write", [write_onnx, write_program])
 def test_captioners(tmp_path, tanh_output, write):
     model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8, tanh_output=tanh_output).eval()
-    for name, graph in captioner_graphs(model, 7).items():
+    for name, graph in caption_graphs(model, 7).items():
         assert write(graph, tmp_path / f"network{name}", {}) < 1e-5
 
 
 def test_padding_is_ignored_by_the_file_too(tmp_path):
     model = ready(NETWORKS["ds2"]())
-    write_onnx(recogniser_graph(model), tmp_path / "network.onnx", {})
+    write_onnx(acoustic_graph(model), tmp_path / "network.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     features = np.random.default_rng(0).standard_normal((2, 40, 161)).astype(np.float32)
     lengths = np.array([40, 11])
@@ -96,7 +96,7 @@ def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, bidirectional)
             vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, bidirectional=bidirectional
         )
     )
-    write_onnx(recogniser_graph(model), tmp_path / "network.onnx", {})
+    write_onnx(acoustic_graph(model), tmp_path / "network.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     for lengths in ([3], [90], [17, 64], [64, 17], [5, 120, 33]):
         torch.manual_seed(len(lengths))
@@ -111,10 +111,8 @@ def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, bidirectional)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, write_tone_corpus, tiny_ds1) -> RunFolder:
-    folder = tmp_path_factory.mktemp("run")
-    corpus = write_tone_corpus(folder / "tones")
-    return ds1.run(tiny_ds1(corpus.folder, folder / "run", epochs=(4, 1, 1))).folder
+def run(tone_run) -> RunFolder:
+    return tone_run
 
 
 def call(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -168,7 +166,7 @@ def test_what_is_no_such_file_is_refused(tmp_path, capsys, content, what):
 def test_another_onnx_file_is_refused(tmp_path, capsys):
     model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
     path = tmp_path / "captions.onnx"
-    write_onnx(captioner_graphs(model, 7)[""], path, {})
+    write_onnx(caption_graphs(model, 7)[""], path, {})
     (tmp_path / "a.wav").write_bytes(b"")
     status, _, err = call(capsys, "transcribe", path, tmp_path / "a.wav")
     assert status == 1 and "not a recogniser that seqdsd export has written" in err

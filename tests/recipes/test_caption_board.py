@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.captions.changes import read_run_captions
+from seqdsd.sparsity import Schedule
 
 REFS = ["a red square on white", "there is a square"]
 # By image: the caption of each phase. The first gains most, the last loses most.
@@ -21,11 +22,14 @@ PHASES = ("Dense Iter 0", "Sparse Iter 1")
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path, phase_records) -> RunFolder:
     """Two phases; pictures of 6 x 4 pixels."""
     folder = RunFolder(tmp_path / "run")
-    scores = {f"bleu{order}": 10.0 for order in (1, 2, 3, 4)}
-    folder.write_phases({"name": name, "dev": scores, "test": scores} for name in PHASES)
+    schedule = Schedule.dsd(1, (1,), (0.5,), (1e-3,))
+    scores: dict = {f"bleu{order}": 10.0 for order in (1, 2, 3, 4)}
+    scores |= {"brevity_penalty": 1.0, "cider_d": 0.5, "rouge_l": 0.4, "decoding": "greedy"}
+    records = phase_records(schedule.phases[: len(PHASES)])
+    folder.write_phases({**record, "dev": scores, "test": scores} for record in records)
     for phase, name in enumerate(PHASES):
         rows = ({"id": id_, "refs": REFS, "hyp": said[phase]} for id_, said in CAPTIONS.items())
         write_json_lines(folder.hypotheses(name, "test"), rows)

@@ -8,7 +8,7 @@ import pytest
 from seqdsd.config import read_config, to_toml
 from seqdsd.recipes.catalog import RECIPES, UnknownRecipe, find_recipe
 from seqdsd.recipes.command import parse_command
-from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records import RunFolder, RunFolderError, write_atomically
 
 DS1, NEURALTALK = RECIPES["ds1"], RECIPES["neuraltalk"]
 PACKAGE = Path(__file__).parents[2] / "seqdsd" / "recipes"
@@ -192,6 +192,11 @@ def test_a_run_with_all_its_phases_is_finished(finished, tmp_path):
     folder, config = finished
     assert DS1.has_finished(folder, replace(config, out=Path("elsewhere"), device="cuda"))
     folder.write_phases(folder.read_phases()[:2])
+    with pytest.raises(
+        RunFolderError, match=r"2 of 3 phases are recorded, but there is neither .* or remove"
+    ):
+        DS1.has_finished(folder, config)
+    write_atomically(folder.checkpoints / "last.safetensors", "to go on from")
     assert not DS1.has_finished(folder, config)
     folder.phases.unlink()
     assert not DS1.has_finished(folder, config)
@@ -222,7 +227,8 @@ def test_records_that_no_run_writes_are_not_taken_for_a_finished_run(finished, c
     folder, config = finished
     folder.write_phases([{}] * count)
     with pytest.raises(
-        RunFolderError, match=rf"{folder.phases}:1: no 'name'; .* or remove {folder.path}, and it"
+        RunFolderError,
+        match=rf"{folder.phases}:1: object missing .* or remove {folder.path}, and it",
     ):
         DS1.has_finished(folder, config)
 
@@ -232,5 +238,8 @@ def test_a_record_that_has_lost_its_scores_is_named(finished):
     records = folder.read_phases()
     del records[1]["dev"]["deletions"]
     folder.write_phases(records)
-    with pytest.raises(RunFolderError, match=rf"{folder.phases}:2: 'dev': no 'deletions'; .* or remove"):
+    with pytest.raises(
+        RunFolderError,
+        match=rf"{folder.phases}:2: dev: .*`deletions`; .* or remove",
+    ):
         DS1.has_finished(folder, config)

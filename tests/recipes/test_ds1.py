@@ -499,7 +499,7 @@ def test_a_checkpoint_without_our_state_is_refused(tone_corpus, tmp_path, tiny_d
     run(config)
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors", Checkpoint({}, {"phases": []}))
     (tmp_path / "run" / "phases.jsonl").unlink()
-    with pytest.raises(ValueError, match="another schedule"):
+    with pytest.raises(ValueError, match="not a checkpoint that a run can go on from"):
         run(config, RESUME)
 
 

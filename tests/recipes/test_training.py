@@ -13,14 +13,16 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from seqdsd.config import read_config
+from seqdsd.config import read_config, to_toml
 from seqdsd.engine import (
     AdaptiveSettings,
+    CheckpointError,
     Evaluation,
     NesterovSettings,
     OutOfMemory,
     StopRequested,
     has_checkpoint,
+    load_latest,
     make_fabric,
 )
 from seqdsd.recipes.training import (
@@ -128,6 +130,7 @@ def start(config, *, task=None, optimizer=None, saved=None):
         folder=folder,
         console=QUIET,
         save_parts=save_parts,
+        may_change=("out",),
     )
 
 
@@ -174,6 +177,7 @@ def test_parts_that_cannot_be_saved_leave_no_run(config, folder):
             fabric=make_fabric(config.device, config.precision),
             console=QUIET,
             save_parts=fail,
+            may_change=("out",),
         )
     assert not holds_run(folder, config, resume=False, may_change=())
     assert len(start(config)) == 3
@@ -187,6 +191,52 @@ def test_a_batch_too_large_is_told_what_helps_and_the_folder_is_free_for_it(conf
         start(config, task=task)
     assert not has_checkpoint(folder.checkpoints)
     assert len(start(replace(config, accumulate=2))) == 3
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "phases.jsonl"])
+def test_parts_of_a_run_without_its_settings_are_no_run_to_begin(config, folder, left):
+    """The old weights would go on under settings that never trained them."""
+    start(config)
+    folder.config.unlink()
+    if left == "phases.jsonl":
+        shutil.rmtree(folder.checkpoints)
+    else:
+        folder.phases.unlink()
+    for resume in (False, True):
+        with pytest.raises(
+            RunFolderError, match=rf"config.toml: missing, but there is {left}.* bring the file"
+        ):
+            holds_run(folder, config, resume=resume, may_change=("out",))
+
+
+def test_phases_without_a_checkpoint_are_not_trained_again_in_silence(config, folder, caplog):
+    task = LineTask()
+    task.stop_at = (3, 0)
+    with pytest.raises(StopRequested):
+        start(config, task=task)
+    assert holds_run(folder, config, resume=True, may_change=("out",))
+    shutil.rmtree(folder.checkpoints)
+    with pytest.raises(
+        RunFolderError, match=r"2 of 3 phases are recorded, but there is neither checkpoints/last"
+    ):
+        holds_run(folder, config, resume=True, may_change=("out",))
+    folder.phases.unlink()
+    assert holds_run(folder, config, resume=True, may_change=("out",))
+    assert len(start(config)) == 3
+    assert "no checkpoint to go on from: the run begins with its first phase" in caplog.text
+    shutil.rmtree(folder.checkpoints)  # of a complete run it is not needed
+    assert holds_run(folder, config, resume=True, may_change=("out",))
+
+
+def test_checkpoints_carry_the_settings(config, folder):
+    """But for those that may change."""
+    start(config)
+    settings = load_latest(folder.checkpoints).state["settings"]
+    assert settings["part.size"] == 1 and settings["colour"] == "red" and "out" not in settings
+    folder.config.write_text(to_toml(replace(config, colour="blue")))
+    folder.phases.unlink()
+    with pytest.raises(CheckpointError, match="other settings .colour: 'red' -> 'blue'"):
+        start(replace(config, colour="blue"))
 
 
 @pytest.mark.parametrize(("method", "epochs"), [("dsd", [3, 3, 3]), ("llr", [3, 3, 3]), ("baseline", [30])])
@@ -246,6 +296,7 @@ def test_a_rule_that_fits_nothing_is_refused_before_training(config, folder):
             fabric=make_fabric(config.device, config.precision),
             console=QUIET,
             save_parts=lambda path: {},
+            may_change=("out",),
         )
     assert not folder.phases.exists()
 
@@ -302,7 +353,7 @@ def test_a_run_is_complete_with_all_its_phases(config, folder):
     folder.write_phases(records[:2])
     assert finished_phases(folder, config) is None
     folder.write_phases([*records[:2], {}])
-    with pytest.raises(RunFolderError, match=rf"{folder.phases}:3: no 'name'"):
+    with pytest.raises(RunFolderError, match=rf"{folder.phases}:3: object missing required field `name`"):
         finished_phases(folder, config)
     folder.write_phases(records)
     with pytest.raises(

@@ -10,6 +10,7 @@ from rich.console import Console
 from seqdsd.records import RunFolder
 from seqdsd.reports import best_phase, phase_markdown, phase_table
 from seqdsd.reports.phase_table import main
+from seqdsd.sparsity import Schedule
 
 # DSD paper, Table 7 (WSJ '92 and '93), with a dev column of our own; the first row stands for the baseline.
 TABLE_7 = [
@@ -271,10 +272,16 @@ def test_a_narrower_terminal_gets_two_tables(caption_records):
     assert out.count("Improve (abs)") == out.count("Decoding: beam 3") == 1
 
 
-def test_the_command_prints_markdown_or_one_clear_message(tmp_path, records, capsys):
-    RunFolder(tmp_path).write_phases(records)
+@pytest.fixture
+def whole_records(phase_records) -> list[dict]:
+    """Of a run that a folder may hold: all agrees with all."""
+    return phase_records(Schedule.dsd(1))
+
+
+def test_the_command_prints_markdown_or_one_clear_message(tmp_path, whole_records, capsys):
+    RunFolder(tmp_path).write_phases(whole_records)
     main([str(tmp_path), "--markdown"])
-    assert capsys.readouterr().out == phase_markdown(records)
+    assert capsys.readouterr().out == phase_markdown(whole_records)
     RunFolder(tmp_path).write_phases([])
     with pytest.raises(SystemExit, match="1"):
         main([str(tmp_path)])
@@ -292,14 +299,14 @@ def test_the_command_prints_markdown_or_one_clear_message(tmp_path, records, cap
     ],
 )
 def test_a_folder_of_another_version_or_with_damaged_settings_is_refused(
-    tmp_path, records, capsys, settings, message
+    tmp_path, whole_records, capsys, settings, message
 ):
     """Records alone are shown, see above."""
     folder = RunFolder(tmp_path)
-    folder.write_phases(records)
+    folder.write_phases(whole_records)
     folder.config.write_text("[provenance]\nformat = 1\n")
     main([str(tmp_path), "--markdown"])
-    assert capsys.readouterr().out == phase_markdown(records)
+    assert capsys.readouterr().out == phase_markdown(whole_records)
     folder.config.write_text(settings)
     with pytest.raises(SystemExit, match="1"):
         main([str(tmp_path)])

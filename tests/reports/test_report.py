@@ -58,7 +58,7 @@ def test_what_is_refused_is_said_and_the_rest_is_reported(folder, capsys):
     damaged.phases.write_text("{}\n")
     main([str(folder)])
     said = capsys.readouterr()
-    assert f"refused: {damaged.phases}:1: no 'name'" in said.err.replace("\n", "")
+    assert f"refused: {damaged.phases}:1: object missing required field `name`" in said.err.replace("\n", "")
     assert "3 runs" in said.out
     assert f"{damaged.phases}:1" in (folder / "report.html").read_text(encoding="utf-8")
 

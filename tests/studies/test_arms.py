@@ -8,7 +8,7 @@ from seqdsd.engine import AdaptiveSettings, NesterovSettings
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.recipes.command import parse_command
-from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records import RunFolder, RunFolderError, write_atomically
 from seqdsd.studies.arms import ARMS, make_arms, make_jobs, new_epochs, own_annealing
 
 DS1 = RECIPES["ds1"]
@@ -190,6 +190,7 @@ def write_run(phase_records):
         folder.path.mkdir(parents=True)
         folder.config.write_text(to_toml(replace(config, out=folder.path)))
         folder.write_phases(phase_records(list(config.schedule)[:num_phases]))
+        write_atomically(folder.checkpoints / "last.safetensors", "to go on from")
 
     return write
 

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from seqdsd.reports.runs.checks import SET_COUNTS
+from seqdsd.records.phases import SET_COUNTS
 from seqdsd.reports.runs.hypotheses import Kind
 from seqdsd.reports.runs.reading import ArmName, Record, Refusal, Run
 from seqdsd.reports.runs.scores import Metric, Number

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from seqdsd.records import RunFolder, RunFolderError, read_json_lines
+from seqdsd.records import RunFolder, RunFolderError, read_json_lines, shapes
 
 Kind = Literal["speech", "captions"]
 
@@ -52,9 +51,8 @@ def read_rows(
     if not path.is_file():
         raise RunFolderError(f"{path}: missing, so the {what} of phase {phase_name!r} are unknown; {_REMEDY}")
     rows: dict[str, Hypothesis] = {}
-    for number, row in enumerate(read_lines(path), start=1):
-        if problem := _problem(row, kind):
-            raise RunFolderError(f"{path}:{number}: {problem}; {_REMEDY}")
+    shape = shapes.CaptionHypothesis if kind == "captions" else shapes.Hypothesis
+    for number, row in enumerate(read_json_lines(path, shape, remedy=_REMEDY), start=1):
         if row["id"] in rows:
             item = "image" if kind == "captions" else "utterance"
             raise RunFolderError(f"{path}:{number}: {item} {row['id']!r} a second time; {_REMEDY}")
@@ -79,40 +77,10 @@ def read_media(
     Raises:
         RunFolderError: If a line is damaged (it is named).
     """
-    paths: dict[str, Path] = {}
-    for number, row in enumerate(read_lines(listed) if listed.is_file() else (), start=1):
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("id", "path")):
-            raise RunFolderError(f"{listed}:{number}: no 'id' and 'path' that are strings; {remedy}")
-        paths[row["id"]] = listed.parent / row["path"]
-    return paths
-
-
-def read_lines(path: Path) -> Iterator[Any]:
-    """The values of a JSON-lines file, objects or not.
-
-    Raises:
-        RunFolderError: If it is no text, or a line is no JSON (it is named).
-    """
-    try:
-        yield from read_json_lines(path)
-    except RunFolderError as error:
-        raise RunFolderError(f"{error}; {_REMEDY}") from error
-    except UnicodeDecodeError as error:
-        raise RunFolderError(f"{path}: not UTF-8 text ({error}); {_REMEDY}") from error
-
-
-def _problem(row: Any, kind: Kind) -> str | None:
-    """Why a line is no hypothesis, if so."""
-    if not isinstance(row, dict):
-        return "not a JSON object"
-    for key in ("id", "hyp"):
-        if not isinstance(row.get(key), str):
-            return f"no {key!r} that is a string"
-    if kind == "speech":
-        return None if isinstance(row.get("ref", ""), str) else "no 'ref' that is a string"
-    refs = row.get("refs", [""])
-    is_list = isinstance(refs, list) and refs and all(isinstance(ref, str) for ref in refs)
-    return None if is_list else "no 'refs' that is a list of one string or more"
+    if not listed.is_file():
+        return {}
+    rows = read_json_lines(listed, shapes.Medium, remedy=remedy)
+    return {row["id"]: listed.parent / row["path"] for row in rows}
 
 
 def _refs(row: dict[str, Any], kind: Kind) -> tuple[str, ...]:

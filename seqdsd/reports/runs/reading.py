@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.config import PROVENANCE, ConfigError, read_values
-from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.checks import check_phases, check_plan, check_weights, is_test_split
-from seqdsd.reports.runs.hypotheses import COUNTED, Hypothesis, Kind, read_lines, read_media, read_rows
+from seqdsd.records import (
+    RunFolder,
+    RunFolderError,
+    checked,
+    checked_provenance,
+    is_test_split,
+    read_json_lines,
+    shapes,
+)
+from seqdsd.records.reading import REMEDY
+from seqdsd.reports.runs.hypotheses import COUNTED, Hypothesis, Kind, read_media, read_rows
 
 Record = Mapping[str, Any]
 ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
 
 SEARCH_DEPTH = 3
 """Folders below the one given: seed-0/dsd of a comparison are two."""
-
-_METHODS = ("baseline", "llr", "dsd")
 
 
 @dataclass(frozen=True)
@@ -130,11 +136,7 @@ def read_origin(folder: RunFolder) -> dict[str, Any]:
     """
     if not folder.config.is_file():
         return {}
-    provenance = _read_config(folder).get(PROVENANCE, {})
-    if not isinstance(provenance, dict):
-        raise RunFolderError(f"{folder.config}: {PROVENANCE!r} is not a table; bring the file back")
-    folder.check_format(provenance)
-    return provenance
+    return checked_provenance(_read_config(folder).get(PROVENANCE, {}), folder.config)
 
 
 def read_hypotheses(run: Run, phase_name: str, split: str) -> tuple[Hypothesis, ...]:
@@ -200,25 +202,27 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _read_run(folder: RunFolder) -> Run:
     settings = _read_config(folder)
-    provenance = settings.pop(PROVENANCE, {})
-    _check_version(folder, provenance)
-    method, iters = _method(folder, settings), _whole_number(folder, settings, "iters")
-    phases = _read_phases(folder, planned=_num_planned(method, iters))
+    provenance = checked_provenance(settings.pop(PROVENANCE, {}), folder.config)
+    if "recipe" not in provenance:
+        raise RunFolderError(
+            f'{folder.config}: no recipe = "…" in a table [{PROVENANCE}]; bring the file back, or name the recipe there'
+        )
+    remedy = "bring the file back, or report the run with the version that wrote it"
+    checked(settings, shapes.RunSettings, str(folder.config), remedy=remedy)
+    method, iters = settings["method"], settings["iters"]
     run = Run(
         folder=folder,
         name=folder.path.name,
         recipe=provenance["recipe"],
         method=method,
         iters=iters,
-        seed=_whole_number(folder, settings, "seed"),
+        seed=settings["seed"],
         settings=settings,
         provenance=provenance,
-        phases=phases,
-        weights=_read_records(folder.weight_statistics),
-        plan=_read_records(folder.plan),
+        phases=_read_phases(folder, planned=_num_planned(method, iters)),
+        weights=_read_weights(folder.weight_statistics),
+        plan=_read_records(folder.plan, shapes.PlannedParameter),
     )
-    check_weights(folder.weight_statistics, run.weights)
-    check_plan(folder.plan, run.plan)
     _check_files(run)
     return run
 
@@ -233,45 +237,34 @@ def _read_config(folder: RunFolder) -> dict[str, Any]:
         raise RunFolderError(f"{error}; mend the file or bring it back") from error
 
 
-def _check_version(folder: RunFolder, provenance: Any) -> None:
-    if not isinstance(provenance, dict) or not isinstance(provenance.get("recipe"), str):
-        raise RunFolderError(
-            f'{folder.config}: no recipe = "…" in a table [{PROVENANCE}]; bring the file back, or name the recipe there'
-        )
-    folder.check_format(provenance)
-
-
-def _method(folder: RunFolder, settings: Mapping[str, Any]) -> str:
-    value = settings.get("method")
-    if not isinstance(value, str) or value not in _METHODS:
-        raise RunFolderError(
-            f"{folder.config}: method must be one of {', '.join(_METHODS)}, got {value!r}; bring the file back, or "
-            "report the run with the version that wrote it"
-        )
-    return value
-
-
-def _whole_number(folder: RunFolder, settings: Mapping[str, Any], key: str) -> int:
-    value = settings.get(key)
-    if type(value) is not int or value < 0:
-        raise RunFolderError(
-            f"{folder.config}: {key} must be a whole number of at least 0, got {value!r}; bring the file back"
-        )
-    return value
-
-
 def _read_phases(folder: RunFolder, *, planned: int) -> tuple[Record, ...]:
-    if not folder.phases.is_file() or not (records := _read_records(folder.phases)):
+    records = folder.read_phases(planned=planned) if folder.phases.is_file() else []
+    if not records:
         raise RunFolderError(
             f"{folder.path}: no finished phase (none in phases.jsonl); wait until one is finished, or go on with "
             f"--resume --config {folder.config}"
         )
-    check_phases(folder.phases, records, planned=planned)
+    if not shapes.SCORES.keys() & records[0]["dev"].keys():
+        raise RunFolderError(
+            f"{folder.phases}:1: dev has none of the scores known here ({', '.join(shapes.SCORES)}); {REMEDY}"
+        )
+    return tuple(records)
+
+
+def _read_records(path: Path, shape: Any) -> tuple[Record, ...]:
+    return tuple(read_json_lines(path, shape)) if path.is_file() else ()
+
+
+def _read_weights(path: Path) -> tuple[Record, ...]:
+    records = _read_records(path, shapes.LayersAtMoment)
+    for number, record in enumerate(records, start=1):
+        for layer in record["layers"]:
+            if (counted := sum(layer["histogram"])) != layer["weights"]:
+                raise RunFolderError(
+                    f"{path}:{number}: layer {layer['name']!r}: the histogram counts {counted} of {layer['weights']} "
+                    f"weights; {REMEDY}"
+                )
     return records
-
-
-def _read_records(path: Path) -> tuple[Any, ...]:
-    return tuple(read_lines(path)) if path.is_file() else ()
 
 
 def _check_files(run: Run) -> None:

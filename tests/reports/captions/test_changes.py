@@ -146,7 +146,9 @@ def test_another_version_s_folder_is_refused(caption_run):
     ):
         read_run_captions(caption_run)
     caption_run.config.write_text("provenance = 3\n")
-    with pytest.raises(ValueError, match=r"config\.toml: 'provenance' is not a table; bring the file back"):
+    with pytest.raises(
+        ValueError, match=r"config\.toml: \[provenance\]: expected `object`, got `int`; bring the file back"
+    ):
         read_run_captions(caption_run)
 
 
@@ -177,11 +179,11 @@ WHOLE = {"id": "loss.jpg", "refs": ["a dog"], "hyp": "a dog"}
     ("line", "problem"),
     [
         ('{"id": "loss.jpg", "refs": ["a d', "damaged record"),
-        ("[1, 2]", "not a JSON object"),
-        (json.dumps({**WHOLE, "hyp": None}), "no 'hyp' that is a string"),
-        (json.dumps({**WHOLE, "id": 3}), "no 'id' that is a string"),
-        (json.dumps({**WHOLE, "refs": []}), "no 'refs' that is a list"),
-        (json.dumps({**WHOLE, "refs": "a dog"}), "no 'refs' that is a list"),
+        ("[1, 2]", "expected `object`, got `array`"),
+        (json.dumps({**WHOLE, "hyp": None}), "hyp: expected `str`, got `null`"),
+        (json.dumps({**WHOLE, "id": 3}), "id: expected `str`, got `int`"),
+        (json.dumps({**WHOLE, "refs": []}), "refs: expected `array` of length >= 1"),
+        (json.dumps({**WHOLE, "refs": "a dog"}), "refs: expected `array`, got `str`"),
         (json.dumps({"id": "x", "ref": "a dog", "hyp": "a dog"}), "no 'refs' that is a list"),
         (json.dumps({**WHOLE, "id": "gain.jpg"}), "image 'gain.jpg' a second time"),
     ],
@@ -211,7 +213,7 @@ def test_captions_of_which_some_are_lost(caption_run):
 def test_hypotheses_that_are_no_text_or_empty(caption_run):
     path = caption_run.hypotheses("Dense Iter 1", "test")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"dense-iter-1\.test\.jsonl: not UTF-8 text"):
+    with pytest.raises(ValueError, match=r"dense-iter-1\.test\.jsonl:1: not UTF-8 text"):
         read_run_captions(caption_run)
     path.write_text("")
     with pytest.raises(ValueError, match=r"dense-iter-1\.test\.jsonl: empty, .* 'Dense Iter 1'"):
@@ -234,7 +236,7 @@ def test_phases_of_other_images_are_refused(caption_run):
 
 def test_a_damaged_list_of_images(caption_run):
     (caption_run.path / "images.jsonl").write_text('{"id": "gain.jpg"}\n')
-    with pytest.raises(ValueError, match=r"images\.jsonl:1: no 'id' and 'path'.*--images"):
+    with pytest.raises(ValueError, match=r"images\.jsonl:1: object missing required field `path`.*--images"):
         read_run_captions(caption_run)
 
 

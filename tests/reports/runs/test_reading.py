@@ -188,11 +188,11 @@ def test_settings_that_are_no_toml(refusal, content):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('method = "dsd"', 'method = "magic"', "method must be one of baseline, llr, dsd, got 'magic'"),
-        ('method = "dsd"', "", "method must be one of baseline, llr, dsd, got None"),
-        ("iters = 1", "iters = true", "iters must be a whole number of at least 0, got True"),
-        ("iters = 1", "iters = -1", "iters must be a whole number of at least 0, got -1"),
-        ("seed = 0\nlearning", "learning", "seed must be a whole number of at least 0, got None"),
+        ('method = "dsd"', 'method = "magic"', "method: invalid enum value 'magic'"),
+        ('method = "dsd"', "", "object missing required field `method`"),
+        ("iters = 1", "iters = true", "iters: expected `int`, got `bool`"),
+        ("iters = 1", "iters = -1", "iters: expected `int` >= 0"),
+        ("seed = 0\nlearning", "learning", "object missing required field `seed`"),
         ('recipe = "ds1"', "", 'no recipe = "…" in a table [provenance]'),
         ("[provenance]", "[origin]", 'no recipe = "…" in a table [provenance]'),
         ("[provenance]", "provenance = 3\n[origin]", "not a readable TOML file|no recipe"),
@@ -240,34 +240,34 @@ WER_ALONE = {"wer": 0.1}
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"name": ...}, "no 'name'"),
-        ({"name": " "}, "'name' must be a name, got ' '"),
+        ({"name": ...}, "object missing required field `name`"),
+        ({"name": " "}, "name: expected `str` matching regex"),
         ({"name": "Dense Iter 0"}, "phase 'Dense Iter 0' a second time"),
         ({"index": 2}, "'index' must be 1, got 2"),
-        ({"kind": "sparsely"}, "'kind' must be dense, sparse or redense, got 'sparsely'"),
-        ({"epochs": 0}, "'epochs' must be a whole number of at least 1, got 0"),
-        ({"epochs": 2.0}, "'epochs' must be a whole number"),
-        ({"epochs": True}, "'epochs' must be a whole number"),
+        ({"kind": "sparsely"}, "kind: invalid enum value 'sparsely'"),
+        ({"epochs": 0}, "epochs: expected `int` >= 1"),
+        ({"epochs": 2.5}, "epochs: expected `int`, got `float`"),
+        ({"epochs": True}, "epochs: expected `int`, got `bool`"),
         ({"epochs": 3}, "'train_loss' has 2 values for 3 epochs"),
         ({"best_epoch": 3}, "'best_epoch' is 3, but there were 2 epochs"),
-        ({"learning_rate": 0}, "'learning_rate' must be a number above 0, got 0"),
-        ({"learning_rate": float("nan")}, "'learning_rate' must be a number above 0, got nan"),
-        ({"sparsity": 50}, "'sparsity' must be a share from 0 to 1, got 50"),
-        ({"measured_sparsity": None}, "'measured_sparsity' must be a share from 0 to 1, got None"),
-        ({"train_loss": {"1": 2.0}}, "'train_loss' must be a list of numbers"),
-        ({"dev_score": [0.1, "x"]}, "'dev_score' must be a list of numbers"),
+        ({"learning_rate": 0}, "learning_rate: expected `float` > 0.0"),
+        ({"learning_rate": float("nan")}, "damaged record"),
+        ({"sparsity": 50}, "sparsity: expected `float` <= 1.0"),
+        ({"measured_sparsity": None}, "measured_sparsity: expected `float`, got `null`"),
+        ({"train_loss": {"1": 2.0}}, "train_loss: expected `array`, got `object`"),
+        ({"dev_score": [0.1, "x"]}, "dev_score[1]: expected `float | null`, got `str`"),
         ({"dev_score": [0.1]}, "'dev_score' has 1 values for 2 epochs"),
-        ({"train_seconds": -1}, "'train_seconds' must be a number of at least 0"),
-        ({"train_seconds": ...}, "no 'train_seconds'"),
-        ({"evaluate_seconds": "2"}, "'evaluate_seconds' must be a number of at least 0, got '2'"),
-        ({"taken_over_from": 5}, "'taken_over_from' must be a string, got 5"),
-        ({"statistics_seconds": None}, "'statistics_seconds' must be a number of at least 0, got None"),
-        ({"dev": None}, "'dev' must be an object, got None"),
-        ({"dev": {"cer": 0.1}}, "'dev': no 'wer'"),
-        ({"dev": {**WER_ALONE, "wer": -0.1}}, "'dev': 'wer' must be a fraction of at least 0, got -0.1"),
-        ({"test": []}, "'test': not a JSON object"),
-        ({"test": WER_ALONE}, "'test': no 'substitutions'"),
-        ({"test": {"bleu4": 12.0}}, "'test': no 'wer'"),
+        ({"train_seconds": -1}, "train_seconds: expected `float` >= 0.0"),
+        ({"train_seconds": ...}, "object missing required field `train_seconds`"),
+        ({"evaluate_seconds": "2"}, "evaluate_seconds: expected `float`, got `str`"),
+        ({"taken_over_from": 5}, "taken_over_from: expected `str`, got `int`"),
+        ({"statistics_seconds": None}, "statistics_seconds: expected `float`, got `null`"),
+        ({"dev": None}, "dev: expected `object`, got `null`"),
+        ({"dev": {"cer": 0.1}}, "dev: object missing required field `wer`"),
+        ({"dev": {**WER_ALONE, "wer": -0.1}}, "dev: wer: expected `float` >= 0.0"),
+        ({"test": []}, "test: expected `object`, got `array`"),
+        ({"test": WER_ALONE}, "test: object missing required field `substitutions`"),
+        ({"test": {"bleu4": 12.0}}, "test: object missing required field `wer`"),
     ],
 )
 def test_phases_that_no_run_writes(refusal, changes, problem):
@@ -340,15 +340,15 @@ def test_an_error_rate_may_be_rounded(make_arm):
 
 def test_scores_of_captions_that_cannot_be(make_arm):
     folder = make_arm("run", "dsd", kind="captions")
+    records = folder.read_phases()
     for score, problem in (
-        (100.5, "must be from 0 to 100, got 100.5"),
-        ("12", "must be from 0 to 100, got '12'"),
+        (100.5, "expected `float` <= 100.000001"),
+        ("12", "expected `float`, got `str`"),
     ):
-        records = folder.read_phases()
         records[0]["test"]["bleu4"] = score
         folder.write_phases(records)
         (refused,) = read_runs([folder.path]).refused
-        assert f"phases.jsonl:1: 'test': 'bleu4' {problem}" in refused.message
+        assert f"phases.jsonl:1: test: bleu4: {problem}" in refused.message
     records[0]["test"]["bleu4"] = 100.00000000000004  # as rounding gives it
     folder.write_phases(records)
     assert not read_runs([folder.path]).refused
@@ -362,11 +362,13 @@ def test_phases_that_are_garbled(refusal):
 
 
 def test_phases_that_are_no_text(refusal):
-    assert "phases.jsonl: not UTF-8 text" in refusal(lambda run: run.phases.write_bytes(b"\xff\xfe"))
+    assert "phases.jsonl:1: not UTF-8 text" in refusal(lambda run: run.phases.write_bytes(b"\xff\xfe"))
 
 
 def test_phases_that_are_no_records(refusal):
-    assert "phases.jsonl:1: not a JSON object" in refusal(lambda run: run.phases.write_text("[1]\n"))
+    assert "phases.jsonl:1: expected `object`, got `array`" in refusal(
+        lambda run: run.phases.write_text("[1]\n")
+    )
 
 
 def test_a_lost_line(refusal):
@@ -387,9 +389,9 @@ def test_more_phases_than_the_settings_make(refusal):
     ("line", "problem"),
     [
         ('{"id": "u01", "hy', "damaged record"),
-        ("3", "not a JSON object"),
-        ('{"id": "u01", "ref": "go"}', "no 'hyp' that is a string"),
-        ('{"id": "u01", "ref": null, "hyp": "go"}', "no 'ref' that is a string"),
+        ("3", "expected `object`, got `int`"),
+        ('{"id": "u01", "ref": "go"}', "object missing required field `hyp`"),
+        ('{"id": "u01", "ref": null, "hyp": "go"}', "ref: expected `str`, got `null`"),
         ('{"id": "u00", "ref": "go", "hyp": "go"}', "utterance 'u00' a second time"),
     ],
 )
@@ -445,16 +447,22 @@ def test_hypotheses_that_were_not_kept_are_no_damage(make_arm):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda row: row.pop("moment"), "no 'moment'"),
-        (lambda row: row["layers"][1].update(histogram=[1, 2.5]), "layer 2: 'histogram' must be 101 counts"),
-        (lambda row: row["layers"][1].update(histogram=[1000]), "layer 2: 'histogram' must be 101 counts"),
+        (lambda row: row.pop("moment"), "object missing required field `moment`"),
+        (
+            lambda row: row["layers"][1].update(histogram=[1, 2.5]),
+            "layers[1].histogram: expected `array` of length >= 101",
+        ),
+        (
+            lambda row: row["layers"][1].update(histogram=[1000]),
+            "layers[1].histogram: expected `array` of length >= 101",
+        ),
         (
             lambda row: row["layers"][1].update(weights=999),
-            "layer 2: the histogram counts 1000 of 999 weights",
+            "layer 'rnn.weight': the histogram counts 1000 of 999 weights",
         ),
-        (lambda row: row["layers"][0].pop("pruned"), "layer 1: no 'pruned'"),
-        (lambda row: row["layers"][0].update(high="1"), "layer 1: 'high' must be a number"),
-        (lambda row: row.update(layers=[3]), "layer 1: not a JSON object"),
+        (lambda row: row["layers"][0].pop("pruned"), "layers[0]: object missing required field `pruned`"),
+        (lambda row: row["layers"][0].update(high="1"), "layers[0].high: expected `float`, got `str`"),
+        (lambda row: row.update(layers=[3]), "layers[0]: expected `object`, got `int`"),
     ],
 )
 def test_weights_that_no_run_writes(refusal, change, problem):
@@ -469,13 +477,13 @@ def test_weights_that_no_run_writes(refusal, change, problem):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda row: row.pop("count"), "no 'count'"),
-        (lambda row: row.pop("shape"), "no 'shape'"),
-        (lambda row: row.update(shape=5), "'shape' must be whole numbers, got 5"),
-        (lambda row: row.pop("rule"), "no 'rule'"),
-        (lambda row: row.update(rule=3), "'rule' must be a string or null, got 3"),
-        (lambda row: row.pop("why"), "no 'why'"),
-        (lambda row: row.update(why=None), "'why' must be a string, got None"),
+        (lambda row: row.pop("count"), "object missing required field `count`"),
+        (lambda row: row.pop("shape"), "object missing required field `shape`"),
+        (lambda row: row.update(shape=5), "shape: expected `array`, got `int`"),
+        (lambda row: row.pop("rule"), "object missing required field `rule`"),
+        (lambda row: row.update(rule=3), "rule: expected `str | null`, got `int`"),
+        (lambda row: row.pop("why"), "object missing required field `why`"),
+        (lambda row: row.update(why=None), "why: expected `str`, got `null`"),
     ],
 )
 def test_a_plan_that_no_run_writes(refusal, change, problem):
@@ -490,7 +498,7 @@ def test_a_plan_that_no_run_writes(refusal, change, problem):
 @pytest.mark.parametrize("name", ["audio", "images"])
 def test_a_damaged_list_of_media(refusal, name):
     said = refusal(lambda run: (run.path / f"{name}.jsonl").write_text('{"id": 3}\n'))
-    assert f"{name}.jsonl:1: no 'id' and 'path' that are strings; remove the file" in said
+    assert f"{name}.jsonl:1: id: expected `str`, got `int`; remove the file" in said
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

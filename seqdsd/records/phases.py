@@ -1,0 +1,105 @@
+"""What the phase records of a run say about each other: the same sets, no line lost, rates that their counts make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqdsd.records.reading import REMEDY, RunFolderError, checked
+from seqdsd.records.shapes import SCORES, Phase
+
+SET_COUNTS = ("utterances", "images", "ref_words")
+"""How large the set was that scores are of."""
+
+
+def is_test_split(name: str) -> bool:
+    """Whether a record's key is a test set: ``test``, or ``test_NAME``."""
+    return name == "test" or name.startswith("test_")
+
+
+def check_phases(path: Path | str, records: Sequence[Any], *, planned: int | None = None) -> None:
+    """Check phase records.
+
+    Args:
+        path: Of their file, for the message.
+        records: As they were read.
+        planned: Phases that the run has; None where that is not known.
+
+    Raises:
+        RunFolderError: Naming the first line that no run writes.
+    """
+    for number, record in enumerate(records, start=1):
+        where, earlier = f"{path}:{number}", records[: number - 1]
+        checked(record, Phase, where)
+        for split in _splits(record):
+            checked(record[split], _scores_shape([*earlier, record]), f"{where}: {split}")
+        if problem := _phase_problem(record, earlier):
+            raise RunFolderError(f"{where}: {problem}; {REMEDY}")
+    if planned is not None and len(records) > planned:
+        raise RunFolderError(
+            f"{path}:{planned + 1}: the settings in config.toml make {planned} phases, but {len(records)} are "
+            f"recorded; {REMEDY}"
+        )
+
+
+def _splits(record: Mapping[str, Any]) -> list[str]:
+    return ["dev", *filter(is_test_split, record)]
+
+
+def _scores_shape(records: Sequence[Mapping[str, Any]]) -> Any:
+    """Of the first phase's kind; any object where that is none that is known here."""
+    return next((shape for key, shape in SCORES.items() if key in records[0]["dev"]), dict[str, Any])
+
+
+def _phase_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
+    """What does not fit within a record, or to those before it."""
+    if any(one["name"] == record["name"] for one in earlier):
+        return f"phase {record['name']!r} a second time"
+    if record.get("index", len(earlier)) != len(earlier):
+        return f"'index' must be {len(earlier)}, got {record['index']}: a line is missing or moved"
+    epochs = record["epochs"]
+    for curve in ("train_loss", "dev_score"):
+        if len(record[curve]) != epochs:
+            return f"{curve!r} has {len(record[curve])} values for {epochs} epochs"
+    if record["best_epoch"] > epochs:
+        return f"'best_epoch' is {record['best_epoch']}, but there were {epochs} epochs"
+    return _sets_problem(record, earlier) or _rates_problem(record)
+
+
+def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:
+    """Where the scores are of another set than an earlier phase's, or were computed in another way."""
+    for split in _splits(record):
+        first = next((one for one in earlier if split in one), record)
+        for key in (*SET_COUNTS, "signature"):
+            before, now = first[split].get(key), record[split].get(key)
+            if before is not None and now is not None and before != now:
+                return (
+                    f"{split!r} of phase {record['name']!r} has {key!r} {_shortened(now)}, that of {first['name']!r} "
+                    f"{_shortened(before)}: their scores do not compare"
+                )
+    return None
+
+
+def _rates_problem(record: Mapping[str, Any]) -> str | None:
+    """Where a word error rate is not the one that its own counts make."""
+    for split in _splits(record):
+        if "wer" in record[split] and (problem := _rate_problem(record[split])):
+            return f"{split!r}: {problem}"
+    return None
+
+
+def _rate_problem(scores: Mapping[str, Any]) -> str | None:
+    rate, words = scores["wer"], scores["ref_words"]
+    errors = sum(scores[edit] for edit in ("substitutions", "deletions", "insertions"))
+    if not words:  # seqdsd.metrics.wer refuses to score such a set
+        return "'ref_words' is 0, and without words there is no word error rate"
+    if not math.isclose(rate, errors / words, rel_tol=0, abs_tol=1e-9):
+        return f"'wer' is {rate}, but {errors} errors in {words} words make {errors / words}"
+    return None
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
