@@ -19,7 +19,10 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 OF_A_RUN = {  # commands whose --help says all of it with a run alone, by its kind
-    "seqdsd.inference.evaluate": ("recipes/an4/records/ds1-dsd-seed0", "recipes/flickr8k/records/neuraltalk-dsd-seed0"),
+    "seqdsd.inference.evaluate": (
+        "recipes/an4/records/ds1-dsd-seed0",
+        "recipes/flickr8k/records/neuraltalk-dsd-seed0",
+    ),
 }
 
 
@@ -28,7 +31,9 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [
         (str(page.relative_to(ROOT)), block)
         for page in PAGES
-        for block in re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+        for block in re.findall(
+            rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+        )
     ]
 
 
@@ -37,7 +42,9 @@ def commands() -> dict[str, dict[str, set[str]]]:
     found: dict[str, dict[str, set[str]]] = {}
     for page, block in blocks("sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            shown = re.search(r"(?:^|[/ ])(?:seqdsd (?P<command>[a-z-]+)|-m (?P<module>seqdsd\.[\w.]+))(?P<rest>.*)", line)
+            shown = re.search(
+                r"(?:^|[/ ])(?:seqdsd (?P<command>[a-z-]+)|-m (?P<module>seqdsd\.[\w.]+))(?P<rest>.*)", line
+            )
             if shown is None:
                 continue
             command = shown["command"]
