@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import FloatRect, sync_playwright
 from rich.console import Console
 
 from seqdsd.records import RunFolder
@@ -21,6 +21,9 @@ from seqdsd.reports.runs.reading import read_runs
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS.parent / "recipes" / "an4" / "records"
+
+EVERY_SEED: FloatRect = {"x": 35, "y": 500, "width": 1130, "height": 440}
+"""Where the report has its first plot and table."""
 
 
 def draw_table(path: Path) -> None:
@@ -37,8 +40,8 @@ def report_html() -> str:
     return report_page(run_set, compare_runs(run_set.runs), media_mb=0).html
 
 
-def photograph(html: str, path: Path) -> None:
-    """The top of a page."""
+def photograph(html: str, path: Path, *, clip: FloatRect | None = None) -> None:
+    """The top of a page, or a part of it."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page_file = Path(folder) / "page.html"
         page_file.write_text(html, encoding="utf-8")
@@ -47,11 +50,11 @@ def photograph(html: str, path: Path) -> None:
         )
         page = browser.new_page(viewport={"width": 1200, "height": 1150})
         page.goto(page_file.as_uri())
-        page.screenshot(path=path)
+        page.screenshot(path=path, clip=clip)
         browser.close()
 
 
 if __name__ == "__main__":
     draw_table(DOCS / "wer_table.svg")
-    photograph(report_html(), DOCS / "report.png")
+    photograph(report_html(), DOCS / "report.png", clip=EVERY_SEED)
     photograph(caption_page(RunFolder(Path(sys.argv[1]))).html, DOCS / "captions.png")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -442,6 +443,11 @@ def test_what_would_land_in_one_file_is_refused(run, corpus, tmp_path, capsys):
 # language models ----------------------------------------------------------------------------------
 
 
+NEEDS_FLASHLIGHT = pytest.mark.skipif(
+    find_spec("flashlight") is None, reason="needs flashlight-text (pip install 'seqdsd[lm]')"
+)
+
+
 @pytest.fixture
 def arpa(corpus, tmp_path, capsys) -> Path:
     """Of the training transcripts."""
@@ -550,7 +556,7 @@ def test_transcribe_with_a_language_model_and_hot_words(run, corpus, arpa, capsy
         (["--lm-weight", 1], "lm_weight needs a language model"),
         (["--hot-words", "bad"], "hot_words needs a language model"),
         (["--beam", 0], "beam must be at least 1"),
-        (["--lm", "nowhere.arpa"], "nowhere.arpa"),
+        pytest.param(["--lm", "nowhere.arpa"], "nowhere.arpa", marks=NEEDS_FLASHLIGHT),
     ],
 )
 def test_decoding_that_cannot_be_is_refused(run, corpus, capsys, flags, what):

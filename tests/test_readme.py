@@ -46,6 +46,7 @@ def test_main_command_trains_all_five_phases_on_the_embedded_corpus(tmp_path):
 
 def test_test_command_is_what_ci_runs():
     assert marked("test command").endswith(".venv/bin/pytest")
+    assert marked("test command").startswith("python3.11 ")  # in whose place .ci/run puts $PYTHON
     assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 

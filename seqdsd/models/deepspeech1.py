@@ -23,7 +23,7 @@ class DeepSpeech1(nn.Module):
     parameters, as printed in Table 6. Padding never changes a result, nor does the batch size: after the
     convolution the network works on packed frames.
 
-    Args (keywords only):
+    Args:
         vocab_size: Output symbols, the blank included.
         num_bins: Feature bins a frame.
         hidden_size: Units of every hidden layer.

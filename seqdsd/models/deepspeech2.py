@@ -87,7 +87,7 @@ class DeepSpeech2(nn.Module):
     Table 8, and the output layer 1,761 x 29 = 51,069. The table prints 95,054 for it, which no number of output
     symbols gives. Padding never changes a result, nor does the batch size.
 
-    Args (keywords only):
+    Args:
         vocab_size: Output symbols, the blank included.
         num_bins: Feature bins a frame.
         hidden_size: Units of every recurrent layer and of the FC layer.

@@ -18,7 +18,7 @@ class NeuralTalk(nn.Module):
     words ``vocab_size`` x 256, output 256 x ``vocab_size`` + ``vocab_size``. Padding after a caption changes nothing
     before it.
 
-    Args (keywords only):
+    Args:
         vocab_size: Words, with START and END (which share index 0 in the original).
         feature_size: Of the image features; 4096 are VGG-16's fc7.
         hidden_size: Units of the LSTM and size of both encodings.

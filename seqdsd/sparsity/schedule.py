@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from seqdsd.sparsity.rules import Number, check_sparsity
 
 PhaseKind = Literal["dense", "sparse", "redense"]
+"""Of a phase: without masks, under them, without them again."""
 
 DS1_LEARNING_RATES = (8e-4, 5e-4, 3e-4, 1e-4, 3e-5)
 """Table 7's ladder."""

@@ -221,7 +221,7 @@ def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
 
 def _words(group: _Group, runs: Sequence[Run], files: Iterable[tuple[str, Path]]) -> dict[str, TimedWords]:
     """When words were said, by the first run that says so."""
-    if group.kind != "speech":
+    if group.kind.medium != "recording":
         return {}
     known = next(filter(None, (read_words(runs[number].folder) for number in group.runs)), {})
     return {id_: words for id_, path in files if (words := words_of(path, known))}
