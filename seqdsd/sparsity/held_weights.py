@@ -118,7 +118,7 @@ def hold(held: Mapping[str, NamedParameter], masks: Masks, optimizers: Sequence[
             hook = optimizer.register_step_post_hook(_AfterStep(of_optimizer, masks))
             hooks.callback(hook.remove)
             # Before what was there already: an average of the weights must not see those that the step revived.
-            optimizer._optimizer_step_post_hooks.move_to_end(hook.id, last=False)  # type: ignore[attr-defined]
+            optimizer._optimizer_step_post_hooks.move_to_end(hook.id, last=False)
         for name, one in held.items():
             hooks.callback(
                 one.parameter.register_post_accumulate_grad_hook(_gradient_hook(name, masks)).remove
