@@ -2,17 +2,19 @@
 
     python -m benchmarks.sparse_step
 
-Two tables. The first times whole optimizer steps of ``DeepSpeech1`` (CTC, clipping, the engine's own Nesterov
+Three tables. The first times whole optimizer steps of ``DeepSpeech1`` (CTC, clipping, the engine's own Nesterov
 SGD) on 60 s of random features cut like AN4: dense, under our masks, and under ``torch.nn.utils.prune``. The
 second times the choice of all masks of a network of DeepSpeech 2's size against
 ``torch.nn.utils.prune.l1_unstructured`` and one dense step of seven stacked recurrent layers on a small
 batch. DeepSpeech 2's convolutions are left out and its real batches are many times larger, so that the masks'
-real share of a step is smaller still.
+real share of a step is smaller still. The third times the zeroing of pruned weights, which a step does once for the
+weights and once for the gradients, by ways that leave +0.0 also of NaN (all but the product), over that product.
 """
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import tyro
@@ -25,7 +27,8 @@ from torch.nn.utils import prune
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.engine import NesterovSettings
 from seqdsd.models import DeepSpeech1, FramePacking, SharedInputRNN
-from seqdsd.sparsity import SPEECH_RULES, MaskSet, Plan, resolve
+from seqdsd.sparsity import SPEECH_RULES, MaskSet, Plan, magnitude_mask, resolve
+from seqdsd.sparsity.held_weights import laid_as, zero_pruned_
 
 SPARSITY = 0.5
 SETTINGS = NesterovSettings()
@@ -41,6 +44,8 @@ class Config:
     """Units of each layer in the second table; 1760 are DeepSpeech 2's. 0 leaves the table out."""
     large_frames: int = 200
     """Output frames of each of the 4 utterances of the second table's step."""
+    held_weights: int = 2**24
+    """Weights of the third table's tensor. 0 leaves the table out."""
     rounds: int = 5
     """Timings of each way, in turns."""
     threads: int = 1
@@ -171,6 +176,48 @@ def time_masks(config: Config, console: Console) -> str:
     return f"masks / dense step: {share:.3f}; torch prune / our masks: {gain:.2f}"
 
 
+HELD = {
+    "fp32": lambda one: one,
+    "bf16": lambda one: one.bfloat16(),
+    "channels last": lambda one: one.view(-1, 256, 8, 8).contiguous(memory_format=torch.channels_last),
+    "transposed": lambda one: one.view(-1, 4096).t(),
+    "with gaps": lambda one: one.repeat_interleave(2)[::2],
+}
+
+
+def time_holding(config: Config, console: Console) -> str:
+    table = Table(
+        "weights", "product, ms", "ours", "AND, mask as wide", "AND, int8 mask", "masked_fill_", "where"
+    )
+    table.title = (
+        f"zeroing of {config.held_weights / 1e6:.1f} million weights over their product, {_how(config)}"
+    )
+    verdict = []
+    for name, laid in HELD.items():
+        weight = laid(torch.randn(config.held_weights))
+        kept = laid_as(magnitude_mask(weight, SPARSITY), weight)
+        bits = weight.view(torch.int16 if weight.element_size() == 2 else torch.int32)
+        factor, pruned, zero = kept.to(weight.dtype), ~kept, torch.zeros((), dtype=weight.dtype)
+        narrow = -kept.to(torch.int8)
+        wide = narrow.to(bits.dtype)
+        # Bound now: the loop goes on.
+        ways: dict[str, Callable[[], object]] = {
+            "product": partial(weight.mul_, factor),
+            "ours": partial(zero_pruned_, weight, kept),
+            "wide": partial(bits.bitwise_and_, wide),
+            "narrow": partial(bits.bitwise_and_, narrow),
+            "fill": partial(weight.masked_fill_, pruned, 0),
+            "where": partial(torch.where, kept, weight, zero, out=weight),
+        }
+        seconds = seconds_in_turns(ways, rounds=config.rounds)
+        ratios = [Ratio.of(seconds[way], seconds["product"]) for way in ways]
+        middle = 1000 * statistics.median(seconds["product"])
+        table.add_row(name, f"{middle:.1f}", *map(str, ratios[1:]))
+        verdict.append(f"{ratios[1].median:.2f} {name}")
+    console.print(table)
+    return f"zeroing / product: {', '.join(verdict)}"
+
+
 def _how(config: Config) -> str:
     return f"{torch.get_num_threads()} thread(s), median of {config.rounds} (range)"
 
@@ -182,6 +229,8 @@ def main(config: Config) -> None:
     verdict = [time_steps(config, console)]
     if config.large_units:
         verdict.append(time_masks(config, console))
+    if config.held_weights:
+        verdict.append(time_holding(config, console))
     console.print("; ".join(verdict), soft_wrap=True)
 
 

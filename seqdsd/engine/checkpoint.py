@@ -42,11 +42,34 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write atomically, with a checksum over names, tensors and state."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    """Write atomically, with a checksum over names, tensors and state; tied tensors once, with all their names."""
+    first = first_names(checkpoint.tensors)
+    tensors = {
+        # A copy where it lies within another, which safetensors refuses.
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if tensor.untyped_storage().nbytes() > tensor.nbytes
+        else tensor.detach().cpu().contiguous()
+        for name, tensor in checkpoint.tensors.items()
+        if first[name] == name
+    }
     state = json.dumps(checkpoint.state)
-    metadata = {"state": state, "checksum": _checksum(tensors, state)}
+    metadata = {"state": state}
+    if aliases := {name: one for name, one in first.items() if one != name}:
+        metadata["aliases"] = json.dumps(aliases)
+    metadata["checksum"] = _checksum(tensors, state + metadata.get("aliases", ""))
     write_atomically(path, save(tensors, metadata))
+
+
+def first_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each name the first of those that have the same tensor: its own, where it is not tied to another."""
+    seen: dict[tuple[Any, ...], str] = {}
+    return {
+        # An empty tensor lies nowhere.
+        name: seen.setdefault((one.data_ptr(), one.device, one.dtype, one.shape, one.stride()), name)
+        if one.numel()
+        else name
+        for name, one in tensors.items()
+    }
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -65,15 +88,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged checkpoint ({error})") from error
     if "state" not in metadata or "checksum" not in metadata:
         raise CheckpointError(f"{path}: not a seqdsd checkpoint (no state in its header)")
-    if _checksum(tensors, metadata["state"]) != metadata["checksum"]:
+    aliases = metadata.get("aliases", "")
+    if _checksum(tensors, metadata["state"] + aliases) != metadata["checksum"]:
         raise CheckpointError(f"{path}: damaged checkpoint (its checksum does not fit)")
     try:
         state = json.loads(metadata["state"])
-    except (ValueError, RecursionError) as error:
+        tied = {name: tensors[one] for name, one in json.loads(aliases or "{}").items()}
+    except (ValueError, RecursionError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint (its state is no JSON: {error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: damaged checkpoint (its state is no JSON object)")
-    return Checkpoint(tensors, state)
+    return Checkpoint({**tensors, **tied}, state)
 
 
 def save_latest(folder: Path, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,7 +20,14 @@ from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
-from seqdsd.engine.checkpoint import Checkpoint, load_latest, restore_optimizer, save_checkpoint, save_latest
+from seqdsd.engine.checkpoint import (
+    Checkpoint,
+    first_names,
+    load_latest,
+    restore_optimizer,
+    save_checkpoint,
+    save_latest,
+)
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
 from seqdsd.engine.memory import try_largest_batch
@@ -33,7 +40,6 @@ from seqdsd.engine.task import Evaluation, Task
 from seqdsd.engine.weight_log import weight_row
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.sparsity import (
-    MaskHandle,
     MaskSet,
     Moment,
     Phase,
@@ -108,7 +114,6 @@ class DSDTraining:
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         self._optimizer: _FabricOptimizer
-        self._handle: MaskHandle | None = None
         self._tensorboard: TensorBoardLog | None = None
         self._dev_headline = ""
         self._steps_unasked = 0
@@ -146,15 +151,13 @@ class DSDTraining:
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
-        self._handle = self._start_phase(phase, restored)
-        try:
+        with self._start_phase(phase, restored):
+            if phase.kind == "sparse":
+                self._observe_weights("after pruning", phase)
             if is_first:
                 peak = try_largest_batch(self._fabric, self._model, self._task)
                 self._display.say(f"[dim]{peak}[/dim]")
             evaluations = self._train_and_evaluate(phase)
-        finally:
-            if self._handle:
-                self._handle.remove()
         self._finish_phase(phase, evaluations)
 
     def _train_and_evaluate(self, phase: Phase) -> dict[str, Evaluation]:
@@ -170,7 +173,7 @@ class DSDTraining:
             self._save()
             raise
 
-    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> MaskHandle | None:
+    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> AbstractContextManager[object]:
         """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint in it."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
@@ -178,13 +181,11 @@ class DSDTraining:
             restore_optimizer(optimizer, tensors)
         if phase.kind != "sparse":
             self._observe_weights("after restoring", phase)
-            return None
+            return nullcontext()
         if self._state.masks is None:
             self._state.masks = MaskSet.from_magnitude(self._task.model, self._plans[phase])
             self._observe_weights("before pruning", phase)
-        handle = self._state.masks.attach(optimizer)
-        self._observe_weights("after pruning", phase)
-        return handle
+        return self._state.masks.attach(optimizer)
 
     def _run_epoch(self, phase: Phase) -> None:
         started = time.monotonic()
@@ -195,6 +196,13 @@ class DSDTraining:
         meter = self._state.meter
         if not meter.steps and not meter.bad_steps:
             raise ValueError("not one training item can be read; the warnings above say why")
+        if not meter.steps:
+            bad_steps = meter.bad_steps
+            self._state.begin_epoch_again()  # when resumed
+            raise TrainingDiverged(
+                f"not one of the {bad_steps} steps of {phase.name}'s epoch {self._state.now.epoch + 1} had a finite "
+                "loss, and all were skipped; lower the learning rate or look at the items named above"
+            )
         train_loss = meter.mean
         dev = self._evaluate("dev")
         if self._tensorboard:
@@ -227,7 +235,7 @@ class DSDTraining:
             settings=self._settings.optimizer,
             meter=self._state.meter,
             after_step=lambda step: self._after_step(phase, step),
-            after_backward=self._mask_summed_gradients,
+            after_backward=lambda: self._mask_summed_gradients(phase),
         )
         self._count_seconds()
         self._counted_until = None
@@ -248,9 +256,9 @@ class DSDTraining:
         if time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes:
             self._save()
 
-    def _mask_summed_gradients(self) -> None:
+    def _mask_summed_gradients(self, phase: Phase) -> None:
         """Of several processes: their gradients may have been added up before each of them was masked."""
-        if self._processes.count > 1 and self._state.masks is not None and self._handle is not None:
+        if self._processes.count > 1 and self._state.masks is not None and phase.kind == "sparse":
             self._state.masks.mask_gradients_()
 
     def _is_stop_wished(self) -> bool:
@@ -278,8 +286,8 @@ class DSDTraining:
         masks, rows = self._state.masks, self._state.weight_rows
         if masks is None or any((row["phase"], row["moment"]) == (phase.name, moment) for row in rows):
             return
-        # After the first dense phase two phases make a round.
-        round_number = (len(self._state.records) + 1) // 2
+        begun = self._schedule.phases[: len(self._state.records) + 1]
+        round_number = sum(one.kind == "sparse" for one in begun)  # each of them begins a round
         row = weight_row(
             self._task.model,
             masks,
@@ -301,7 +309,8 @@ class DSDTraining:
         scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
         best_epoch = record["best_epoch"]
         self._display.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
-        self._state.finish_phase(record)
+        following = self._schedule.phases[len(self._state.records) + 1 :]
+        self._state.finish_phase(record, following[0] if following else None)
         self._save(is_under_way=False)
         self._write_records()
 
@@ -471,4 +480,7 @@ def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    """A copy in which tied tensors are still one."""
+    first = first_names(state)
+    copies = {name: tensor.detach().clone() for name, tensor in state.items() if first[name] == name}
+    return {name: copies[first[name]] for name in state}

@@ -39,19 +39,26 @@ class PhaseProgress:
 
     def note_epoch(self, train_loss: float, dev: Evaluation) -> bool:
         """Add an epoch; True where it is the best so far (by dev score, then dev loss)."""
-        best = (math.inf, math.inf)
-        if self.best_epoch >= 0:
-            best = (self.dev_score[self.best_epoch], self.dev_loss[self.best_epoch])
-        if math.isnan(best[1]):  # compares as neither better nor worse
-            best = (best[0], math.inf)
         self.train_loss.append(train_loss)
         self.dev_loss.append(dev.loss)
         self.dev_score.append(dev.score)
-        is_best = self.best_epoch < 0 or (dev.score, dev.loss) < best
+        is_best = self.best_epoch < 0 or self._rank(self.epoch) < self._rank(self.best_epoch)
         if is_best:
             self.best_epoch = self.epoch
         self.epoch, self.step = self.epoch + 1, 0
         return is_best
+
+    def _rank(self, epoch: int) -> list[tuple[bool, float]]:
+        """Smaller is better; NaN, which compares as neither, comes last."""
+        return [
+            (math.isnan(value), 0.0 if math.isnan(value) else value)
+            for value in (self.dev_score[epoch], self.dev_loss[epoch])
+        ]
+
+
+def is_within_round(phase: Phase | None) -> bool:
+    """Whether a phase goes on with the masks of the one before: a sparse phase chooses its own."""
+    return phase is not None and phase.kind == "redense"
 
 
 class _Meter(TypedDict):
@@ -107,12 +114,17 @@ class RunState:
         mean, self.meter = self.meter.mean, LossMeter(bad_in_a_row=self.meter.bad_in_a_row)
         return self.now.note_epoch(mean, dev)
 
-    def finish_phase(self, record: dict[str, Any]) -> None:
+    def finish_phase(self, record: dict[str, Any], following: Phase | None) -> None:
         """Keep a phase's record and forget all else of it but the masks of a round that goes on."""
         self.records.append(record)
         self.now, self.meter, self.best = PhaseProgress(), LossMeter(), {}
-        if record["kind"] != "sparse":
+        if not is_within_round(following):
             self.masks = None
+
+    def begin_epoch_again(self) -> None:
+        """Forget the steps of the current epoch, none of which has changed anything, but for their count."""
+        self.now.bad_steps += self.meter.bad_steps
+        self.now.step, self.meter = 0, LossMeter()
 
     def checkpoint(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from seqdsd.engine.checkpoint import load_checkpoint, load_latest
-from seqdsd.engine.run_state import RunState, read_saved
+from seqdsd.engine.run_state import RunState, is_within_round, read_saved
 from seqdsd.records import RunFolder, read_json_lines, shapes
 from seqdsd.sparsity import MaskSet, Phase, Schedule
 
@@ -57,7 +57,8 @@ def take_over(
     for record in records if copies_files else ():
         _copy_files(parent, folder, record["name"])
     state = RunState(records=records, weight_rows=_weight_rows(parent, records))
-    if last["kind"] == "sparse":
+    following = next(iter(schedule.phases[len(records) :]), None)
+    if last["kind"] == "sparse" and is_within_round(following):
         state.masks = MaskSet.from_state_dict(model, load_checkpoint(parent.mask(last["name"])).tensors)
     return state
 

@@ -4,7 +4,8 @@
 task or a corpus.
 """
 
-from seqdsd.sparsity.masks import MaskHandle, MaskSet, magnitude_mask
+from seqdsd.sparsity.held_weights import MaskHandle
+from seqdsd.sparsity.masks import MaskSet, magnitude_mask
 from seqdsd.sparsity.rules import (
     CAPTION_RULES,
     SPEECH_RULES,

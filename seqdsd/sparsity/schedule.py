@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from itertools import accumulate
+from numbers import Integral
+from typing import Literal, SupportsInt, get_args
 
 from seqdsd.sparsity.rules import Number, check_sparsity
 
@@ -44,6 +46,7 @@ class Phase:
     def __post_init__(self) -> None:
         if self.kind not in get_args(PhaseKind):
             raise ValueError(f"{self.name}: kind must be one of {get_args(PhaseKind)}, got {self.kind!r}")
+        object.__setattr__(self, "epochs", _whole_number(f"{self.name}: epochs", self.epochs))
         if self.epochs < 1:
             raise ValueError(f"{self.name}: epochs must be at least 1, got {self.epochs}")
         if not 0 < self.learning_rate < math.inf:
@@ -55,9 +58,36 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases in order. Iterating gives them."""
+    """Phases in order, as they can be walked. Iterating gives them.
+
+    Attributes:
+        phases: At least one, each with a name of its own; a redense phase comes right after a sparse one.
+        from_trained: The weights that it begins with are trained already, so that it may begin with a sparse phase;
+            otherwise the first phase is dense.
+    """
 
     phases: tuple[Phase, ...]
+    from_trained: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("a schedule needs at least one phase")
+        names = [phase.name for phase in self.phases]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"each phase needs a name of its own; more than one is called {', '.join(twice)}"
+            )
+        first = self.phases[0]
+        if first.kind == "sparse" and not self.from_trained:
+            raise ValueError(
+                f"{first.name}: a schedule begins with a dense phase, for untrained weights say nothing about which "
+                "matter; if they are trained already, say so by from_trained=True"
+            )
+        for before, phase in zip((None, *self.phases), self.phases, strict=False):
+            if phase.kind == "redense" and (before is None or before.kind != "sparse"):
+                raise ValueError(
+                    f"{phase.name}: a redense phase comes right after a sparse one; make it dense"
+                )
 
     def __iter__(self) -> Iterator[Phase]:
         return iter(self.phases)
@@ -74,7 +104,7 @@ class Schedule:
     def dsd(
         cls,
         iters: int = 2,
-        epochs: int | Sequence[int] = 50,
+        epochs: SupportsInt | Sequence[SupportsInt] = 50,
         sparsities: Sequence[Number] = DS1_SPARSITIES,
         learning_rates: Sequence[Number] = DS1_LEARNING_RATES,
     ) -> Schedule:
@@ -92,13 +122,15 @@ class Schedule:
             learning_rates: One a phase, in the order of the phases.
 
         Raises:
-            ValueError: If ``iters`` is negative, a list is empty or a value out of range.
+            ValueError: If ``iters`` is negative, a list is empty or a value out of range; or if more learning rates
+                are needed than the list holds and its last ones rise.
 
         Reference: Han et al. 2017 (DSD), Algorithm 1 and Table 7. The rule for further rounds is ours.
         """
         if iters < 0:
             raise ValueError(f"iters must be at least 0, got {iters}")
-        epochs_list = [epochs] if isinstance(epochs, int) else epochs
+        each = epochs if isinstance(epochs, Sequence) else [epochs]
+        epochs_list = [_whole_number("epochs", one) for one in each]
         for name, values in (
             ("epochs", epochs_list),
             ("sparsities", sparsities),
@@ -107,7 +139,13 @@ class Schedule:
             if not values:
                 raise ValueError(f"{name} must not be empty")
         num_phases = 2 * iters + 1
-        rates = _extend(learning_rates, num_phases, _last_ratio(learning_rates))
+        ratio = _last_ratio(learning_rates)
+        if ratio > 1 and len(learning_rates) < num_phases:
+            raise ValueError(
+                f"learning_rates rise at their end ({learning_rates[-2]} to {learning_rates[-1]}) and would go on "
+                f"rising; give one for each of the {num_phases} phases"
+            )
+        rates = _extend(learning_rates, num_phases, ratio)
         lengths = _extend(epochs_list, num_phases, 1)
         shares = _extend(sparsities, iters, 0.5)
         phases = [Phase("Dense Iter 0", "dense", int(lengths[0]), rates[0])]
@@ -123,14 +161,35 @@ class Schedule:
         """The same phases, epochs and learning rates with nothing pruned: the paper's LLR (Table 2)."""
         return Schedule(
             tuple(
-                replace(phase, name=f"LLR Phase {index}", kind="dense", sparsity=0.0) if index else phase
+                replace(phase, name=f"LLR Phase {index}", kind="dense", sparsity=0.0)
+                if index or phase.kind != "dense"
+                else phase
                 for index, phase in enumerate(self.phases)
-            )
+            ),
+            self.from_trained,
         )
 
     def equal_epoch_baseline(self) -> Schedule:
         """As many epochs in one dense phase at the first learning rate: the paper's Baseline (Table 7)."""
-        return Schedule((Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate),))
+        phase = Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate)
+        return Schedule((phase,), self.from_trained)
+
+    def phase_at(self, epoch: int) -> Phase:
+        """The phase of an epoch, counted from 0 over the whole schedule, if no phase ends early.
+
+        Raises:
+            ValueError: If the schedule has no such epoch.
+        """
+        if not 0 <= epoch < self.total_epochs:
+            raise ValueError(f"epoch must be in [0, {self.total_epochs}), got {epoch}")
+        ends = accumulate(phase.epochs for phase in self.phases)
+        return next(phase for phase, end in zip(self.phases, ends, strict=True) if epoch < end)
+
+
+def _whole_number(name: str, value: SupportsInt) -> int:
+    if not isinstance(value, Integral):  # numpy's are
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return int(value)
 
 
 def _extend(values: Sequence[Number], length: int, ratio: Number) -> list[Number]:

@@ -37,6 +37,7 @@ class SumTask:
 
     test_splits = ("test",)
     parts = 1
+    num_batches = BATCHES
     fingerprint = "numbers"
 
     def __init__(self, scores: list[float] | None = None) -> None:
@@ -52,12 +53,8 @@ class SumTask:
         self._scores = scores
         self._score_of: dict[bytes, float] = {}
 
-    @property
-    def num_batches(self):
-        return BATCHES
-
     def batches(self, epoch, *, first):
-        for index in range(first, BATCHES):
+        for index in range(first, self.num_batches):
             numbers = torch.randn(8, 6, generator=torch.Generator().manual_seed(100 * epoch + index))
             batch = NumberBatch(tuple(f"item-{epoch}-{index}-{i}" for i in range(8)), numbers)
             self.steps.append((epoch, index))

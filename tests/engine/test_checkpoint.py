@@ -38,6 +38,20 @@ def test_tensors_and_state_come_back(tmp_path):
     assert_equal(load_checkpoint(tmp_path / "x.safetensors"), checkpoint)
 
 
+def test_tied_tensors_are_written_once_and_come_back_under_every_name(tmp_path):
+    one = torch.randn(100, 10)
+    path = tmp_path / "x.safetensors"
+    tied = Checkpoint({"a": one, "b": one, "c": one.clone(), "part": one[:50], "none": torch.empty(0)}, {})
+    save_checkpoint(path, tied)
+    assert_equal(load_checkpoint(path), tied)
+    assert path.stat().st_size < 4 * (2 * 1000 + 500) + 1000
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'\\"b\\": \\"a\\"', b'\\"b\\": \\"c\\"'))
+    assert path.read_bytes() != whole
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
 def test_under_strips_the_prefix():
     checkpoint = Checkpoint(
         {"model/a": torch.zeros(1), "model/b/c": torch.ones(1), "modelling/a": torch.ones(2)}, {}

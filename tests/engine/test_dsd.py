@@ -481,11 +481,12 @@ def test_single_bad_steps_are_counted(start, make_task):
 
 def test_ten_bad_steps_in_a_row_stop_the_run_with_its_last_good_weights(start, make_task, tmp_path):
     task, good = make_task(), {}
+    task.num_batches = 12
 
     def spoil(epoch, index, batch):
-        if (epoch, index) == (1, 0):
+        if (epoch, index) == (1, 1):
             good.update({name: tensor.clone() for name, tensor in task.model.state_dict().items()})
-        if epoch >= 1:
+        if (epoch, index) >= (1, 1):
             batch.numbers[0] = math.inf
 
     task.at_step = spoil
@@ -494,8 +495,81 @@ def test_ten_bad_steps_in_a_row_stop_the_run_with_its_last_good_weights(start, m
         start(task, schedule=schedule)
     kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors").under("model")
     assert good.keys() == kept.keys() and all(torch.equal(kept[name], good[name]) for name in good)
-    [record] = start(make_task(), schedule=schedule)  # the data mended
+    task.at_step = lambda *_: None  # the data mended
+    [record] = start(task, schedule=schedule)
     assert record["nonfinite_steps"] >= 10 and record["epochs"] == 9
+
+
+def test_an_epoch_without_one_good_step_stops_the_run_and_is_begun_again(start, make_task, tmp_path):
+    """However few steps it has; in the sparse phase here."""
+    task = make_task()
+    task.at_step = lambda epoch, index, batch: batch.numbers.fill_(math.nan) if epoch == 2 else None
+    for _ in range(2):
+        with pytest.raises(
+            TrainingDiverged,
+            match=r"not one of the 3 steps of Sparse Iter 1's epoch 1.*lower the learning rate",
+        ):
+            start(task)
+    start(make_task(), "unbroken")
+    records = start(make_task())
+    assert [record["nonfinite_steps"] for record in records] == [0, 6, 0]
+    for phase in ("sparse-iter-1", "dense-iter-1"):
+        mine, theirs = (weights(tmp_path / name, phase) for name in ("run", "unbroken"))
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_each_of_two_sparse_phases_chooses_its_masks_afresh(start, make_task, tmp_path):
+    schedule = Schedule(
+        (
+            Phase("Dense", "dense", 2, 0.05),
+            Phase("Quarter", "sparse", 2, 0.02, 0.25),
+            Phase("Half", "sparse", 2, 0.02, 0.5),
+            Phase("Redense", "redense", 2, 0.01),
+        )
+    )
+    records = start(make_task(), "unbroken", schedule=schedule)
+    assert [record["measured_sparsity"] for record in records] == [0, 0.25, 0.5, 0]
+    rows = list(read_json_lines(RunFolder(tmp_path / "unbroken").weight_statistics))
+    assert [row["round"] for row in rows] == [1] * 3 + [2] * 5
+    for number, step in enumerate(STEPS[6:]):  # whichever of the two phases it was stopped in
+        task = make_task()
+        stop_at(task, step)
+        with pytest.raises(StopRequested):
+            start(task, f"run{number}", schedule=schedule)
+        start(make_task(), f"run{number}", schedule=schedule)
+        for phase in ("quarter", "half", "redense"):
+            mine, theirs = (weights(tmp_path / name, phase) for name in (f"run{number}", "unbroken"))
+            assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_tied_weights_are_saved_once_and_restored_under_all_their_names(start, make_task, tmp_path):
+    def tied():
+        task = make_task()
+        torch.manual_seed(0)
+        task.model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 1))
+        task.model[2].weight = task.model[0].weight
+        return task
+
+    start(tied(), "unbroken")
+    task = tied()
+    stop_at(task, (3, 1))
+    with pytest.raises(StopRequested):
+        start(task)
+    start(tied())
+    for phase in ("dense-iter-0", "sparse-iter-1", "dense-iter-1"):
+        mine, theirs = (weights(tmp_path / name, phase) for name in ("run", "unbroken"))
+        assert set(mine) == set(theirs) == set(tied().model.state_dict())
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        assert torch.equal(mine["0.weight"], mine["2.weight"])
+    assert int((weights(tmp_path / "run", "sparse-iter-1")["0.weight"] == 0).sum()) == 18
+
+
+def test_a_score_that_is_not_a_number_is_never_better(start, make_task):
+    for scores, best in (([math.nan, 3, 2], 3), ([math.nan, math.inf, math.nan], 2), ([4, math.nan, 5], 1)):
+        [record] = start(
+            make_task(scores=scores), f"best{best}", schedule=Schedule((Phase("D", "dense", 3, 0.05),))
+        )
+        assert record["best_epoch"] == best
 
 
 def test_what_was_skipped_is_not_forgotten_on_resume(start, make_task, tmp_path):

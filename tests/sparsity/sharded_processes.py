@@ -8,9 +8,10 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from seqdsd.models import DeepSpeech2
-from seqdsd.sparsity import SPEECH_RULES, MaskSet, magnitude_mask, resolve
+from seqdsd.sparsity import SPEECH_RULES, MaskSet, Rule, magnitude_mask, resolve
 
 SHAPES = {"even": (8, 6), "uneven": (5, 7), "fewer rows than processes": (1, 9), "cube": (2, 5, 3)}
 SPARSITIES = (0.0, 0.3, 0.5, 0.9)
@@ -112,11 +113,50 @@ def dsd_on_deepspeech2(mesh, rank):
     }
 
 
+def nan_is_zeroed(mesh):
+    """Whether a pruned NaN becomes +0.0 in the weights and gradients that a process holds."""
+    model = nn.Linear(4, 6, bias=False)
+    fully_shard(model, mesh=mesh)
+    masks = MaskSet.from_magnitude(model, resolve(model, [Rule("*")], 0.5))
+    pruned = ~masks.masks["weight"].to_local()
+    with masks.attach(torch.optim.SGD(model.parameters(), lr=0.1)):
+        model(torch.ones(2, 4)).sum().backward()
+        found = [model.weight.detach().to_local(), model.weight.grad.to_local()]
+        for one in found:
+            one.fill_(torch.nan)
+        masks.apply_()
+        masks.mask_gradients_()
+        return all(not one.view(torch.int32)[pruned].any() and one[~pruned].isnan().all() for one in found)
+
+
+def unequal_masks(rank):
+    """What is said of masks that each process has chosen from weights of its own, and that nothing was done."""
+    torch.manual_seed(rank)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    nn.init.constant_(model[0].weight, 1.0)
+    masks = MaskSet.from_magnitude(model, resolve(model, [Rule("*")], 0.5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    try:
+        masks.attach(optimizer)
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = "nothing"
+    untouched = bool((model[1].weight != 0).all())
+    with masks.attach(optimizer, compare_processes=False):
+        pass
+    wrapped = DistributedDataParallel(model)  # makes the weights equal
+    with MaskSet.from_magnitude(wrapped, resolve(model, [Rule("*")], 0.5)).attach(optimizer):
+        pass
+    return {"said": said, "untouched": untouched}
+
+
 def main(out: Path) -> None:
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     found = {"differ": masks_differ(mesh), "refusal": refusal(mesh), "dsd": dsd_on_deepspeech2(mesh, rank)}
+    found |= {"nan": nan_is_zeroed(mesh), "unequal": unequal_masks(rank)}
     torch.save(found, out / f"{rank}.pt")
     distributed.destroy_process_group()
 

@@ -1,7 +1,9 @@
 """Schedules against the paper's tables, typed in from the paper."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from seqdsd.sparsity import Phase, Schedule
@@ -93,6 +95,9 @@ def test_the_baseline_has_as_many_epochs():
         ({"learning_rates": [0.0, 1e-3]}, "Dense Iter 0: learning_rate must be in"),
         ({"learning_rates": [math.nan]}, "Dense Iter 0: learning_rate must be in"),
         ({"learning_rates": [math.inf, 1.0]}, "Dense Iter 0: learning_rate must be in"),
+        ({"epochs": [1.9]}, "epochs must be a whole number, got 1.9"),
+        ({"epochs": 2.0}, "epochs must be a whole number, got 2.0"),
+        ({"learning_rates": [1e-3, 1e-2]}, r"rise at their end \(0.001 to 0.01\).*each of the 5 phases"),
     ],
 )
 def test_values_out_of_range(arguments, message):
@@ -104,3 +109,53 @@ def test_values_out_of_range(arguments, message):
 def test_only_sparse_phases_prune(kind):
     with pytest.raises(ValueError, match=f"a {kind} phase cannot have sparsity 0.5"):
         Phase("odd", kind, 1, 1e-3, 0.5)
+
+
+def test_numbers_of_numpy_are_whole_numbers_too():
+    epochs = [phase.epochs for phase in Schedule.dsd(1, epochs=[np.int64(2), np.int32(3)])]
+    assert epochs == [2, 3, 3] and {type(one) for one in epochs} == {int}
+    assert Schedule.dsd(0, epochs=np.int64(4)).total_epochs == 4
+
+
+def test_a_rising_ladder_is_kept_where_it_is_complete():
+    rates = [phase.learning_rate for phase in Schedule.dsd(1, learning_rates=[1e-3, 1e-3, 1e-2])]
+    assert rates == [1e-3, 1e-3, 1e-2]
+    assert [phase.learning_rate for phase in Schedule.dsd(1, learning_rates=[1e-2, 1e-3, 1e-3])][-1] == 1e-3
+    with pytest.raises(ValueError, match="rise"):
+        Schedule.dsd(2, learning_rates=[1e-3, 1e-3, 1e-2])
+
+
+DENSE, SPARSE = Phase("D", "dense", 1, 0.1), Phase("S", "sparse", 1, 0.1, 0.5)
+REDENSE = Phase("R", "redense", 1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ((), "at least one phase"),
+        ((DENSE, SPARSE, replace(SPARSE, sparsity=0.6)), "more than one is called S"),
+        ((SPARSE, REDENSE), r"S: a schedule begins with a dense phase.*from_trained=True"),
+        ((REDENSE,), "R: a redense phase comes right after a sparse one"),
+        ((DENSE, REDENSE), "R: a redense phase comes right after a sparse one"),
+        ((DENSE, SPARSE, replace(DENSE, name="E"), REDENSE), "R: a redense phase comes right after"),
+    ],
+)
+def test_what_cannot_be_walked_is_refused(phases, message):
+    with pytest.raises(ValueError, match=message):
+        Schedule(phases)
+
+
+def test_trained_weights_may_be_pruned_at_once():
+    schedule = Schedule((SPARSE, REDENSE), from_trained=True)
+    assert [phase.kind for phase in schedule] == ["sparse", "redense"]
+    assert [phase.kind for phase in schedule.lower_learning_rate_only()] == ["dense", "dense"]
+    assert [(p.kind, p.epochs) for p in schedule.equal_epoch_baseline()] == [("dense", 2)]
+
+
+def test_the_phase_of_an_epoch():
+    schedule = Schedule.dsd(1, epochs=[2, 1, 3])
+    walked = [phase for phase in schedule for _ in range(phase.epochs)]
+    assert [schedule.phase_at(epoch) for epoch in range(6)] == walked
+    for epoch in (-1, 6):
+        with pytest.raises(ValueError, match=rf"epoch must be in \[0, 6\), got {epoch}"):
+            schedule.phase_at(epoch)

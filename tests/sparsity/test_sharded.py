@@ -43,3 +43,13 @@ def test_dsd_on_a_network_split_by_fully_shard(found):
         assert dsd["sparsity"] == pytest.approx(0.5)
         assert dsd["zeros"] and dsd["gradients"]  # in the sparse phase, in spite of momentum and weight decay
         assert dsd["moved"]  # in the redense phase
+
+
+def test_a_pruned_nan_of_a_shard_is_zeroed(found):
+    assert [bool(one["nan"]) for one in found] == [True, True]
+
+
+def test_masks_that_differ_between_processes_are_refused_by_all(found):
+    for one in found:
+        assert "different masks for 1.weight, and would" in one["unequal"]["said"]
+        assert "choose the masks after DDP" in one["unequal"]["said"] and one["unequal"]["untouched"]
