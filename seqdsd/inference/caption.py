@@ -21,11 +21,12 @@ import tyro
 from jaxtyping import UInt8
 
 from seqdsd.decode import NonFiniteCaptions, ScoredCaption
+from seqdsd.images import IMAGE_SUFFIXES, ImageError, decoded_image, read_image_bytes
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
-from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image
+from seqdsd.vision import ENCODERS, ImageEncoder
 
 PROG = "seqdsd caption"
 _DESCRIPTION = """Caption images of any size and kind: a line each, with path, tab, caption.
@@ -100,7 +101,7 @@ def caption_images(
     Args:
         trained: The captioner.
         encoder: Makes the features that it was trained on; on its device.
-        paths: Files that ``seqdsd.vision`` reads.
+        paths: Files that ``seqdsd.images`` reads.
         batch_size: Images at once; bounds memory.
         on_captioned: Called after each batch with the number of files in it.
     """
@@ -143,7 +144,8 @@ def main(argv: Sequence[str]) -> None:
 def _read(encoder: ImageEncoder, path: Path) -> UInt8[np.ndarray, "3 side side"] | ImageError:
     """An image as the encoder takes it: small, whatever its size was."""
     try:
-        return encoder.prepare(read_image(path))
+        with decoded_image(read_image_bytes(path), path) as image:
+            return encoder.prepare(image)
     except ImageError as error:
         return error
 
