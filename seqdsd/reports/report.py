@@ -83,9 +83,8 @@ def _uses_stdout(asked: argparse.Namespace) -> bool:
 def _done(out: Path, page: ReportPage) -> str:
     runs = f"{page.num_runs} run{'s' if page.num_runs != 1 else ''}"
     media = f", {page.num_embedded} recordings or pictures embedded" if page.num_embedded else ""
-    return (
-        f"{out}: {runs}, {page.num_items} utterances or images{media}, {file_size(out)}; open it in a browser"
-    )
+    left = f", {page.num_outside} left out that lie outside the corpus' folder" if page.num_outside else ""
+    return f"{out}: {runs}, {page.num_items} utterances or images{media}{left}, {file_size(out)}; open it in a browser"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,7 +25,6 @@ _NOUNS: dict[Kind, tuple[str, str]] = {
     "captions": ("image", "picture"),
 }
 _ENCODE: dict[Kind, Callable[[Path], str]] = {"speech": audio_uri, "captions": picture_uri}
-_FILES: dict[Kind, Callable[[Run], dict[str, Path]]] = {"speech": read_recordings, "captions": read_images}
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class _Shown:
     kind: Kind
     num_items: int
     files: tuple[tuple[str, Path], ...]
+    num_outside: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Items:
     shown: tuple[_Shown, ...]
     problems: tuple[str, ...]
     num_embedded: int = 0
+
+    @property
+    def num_outside(self) -> int:
+        """Pictures left out since they lie outside the corpus' folder."""
+        return sum(one.num_outside for one in self.shown)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -168,7 +173,7 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
     ranked = most_changed(make_items(group.columns, kind=group.kind), columns)
     rows = [as_json(item, **_marks(item, group)) for item in ranked]
     count, num_bytes = fitting(rows, room)
-    paths = _paths(group, runs)
+    paths, outside = _paths(group, runs)
     value = {
         "kind": group.kind,
         "runs": group.runs,
@@ -176,13 +181,14 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
         "items": rows[:count],
     }
     files = tuple((item.id, paths[item.id]) for item in ranked[:count] if item.id in paths)
-    return _Shown(value, group.kind, len(rows), files), num_bytes
+    num_outside = sum(item.id in outside for item in ranked[:count])
+    return _Shown(value, group.kind, len(rows), files, num_outside), num_bytes
 
 
 def _with_media(shown: _Shown, embedded: Embedded) -> dict[str, Any]:
     uris = embedded.uris
     rows = [{**row, "media": uris[row["id"]]} if row["id"] in uris else row for row in shown.value["items"]]
-    notes = _notes(shown.kind, shown.num_items, shown=len(rows), files=len(shown.files), embedded=embedded)
+    notes = _notes(shown, embedded)
     return {**shown.value, "items": rows, "notes": notes}
 
 
@@ -193,29 +199,42 @@ def _marks(item: Item, group: _Group) -> dict[str, Any]:
     return {"marks": [caption_marks(item, view.numbers) for view in group.views]}
 
 
-def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
-    """Where the group's files are, as far as they are there, by the first run that says so."""
+def _paths(group: _Group, runs: Sequence[Run]) -> tuple[dict[str, Path], set[str]]:
+    """Where the group's files are, as far as they are there, by the first run that says so; and ids of those outside.
+
+    Recordings may lie anywhere: a manifest may name any, and has no folder of its own.
+    """
     found: dict[str, Path] = {}
+    outside: set[str] = set()
     for number in group.runs:
-        listed = _FILES[group.kind](runs[number])
-        found.update((id_, path) for id_, path in listed.items() if id_ not in found and path.is_file())
-    return found
+        if group.kind == "captions":
+            pictures = read_images(runs[number])
+            found = {**pictures.paths, **found}
+            outside |= pictures.outside
+        else:
+            listed = read_recordings(runs[number])
+            found = {**{id_: path for id_, path in listed.items() if path.is_file()}, **found}
+    return found, outside - found.keys()
 
 
 def _view_as_json(view: View) -> dict[str, Any]:
     return {"run": view.run, "seed": view.seed, "columns": view.columns}
 
 
-def _notes(kind: Kind, total: int, *, shown: int, files: int, embedded: Embedded) -> list[str]:
+def _notes(group: _Shown, embedded: Embedded) -> list[str]:
     """What is not on the page."""
-    item, medium = _NOUNS[kind]
+    item, medium = _NOUNS[group.kind]
     notes = []
+    shown, total = len(group.value["items"]), group.num_items
     if shown < total:
         notes.append(f"The page holds {shown:,} of {total:,} {item}s: those whose scores change most.")
-    if files < shown:
-        verb = "has" if shown - files == 1 else "have"
+    if missing := shown - len(group.files) - group.num_outside:
+        verb = "has" if missing == 1 else "have"
+        notes.append(f"{_counted(missing, item)} {verb} no {medium} that can be found from the run folder.")
+    if group.num_outside:
+        verb = "lies" if group.num_outside == 1 else "lie"
         notes.append(
-            f"{_counted(shown - files, item)} {verb} no {medium} that can be found from the run folder."
+            f"{_counted(group.num_outside, medium)} {verb} outside the corpus' folder, and so not on the page."
         )
     if embedded.left_out:
         number = len(embedded.left_out)
