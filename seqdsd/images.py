@@ -20,6 +20,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from seqdsd.printable import printable
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 MAX_PIXELS = 100_000_000
@@ -52,7 +54,7 @@ class ImageError(ValueError):
     """An image file that cannot be used; the message reads ``PATH: what is wrong. What to do``."""
 
     def __init__(self, path: Path | str, what: str, remedy: str) -> None:
-        super().__init__(f"{path}: {what}. {remedy}")
+        super().__init__(f"{printable(str(path))}: {what}. {remedy}")
 
 
 def read_image(path: Path | str) -> Image.Image:
@@ -227,7 +229,9 @@ def _too_large(path: Path | str, size: str) -> ImageError:
 
 def _damaged(path: Path | str, error: Exception) -> ImageError:
     """Decoders raise whatever the damage leads them into: KeyError, struct.error and others."""
-    return ImageError(path, f"truncated or damaged ({error})", "Copy or download it again")
+    return ImageError(
+        path, f"truncated or damaged ({printable(str(error))[:200]})", "Copy or download it again"
+    )
 
 
 def _not_an_image(path: Path | str, data: bytes) -> ImageError:

@@ -24,6 +24,7 @@ from seqdsd.decode import NonFiniteCaptions, ScoredCaption
 from seqdsd.images import IMAGE_SUFFIXES, ImageError, decoded_image, read_image_bytes
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
+from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
 from seqdsd.vision import ENCODERS, ImageEncoder
@@ -194,11 +195,15 @@ def _described(path: Path, found: ScoredCaption | None, trained: TrainedCaptione
 def _report(one: CaptionedFile, *, as_json: bool) -> bool:
     """Print a caption, or on stderr why there is none; whether there is one."""
     if one.problem is not None:
-        print(one.problem, file=sys.stderr)
+        print(printable(one.problem), file=sys.stderr)
         return False
-    line: str = json.dumps(_as_object(one), ensure_ascii=False) if as_json else f"{one.path}\t{one.caption}"
-    print(line, flush=True)
+    print(_json_line(one) if as_json else f"{printable(str(one.path))}\t{printable(one.caption)}", flush=True)
     return True
+
+
+def _json_line(one: CaptionedFile) -> str:
+    line = json.dumps(_as_object(one), ensure_ascii=False)
+    return line if printable(line) == line else json.dumps(_as_object(one))
 
 
 def _as_object(one: CaptionedFile) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from seqdsd.vision.encoders import first_line
 from seqdsd.vision.features import FeatureError, ImageFeatures, OnBadData
 
 log = logging.getLogger(__name__)
@@ -172,9 +173,10 @@ def _read_array(path: Path) -> Array:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+    except Exception as error:  # the header is Python source: TokenError, RecursionError …
         raise FeatureError(
-            f"{path}: truncated, or not a .npy file of numbers ({error}). Copy it again, or save it with numpy.save"
+            f"{path}: truncated, or not a .npy file of numbers ({first_line(error)}). Copy it again, or save it with "
+            "numpy.save"
         ) from error
     _check_type(path, array)
     return array
@@ -190,7 +192,9 @@ def _read_mat(path: Path) -> np.ndarray:
             f"{path}: MATLAB's v7.3 format. Save it with save(FILE, 'feats', '-v7')"
         ) from error
     except Exception as error:  # scipy raises whatever the damage leads it into: TypeError, zlib.error …
-        raise FeatureError(f"{path}: damaged, or not a .mat file ({error}). Copy it again") from error
+        raise FeatureError(
+            f"{path}: damaged, or not a .mat file ({first_line(error)}). Copy it again"
+        ) from error
     if _MAT_KEY not in variables:
         raise FeatureError(f"{path}: holds no matrix {_MAT_KEY!r}. Name it so: [feature_size, images]")
     array = np.asarray(variables[_MAT_KEY])

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from seqdsd.printable import printable
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.reports.captions.changes import (
     CaptionRun,
@@ -165,14 +166,17 @@ def main(argv: Sequence[str]) -> None:
         out = asked.out or run.path / "captions.html"
         write_atomically(out, page.html)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(f"{out}: {page.num_shown} {asked.split} images, {file_size(out)}; open it in a browser")
+        parser.exit(1, f"error: {printable(str(error))}\n")
+    print(
+        f"{printable(str(out))}: {page.num_shown} {asked.split} images, {file_size(out)}; open it in a browser"
+    )
     if num_missing := page.num_missing - page.num_outside:
         print(f"{num_missing} pictures could not be found or read; --images FOLDER says where they are")
     if page.num_outside:
+        folder = printable(str(page.folder or run.path))
         print(
-            f"{page.num_outside} pictures lie outside the folder of the others ({page.folder or run.path}) and were "
-            "left out; --images FOLDER says where they may lie"
+            f"{page.num_outside} pictures lie outside the folder of the others ({folder}) and were left out; "
+            "--images FOLDER says where they may lie"
         )
 
 

@@ -108,11 +108,25 @@ def _problem(row: Any, kind: Kind) -> str | None:
     for key in ("id", "hyp"):
         if not isinstance(row.get(key), str):
             return f"no {key!r} that is a string"
+        if not _is_utf8(row[key]):
+            return f"half a character (a lone surrogate) in {key!r}"
     if kind == "speech":
-        return None if isinstance(row.get("ref", ""), str) else "no 'ref' that is a string"
+        return (
+            None
+            if isinstance(ref := row.get("ref", ""), str) and _is_utf8(ref)
+            else "no 'ref' that is a string"
+        )
     refs = row.get("refs", [""])
-    is_list = isinstance(refs, list) and refs and all(isinstance(ref, str) for ref in refs)
+    is_list = isinstance(refs, list) and refs and all(isinstance(ref, str) and _is_utf8(ref) for ref in refs)
     return None if is_list else "no 'refs' that is a list of one string or more"
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written: JSON may hold halves of a character, which no page can."""
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _refs(row: dict[str, Any], kind: Kind) -> tuple[str, ...]:

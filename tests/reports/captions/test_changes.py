@@ -104,6 +104,23 @@ def test_images_come_from_the_list_or_a_folder(caption_run, tmp_path):
         read_run_captions(caption_run, images=tmp_path / "nowhere")
 
 
+def test_the_terminal_gets_no_control_characters(make_caption_run):
+    evil = "a \x1b]0;x\x07 dog \x9b31m"
+    run = make_caption_run({"\x1b[2J.jpg": ([evil], [evil, f"{evil} runs", "a"])})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(compare_in_terminal(read_run_captions(run), 1))
+    said = console.file.getvalue()
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert r"\x1b[2J.jpg" in said and r"\x1b]0;x\x07" in said
+
+
+def test_captions_with_half_a_character_are_refused(caption_run):
+    path = caption_run.hypotheses("Dense Iter 0", "test")
+    path.write_text(path.read_text().replace("two boys playing football", "two \\ud800"))
+    with pytest.raises(ValueError, match=r"dense-iter-0\.test\.jsonl:3: half a character"):
+        read_run_captions(caption_run)
+
+
 def test_images_of_a_corpus_elsewhere(caption_run, tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
