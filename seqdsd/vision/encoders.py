@@ -12,6 +12,7 @@ it in the weights and in the normalisation that belongs to them: torchvision's, 
 from __future__ import annotations
 
 import hashlib
+import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from seqdsd.printable import printable
 
 PREPROCESSING_VERSION = 1
 """Part of the fingerprint: raise it with any change that changes features."""
@@ -259,8 +262,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def first_line(error: Exception) -> str:
     """What a library says of a damaged file, cut short; its type where it says nothing."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text says how to unpickle it all the same
+        return "objects that are not loaded, or no pickle"
     said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0][:_LONGEST_REASON]
+    return printable(said.splitlines()[0])[:_LONGEST_REASON]
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:

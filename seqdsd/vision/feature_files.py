@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from jaxtyping import Bool, Shaped
 
 from seqdsd.vision.encoders import first_line
 from seqdsd.vision.features import FeatureError, ImageFeatures, OnBadData
+from seqdsd.vision.mat_files import read_matrix
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +164,7 @@ def _read_array(path: Path) -> Array:
     if not path.is_file():
         raise FeatureError(f"{path}: no such feature file. Correct the path")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's on files that Python 2 wrote, scipy's on odd variable names
+        warnings.simplefilter("ignore")  # numpy's on files that Python 2 wrote
         array = readers[path.suffix](path)
     if array.ndim != 2 or not array.size:
         raise FeatureError(
@@ -183,22 +186,22 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # here: half a second that only this format costs
-
     try:
-        variables = loadmat(path, variable_names=[_MAT_KEY])
+        array = read_matrix(path.read_bytes(), _MAT_KEY)
     except NotImplementedError as error:
         raise FeatureError(
             f"{path}: MATLAB's v7.3 format. Save it with save(FILE, 'feats', '-v7')"
         ) from error
-    except Exception as error:  # scipy raises whatever the damage leads it into: TypeError, zlib.error …
+    except TypeError as error:
+        raise FeatureError(
+            f"{path}: {_MAT_KEY!r} is not of real numbers ({error}). Save the features as singles"
+        ) from error
+    except (ValueError, OSError, OverflowError, MemoryError, zlib.error, struct.error) as error:
         raise FeatureError(
             f"{path}: damaged, or not a .mat file ({first_line(error)}). Copy it again"
         ) from error
-    if _MAT_KEY not in variables:
+    if array is None:
         raise FeatureError(f"{path}: holds no matrix {_MAT_KEY!r}. Name it so: [feature_size, images]")
-    array = np.asarray(variables[_MAT_KEY])
-    _check_type(path, array)
     return np.ascontiguousarray(array.T)
 
 

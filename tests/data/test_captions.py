@@ -131,8 +131,8 @@ def test_file_names_that_steer_a_terminal_are_refused(tmp_path, images, name):
 
 
 def test_words_that_cannot_be_written_are_refused(tmp_path, images):
-    images[2]["sentences"][1]["tokens"] = ["a", "d\ud800g"]
-    with pytest.raises(CaptionDataError, match=r"image 2 .*caption 1 are .*half a character"):
+    images[2]["sentences"][0]["tokens"] = ["a", "d\ud800g"]
+    with pytest.raises(CaptionDataError, match=r"image 2 .*caption 0 are .*half a character"):
         read_captions(write(tmp_path, images))
 
 
