@@ -194,7 +194,7 @@ def _read_mat(path: Path) -> np.ndarray:
         ) from error
     except TypeError as error:
         raise FeatureError(
-            f"{path}: {_MAT_KEY!r} is not of real numbers ({error}). Save the features as singles"
+            f"{path}: {_MAT_KEY!r} holds {error}, not real numbers. Save the features as singles"
         ) from error
     except (ValueError, OSError, OverflowError, MemoryError, zlib.error, struct.error) as error:
         raise FeatureError(

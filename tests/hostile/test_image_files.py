@@ -1,10 +1,11 @@
-"""Damaged and disguised files: each is read, or refused by an error of ours that begins with its path; nothing is started.
+"""Damaged and disguised files: each is read, or refused by an error of ours with its path; nothing is started.
 
-By hand, more examples: ``pytest tests/hostile --hypothesis-profile ...``, or raise ``EXAMPLES``.
+More of them: ``SEQDSD_EXAMPLES=10000 pytest tests/hostile/test_image_files.py``.
 """
 
 import io
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from seqdsd.printable import printable
 from seqdsd.vision import FeatureError, WeightsError, read_feature_file
 from seqdsd.vision.encoders import _read_weights
 
-EXAMPLES = 250
+EXAMPLES = int(os.environ.get("SEQDSD_EXAMPLES", "250"))
 MOST_MEGABYTES = 300
 _STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "os.system", "os.spawn")
 
@@ -89,10 +90,14 @@ MAT = tuple(
     for options in ({}, {"do_compression": True}, {"format": "4"})
 ) + (written(scipy.io.savemat, {"feats": np.array([[1, "x"]], dtype=object)}),)
 WEIGHTS = (
-    written(lambda file: torch.save({"w": torch.zeros(3)}, file)),
-    written(lambda file: torch.save({"w": torch.zeros(3)}, file, _use_new_zipfile_serialization=False)),
-    b"cos\nsystem\n(S'true'\ntR.",  # a pickle that starts a program
-    b"just some text\n" * 9,
+    (".pth", written(lambda file: torch.save({"w": torch.zeros(3)}, file))),
+    (
+        ".pth",
+        written(lambda file: torch.save({"w": torch.zeros(3)}, file, _use_new_zipfile_serialization=False)),
+    ),
+    (".pth", b"cos\nsystem\n(S'true'\ntR."),  # a pickle that starts a program
+    (".pth", b"just some text\n" * 9),
+    (".safetensors", safetensors_bytes({"w": torch.zeros(3)})),
 )
 CAPTIONS = json.dumps(
     {
@@ -181,12 +186,7 @@ def test_damaged_features(tmp_path, file, damage):
 
 
 @many(EXAMPLES // 2)
-@given(
-    st.sampled_from(
-        [(".pth", data) for data in WEIGHTS] + [(".safetensors", safetensors_bytes({"w": torch.zeros(3)}))]
-    ),
-    damages(),
-)
+@given(st.sampled_from(WEIGHTS), damages())
 def test_damaged_weights(tmp_path, file, damage):
     path = tmp_path / f"weights{file[0]}"
     path.write_bytes(damage(file[1]))
