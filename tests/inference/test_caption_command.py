@@ -567,8 +567,8 @@ def test_greedy_search_is_what_a_beam_of_one_gives(run, shapes):
 
 def test_output_does_not_steer_a_terminal(capsys, tmp_path):
     path = tmp_path / "a\x1b[2J\nb\udcff.jpg"  # the last is how Python has a byte that is not UTF-8
-    for as_json in (False, True):
-        assert _report(CaptionedFile(path, "a \x9b31m dog"), as_json=as_json)
+    for is_json in (False, True):
+        assert _report(CaptionedFile(path, "a \x9b31m dog"), as_json=is_json)
         out = capsys.readouterr().out
         assert out.count("\n") == 1 and not {"\x1b", "\x9b", "\udcff"} & set(out)
     assert json.loads(out)["image"] == str(path)
