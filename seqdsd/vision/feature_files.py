@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Shaped
 
+from seqdsd.vision.encoders import first_line
 from seqdsd.vision.features import FeatureError, ImageFeatures, OnBadData
+from seqdsd.vision.mat_files import read_matrix
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +164,7 @@ def _read_array(path: Path) -> Array:
     if not path.is_file():
         raise FeatureError(f"{path}: no such feature file. Correct the path")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's on files that Python 2 wrote, scipy's on odd variable names
+        warnings.simplefilter("ignore")  # numpy's on files that Python 2 wrote
         array = readers[path.suffix](path)
     if array.ndim != 2 or not array.size:
         raise FeatureError(
@@ -172,29 +176,32 @@ def _read_array(path: Path) -> Array:
 def _read_npy(path: Path) -> np.ndarray:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
+    except Exception as error:  # the header is Python source: TokenError, RecursionError …
         raise FeatureError(
-            f"{path}: truncated, or not a .npy file of numbers ({error}). Copy it again, or save it with numpy.save"
+            f"{path}: truncated, or not a .npy file of numbers ({first_line(error)}). Copy it again, or save it with "
+            "numpy.save"
         ) from error
     _check_type(path, array)
     return array
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    from scipy.io import loadmat  # here: half a second that only this format costs
-
     try:
-        variables = loadmat(path, variable_names=[_MAT_KEY])
+        array = read_matrix(path.read_bytes(), _MAT_KEY)
     except NotImplementedError as error:
         raise FeatureError(
             f"{path}: MATLAB's v7.3 format. Save it with save(FILE, 'feats', '-v7')"
         ) from error
-    except Exception as error:  # scipy raises whatever the damage leads it into: TypeError, zlib.error …
-        raise FeatureError(f"{path}: damaged, or not a .mat file ({error}). Copy it again") from error
-    if _MAT_KEY not in variables:
+    except TypeError as error:
+        raise FeatureError(
+            f"{path}: {_MAT_KEY!r} holds {error}, not real numbers. Save the features as singles"
+        ) from error
+    except (ValueError, OSError, OverflowError, MemoryError, zlib.error, struct.error) as error:
+        raise FeatureError(
+            f"{path}: damaged, or not a .mat file ({first_line(error)}). Copy it again"
+        ) from error
+    if array is None:
         raise FeatureError(f"{path}: holds no matrix {_MAT_KEY!r}. Name it so: [feature_size, images]")
-    array = np.asarray(variables[_MAT_KEY])
-    _check_type(path, array)
     return np.ascontiguousarray(array.T)
 
 

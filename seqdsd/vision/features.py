@@ -32,9 +32,9 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from seqdsd.images import ImageError, decoded_image, read_image_bytes
 from seqdsd.vision.cache import KEY_BYTES, FeatureCache
 from seqdsd.vision.encoders import ImageEncoder
-from seqdsd.vision.reading import ImageError, decode_image, read_image_bytes
 
 OnBadData = Literal["error", "skip"]
 
@@ -160,7 +160,8 @@ def _find(id_: str, path: Path, encoder: ImageEncoder, cache: FeatureCache) -> _
         key = hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
         if cache.row(key) is not None:
             return _Found(id_, path, key, None)
-        return _Found(id_, path, key, encoder.prepare(decode_image(data, path)))
+        with decoded_image(data, path) as image:
+            return _Found(id_, path, key, encoder.prepare(image))
     except ImageError as error:
         return _Unreadable(id_, error)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from seqdsd.data import CaptionDataError, check_images_exist, check_known_words, read_captions
+from seqdsd.printable import printable
 from seqdsd.text import WordVocabulary, caption_words
 
 REAL = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[3] / "shared" / "data")) / "flickr8k"
@@ -140,6 +141,22 @@ BAD_IMAGES = {
     "repeated name": (entry(2, "train", filename="0.jpg"), "image 0 has the same file name"),
     "another number": (entry(2, "train", imgid=5), "'imgid' is 5, but the image is number 2"),
 }
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b]0;x\x07.jpg", "two\nlines.jpg", "\x9b.jpg", "lone\udcff.jpg", "nul\0.jpg"]
+)
+def test_file_names_that_steer_a_terminal_are_refused(tmp_path, images, name):
+    images[2]["filename"] = name
+    with pytest.raises(CaptionDataError, match=r"image 2 .*the file name holds control characters") as error:
+        read_captions(write(tmp_path, images))
+    assert printable(str(error.value)) == str(error.value)
+
+
+def test_words_that_cannot_be_written_are_refused(tmp_path, images):
+    images[2]["sentences"][0]["tokens"] = ["a", "d\ud800g"]
+    with pytest.raises(CaptionDataError, match=r"image 2 .*caption 0 are .*half a character"):
+        read_captions(write(tmp_path, images))
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_IMAGES.values(), ids=BAD_IMAGES.keys())

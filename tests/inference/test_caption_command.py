@@ -16,7 +16,8 @@ from seqdsd.cli import main
 from seqdsd.config import read_config
 from seqdsd.decode import greedy_captions
 from seqdsd.engine import Evaluation, load_checkpoint, save_checkpoint
-from seqdsd.inference.caption import caption_images
+from seqdsd.images import ImageError
+from seqdsd.inference.caption import CaptionedFile, _report, caption_images
 from seqdsd.inference.scoring import Scores, as_json
 from seqdsd.inference.trained import load_captioner, load_encoder
 from seqdsd.recipes import neuraltalk
@@ -562,3 +563,14 @@ def test_greedy_search_is_what_a_beam_of_one_gives(run, shapes):
     found = list(caption_images(trained, encoder, paths))
     assert [one.caption for one in found] == [vocabulary.decode(one.tokens) for one in greedy]
     assert [one.log_prob for one in found] == pytest.approx([one.log_prob for one in greedy], abs=1e-4)
+
+
+def test_output_does_not_steer_a_terminal(capsys, tmp_path):
+    path = tmp_path / "a\x1b[2J\nb\udcff.jpg"  # the last is how Python has a byte that is not UTF-8
+    for is_json in (False, True):
+        assert _report(CaptionedFile(path, "a \x9b31m dog"), as_json=is_json)
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1 and not {"\x1b", "\x9b", "\udcff"} & set(out)
+    assert json.loads(out)["image"] == str(path)
+    assert not _report(CaptionedFile(path, problem=str(ImageError(path, "gone", "Find it"))), as_json=False)
+    assert capsys.readouterr().err.endswith("a\\x1b[2J\\nb\\udcff.jpg: gone. Find it\n")

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from seqdsd.kinds import CAPTIONS
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.reports.runs.hypotheses import read_media, read_rows
+from seqdsd.reports.runs.hypotheses import read_rows
+from seqdsd.reports.runs.pictures import pictures_in, read_pictures
 from seqdsd.reports.runs.reading import read_origin
 
 Record = Mapping[str, Any]
@@ -81,12 +82,23 @@ class ImageCaptions:
 
 @dataclass(frozen=True)
 class CaptionRun:
-    """All captions of a run on one split, with the records of its phases."""
+    """All captions of a run on one split, with the records of its phases.
+
+    Attributes:
+        name: Of the run's folder.
+        split: ``dev``, or a test set.
+        phases: Their records.
+        images: With what was said of them.
+        picture_folder: Where the images lie; None where the run does not say.
+        outside: Ids of images whose files lie outside that folder and the run's: they are not shown.
+    """
 
     name: str
     split: str
     phases: tuple[Record, ...]
     images: tuple[ImageCaptions, ...]
+    picture_folder: Path | None = None
+    outside: frozenset[str] = frozenset()
 
     def count(self, trend: Literal["improved", "worse", "same"]) -> int:
         """Images whose gain points there."""
@@ -156,12 +168,17 @@ def read_run_captions(run: RunFolder, *, split: str = "test", images: Path | Non
     first = next(iter(by_phase.values()))
     for name, rows in by_phase.items():
         _check_same_images(run.hypotheses(name, split), first, rows)
-    find = _image_finder(run, images)
+    if images is None:
+        pictures = read_pictures(run, remedy="remove the file and name the images by --images")
+    else:
+        pictures = pictures_in(images, list(first))
     return CaptionRun(
         name=run.path.resolve().name,
         split=split,
         phases=tuple(phases),
-        images=tuple(_compare(id_, by_phase, find(id_)) for id_ in first),
+        images=tuple(_compare(id_, by_phase, pictures.paths.get(id_)) for id_ in first),
+        picture_folder=pictures.folder,
+        outside=pictures.outside.intersection(first),
     )
 
 
@@ -220,17 +237,3 @@ def _check_same_images(path: Path, first: Mapping[str, _Row], rows: Mapping[str,
         raise RunFolderError(f"{path}: {which} image {odd[0]!r}, unlike the first phase; {remedy}")
     if changed := next((id_ for id_, row in rows.items() if row.refs != first[id_].refs), None):
         raise RunFolderError(f"{path}: other references of {changed!r} than the first phase; {remedy}")
-
-
-def _image_finder(run: RunFolder, folder: Path | None) -> Callable[[str], Path | None]:
-    """How to get from an image's id to its file, if that is there."""
-    if folder is not None:
-        if not folder.is_dir():
-            raise RunFolderError(f"{folder}: no such folder of images; correct --images")
-        return lambda id_: _existing(folder / id_)
-    paths = read_media(run.images, remedy="remove the file and name the images by --images")
-    return lambda id_: _existing(paths[id_]) if id_ in paths else None
-
-
-def _existing(path: Path) -> Path | None:
-    return path if path.is_file() else None

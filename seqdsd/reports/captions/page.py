@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from seqdsd.printable import printable
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.reports.captions.changes import (
     CaptionRun,
@@ -45,6 +46,9 @@ class Picture:
     size: tuple[int, int] | None = None
 
 
+_OUTSIDE = Picture(problem="image lies outside the corpus’ folder")
+
+
 @dataclass(frozen=True)
 class Bin:
     """How many images gained about so much; ``trend`` is that of all of them."""
@@ -65,11 +69,21 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Page:
-    """The page, how many images it shows, and how many of those have no picture."""
+    """The page and what it shows.
+
+    Attributes:
+        html: The page.
+        num_shown: Images on it.
+        num_missing: Of these, images without a picture.
+        num_outside: Of these, images whose pictures lie outside their folder.
+        folder: Where the pictures lie; None where the run does not say.
+    """
 
     html: str
     num_shown: int
     num_missing: int
+    num_outside: int = 0
+    folder: Path | None = None
 
 
 def caption_page(
@@ -96,9 +110,14 @@ def caption_page(
         raise ValueError(f"the number of images on the page must be at least 1, got {limit}")
     captions = read_run_captions(run, split=split, images=images)
     shown = in_order(captions.images, "gain") if limit is None else both_ends(captions.images, limit)
-    cards = [(image, _picture(image.image, link=link)) for image in shown]
+    cards = [
+        (image, _OUTSIDE if image.id in captions.outside else _picture(image.image, link=link))
+        for image in shown
+    ]
     html = _render(captions, cards, read_origin(run))
-    return Page(html, len(cards), sum(bool(picture.problem) for _, picture in cards))
+    pictures = [picture for _, picture in cards]
+    num_missing = sum(bool(picture.problem) for picture in pictures)
+    return Page(html, len(cards), num_missing, pictures.count(_OUTSIDE), captions.picture_folder)
 
 
 def gain_bins(images: Sequence[ImageCaptions]) -> list[Bin]:
@@ -147,10 +166,18 @@ def main(argv: Sequence[str]) -> None:
         out = asked.out or run.path / "captions.html"
         write_atomically(out, page.html)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    print(f"{out}: {page.num_shown} {asked.split} images, {file_size(out)}; open it in a browser")
-    if page.num_missing:
-        print(f"{page.num_missing} pictures could not be found or read; --images FOLDER says where they are")
+        parser.exit(1, f"error: {printable(str(error))}\n")
+    print(
+        f"{printable(str(out))}: {page.num_shown} {asked.split} images, {file_size(out)}; open it in a browser"
+    )
+    if num_missing := page.num_missing - page.num_outside:
+        print(f"{num_missing} pictures could not be found or read; --images FOLDER says where they are")
+    if page.num_outside:
+        folder = printable(str(page.folder or run.path))
+        print(
+            f"{page.num_outside} pictures lie outside the folder of the others ({folder}) and were left out; "
+            "--images FOLDER says where they may lie"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

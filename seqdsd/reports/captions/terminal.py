@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from seqdsd.printable import printable
 from seqdsd.reports.captions.changes import CaptionRun, ImageCaptions, Span, both_ends
 
 GAP = "[…]"
@@ -48,7 +49,7 @@ class _Comparison:
 
 def _summary(captions: CaptionRun) -> Text:
     better, worse, same = (captions.count(trend) for trend in ("improved", "worse", "same"))
-    first, last = captions.phases[0]["name"], captions.phases[-1]["name"]
+    first, last = printable(captions.phases[0]["name"]), printable(captions.phases[-1]["name"])
     return Text(
         f"{first} to {last}, sentence BLEU on {len(captions.images)} {captions.split} images: "
         f"{better} gained, {worse} lost, {same} stayed",
@@ -58,7 +59,7 @@ def _summary(captions: CaptionRun) -> Text:
 
 def _heading(image: ImageCaptions) -> Text:
     return Text.assemble(
-        (f"{image.gain:+.1f}", f"bold {_TREND_STYLES[image.trend]}"), "  ", (image.id, "bold")
+        (f"{image.gain:+.1f}", f"bold {_TREND_STYLES[image.trend]}"), "  ", (printable(image.id), "bold")
     )
 
 
@@ -67,10 +68,10 @@ def _table(image: ImageCaptions, *, is_plain: bool) -> Table:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
-    table.add_row("  reference", "", Text(image.refs[0], style="italic"))
+    table.add_row("  reference", "", Text(printable(image.refs[0]), style="italic"))
     for caption in image.captions:
         words = _marked(caption.spans, is_plain=is_plain) if caption.text else Text("(no words)", style="dim")
-        table.add_row(Text(f"  {caption.phase}"), f"{caption.bleu:.1f}", words)
+        table.add_row(Text(printable(f"  {caption.phase}")), f"{caption.bleu:.1f}", words)
     return table
 
 
@@ -82,8 +83,9 @@ def _mark(span: Span, *, is_plain: bool) -> Text:
     if span.kind == "dropped":
         return Text(GAP, style="dim")
     if span.kind == "kept":
-        return Text(span.text)
-    return Text(f"_{span.text}_" if is_plain else span.text, style="bold underline")
+        return Text(printable(span.text))
+    text = printable(span.text)
+    return Text(f"_{text}_" if is_plain else text, style="bold underline")
 
 
 def _legend(*, is_plain: bool) -> Text:

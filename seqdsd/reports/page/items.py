@@ -26,7 +26,6 @@ MAX_SPECTROGRAMS = 60
 """Of the utterances that change most: as many as the page draws at first, some 0.4 MB."""
 
 _ENCODE: dict[str, Callable[[Path], str]] = {"recording": audio_uri, "picture": picture_uri}
-_FILES: dict[str, Callable[[Run], dict[str, Path]]] = {"recording": read_recordings, "picture": read_images}
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class _Shown:
     kind: Kind
     num_items: int
     files: tuple[tuple[str, Path], ...]
+    num_outside: int
     words: dict[str, TimedWords]
     """When they were said, by id, where a run knows."""
 
@@ -79,6 +79,11 @@ class Items:
     shown: tuple[_Shown, ...]
     problems: tuple[str, ...]
     num_embedded: int = 0
+
+    @property
+    def num_outside(self) -> int:
+        """Pictures left out since they lie outside the corpus' folder."""
+        return sum(one.num_outside for one in self.shown)
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -177,7 +182,7 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
     ranked = most_changed(make_items(group.columns, kind=group.kind), columns)
     rows = [as_json(item, **_marks(item, group)) for item in ranked]
     count, num_bytes = fitting(rows, room)
-    paths = _paths(group, runs)
+    paths, outside = _paths(group, runs)
     value = {
         "kind": group.kind.name,
         "runs": group.runs,
@@ -185,7 +190,9 @@ def _finished(group: _Group, runs: Sequence[Run], room: int) -> tuple[_Shown, in
         "items": rows[:count],
     }
     files = tuple((item.id, paths[item.id]) for item in ranked[:count] if item.id in paths)
-    return _Shown(value, group.kind, len(rows), files, _words(group, runs, files)), num_bytes
+    num_outside = sum(item.id in outside for item in ranked[:count])
+    words = _words(group, runs, files)
+    return _Shown(value, group.kind, len(rows), files, num_outside, words), num_bytes
 
 
 def _with_media(shown: _Shown, embedded: Embedded, pictures: Embedded) -> dict[str, Any]:
@@ -199,7 +206,7 @@ def _with_media(shown: _Shown, embedded: Embedded, pictures: Embedded) -> dict[s
             if id_ in shown.words:
                 more |= {"words": shown.words[id_], "seconds": audio_duration(paths[id_])}
         rows.append({**row, **more})
-    notes = _notes(shown.kind, shown.num_items, shown=len(rows), files=len(shown.files), embedded=embedded)
+    notes = _notes(shown, embedded)
     return {**shown.value, "items": rows, "notes": notes}
 
 
@@ -210,13 +217,22 @@ def _marks(item: Item, group: _Group) -> dict[str, Any]:
     return {"marks": [caption_marks(item, view.numbers) for view in group.views]}
 
 
-def _paths(group: _Group, runs: Sequence[Run]) -> dict[str, Path]:
-    """Where the group's files are, as far as they are there, by the first run that says so."""
+def _paths(group: _Group, runs: Sequence[Run]) -> tuple[dict[str, Path], set[str]]:
+    """Where the group's files are, as far as they are there, by the first run that says so; and ids of those outside.
+
+    Recordings may lie anywhere: a manifest may name any, and has no folder of its own.
+    """
     found: dict[str, Path] = {}
+    outside: set[str] = set()
     for number in group.runs:
-        listed = _FILES[group.kind.medium](runs[number])
-        found.update((id_, path) for id_, path in listed.items() if id_ not in found and path.is_file())
-    return found
+        if group.kind.medium == "picture":
+            pictures = read_images(runs[number])
+            found = {**pictures.paths, **found}
+            outside |= pictures.outside
+        else:
+            listed = read_recordings(runs[number])
+            found = {**{id_: path for id_, path in listed.items() if path.is_file()}, **found}
+    return found, outside - found.keys()
 
 
 def _words(group: _Group, runs: Sequence[Run], files: Iterable[tuple[str, Path]]) -> dict[str, TimedWords]:
@@ -231,16 +247,20 @@ def _view_as_json(view: View) -> dict[str, Any]:
     return {"run": view.run, "seed": view.seed, "columns": view.columns}
 
 
-def _notes(kind: Kind, total: int, *, shown: int, files: int, embedded: Embedded) -> list[str]:
+def _notes(group: _Shown, embedded: Embedded) -> list[str]:
     """What is not on the page."""
-    item, medium = kind.item, kind.medium
+    item, medium = group.kind.item, group.kind.medium
     notes = []
+    shown, total = len(group.value["items"]), group.num_items
     if shown < total:
         notes.append(f"The page holds {shown:,} of {total:,} {item}s: those whose scores change most.")
-    if files < shown:
-        verb = "has" if shown - files == 1 else "have"
+    if missing := shown - len(group.files) - group.num_outside:
+        verb = "has" if missing == 1 else "have"
+        notes.append(f"{_counted(missing, item)} {verb} no {medium} that can be found from the run folder.")
+    if group.num_outside:
+        verb = "lies" if group.num_outside == 1 else "lie"
         notes.append(
-            f"{_counted(shown - files, item)} {verb} no {medium} that can be found from the run folder."
+            f"{_counted(group.num_outside, medium)} {verb} outside the corpus' folder, and so not on the page."
         )
     if embedded.left_out:
         number = len(embedded.left_out)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
-from PIL import Image, ImageOps
+
+from seqdsd.images import decoded_image, read_image_bytes
 
 LONGEST_SIDE = 320
 """Of an embedded image, in pixels: 200 of them stay well below 10 MB."""
@@ -18,14 +18,6 @@ LONGEST_SIDE = 320
 Encode = Callable[[Path], str]
 """From a file to its data URI; ValueError where it cannot be read."""
 
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    EOFError,
-    ValueError,
-    *_BOMBS,
-)  # all that Pillow raises for damaged files
 _JPEG_QUALITY = 80
 
 # libsndfile's names of what every browser plays, and how a page names it.
@@ -119,26 +111,10 @@ def thumbnail(path: Path, longest_side: int = LONGEST_SIDE) -> tuple[bytes, tupl
     """Shrink an image, upright and on white where it is transparent; returns a JPEG and its width and height.
 
     Raises:
-        ValueError: If Pillow cannot read it, or it is too large to be an honest picture.
+        ImageError: If it cannot be read.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, on odd files that it reads all the same
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.draft("RGB", (2 * longest_side, 2 * longest_side))  # shrinks a JPEG while decoding it
-                picture = _on_white(ImageOps.exif_transpose(image))
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
-    picture.thumbnail((longest_side, longest_side))
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=_JPEG_QUALITY, optimize=True)
-    return data.getvalue(), picture.size
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB, since a JPEG has no transparency."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    with decoded_image(read_image_bytes(path), path, at_least=2 * longest_side) as image:
+        image.thumbnail((longest_side, longest_side))
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+        return data.getvalue(), image.size

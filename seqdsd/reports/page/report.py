@@ -55,6 +55,8 @@ class ReportPage:
     num_runs: int
     num_items: int
     num_embedded: int
+    num_outside: int
+    """Pictures left out since they lie outside the corpus' folder."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def report_page(
     items = items.with_media(room)
     on_step("writing tables and charts")
     html = _render(run_set, runs, comparisons, items)
-    return ReportPage(html, len(runs), sum(len(group["items"]) for group in items.groups), items.num_embedded)
+    num_items = sum(len(group["items"]) for group in items.groups)
+    return ReportPage(html, len(runs), num_items, items.num_embedded, items.num_outside)
 
 
 def _check_split(runs: Sequence[Run], split: str | None) -> None:

@@ -24,6 +24,7 @@ from seqdsd.records import (
 )
 from seqdsd.records.reading import REMEDY
 from seqdsd.reports.runs.hypotheses import Hypothesis, read_media, read_rows
+from seqdsd.reports.runs.pictures import Pictures, read_pictures
 
 Record = Mapping[str, Any]
 ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
@@ -165,13 +166,13 @@ def read_recordings(run: Run) -> dict[str, Path]:
     return read_media(run.folder.audio)
 
 
-def read_images(run: Run) -> dict[str, Path]:
+def read_images(run: Run) -> Pictures:
     """Where the run's images lie, by id; nothing where the folder does not say.
 
     Raises:
         RunFolderError: If the list is damaged.
     """
-    return read_media(run.folder.images)
+    return read_pictures(run.folder)
 
 
 def _run_folders(path: Path) -> Sequence[Path]:
@@ -283,7 +284,7 @@ def _check_files(run: Run) -> None:
                 num_scored = record.get(split, {}).get(run.kind.counted)
                 read_rows(run.folder, record["name"], split, kind=run.kind, num_scored=num_scored)
     read_recordings(run)
-    read_images(run)
+    read_media(run.folder.images)
 
 
 def _num_planned(method: str, iters: int) -> int:

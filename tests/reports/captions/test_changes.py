@@ -104,13 +104,65 @@ def test_images_come_from_the_list_or_a_folder(caption_run, tmp_path):
         read_run_captions(caption_run, images=tmp_path / "nowhere")
 
 
-def test_an_absolute_path_to_an_image(caption_run, tmp_path):
-    elsewhere = tmp_path / "elsewhere.png"
-    elsewhere.touch()
-    gone = tmp_path / "gone.png"
-    rows = [{"id": "gain.jpg", "path": str(elsewhere)}, {"id": "loss.jpg", "path": str(gone)}]
+def test_the_terminal_gets_no_control_characters(make_caption_run):
+    evil = "a \x1b]0;x\x07 dog \x9b31m"
+    run = make_caption_run({"\x1b[2J.jpg": ([evil], [evil, f"{evil} runs", "a"])})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(compare_in_terminal(read_run_captions(run), 1))
+    said = console.file.getvalue()
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert r"\x1b[2J.jpg" in said and r"\x1b]0;x\x07" in said
+
+
+def test_captions_with_half_a_character_are_refused(caption_run):
+    path = caption_run.hypotheses("Dense Iter 0", "test")
+    path.write_text(path.read_text().replace("two boys playing football", "two \\ud800"))
+    with pytest.raises(ValueError, match=r"dense-iter-0\.test\.jsonl:3: half a character"):
+        read_run_captions(caption_run)
+
+
+def test_images_of_a_corpus_elsewhere(caption_run, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "gain.jpg").touch()
+    rows = [{"id": id_, "path": str(corpus / id_)} for id_ in ("gain.jpg", "loss.jpg")]
     write_json_lines(caption_run.path / "images.jsonl", rows)
-    assert [image.image for image in read_run_captions(caption_run).images] == [elsewhere, None, None, None]
+    captions = read_run_captions(caption_run)
+    assert [image.image for image in captions.images] == [corpus / "gain.jpg", None, None, None]
+    assert (captions.picture_folder, captions.outside) == (corpus, frozenset())
+
+
+def test_no_image_outside_the_corpus_is_shown(caption_run, tmp_path):
+    corpus, private = tmp_path / "corpus", tmp_path / "private.png"
+    corpus.mkdir()
+    private.touch()
+    for name in ("gain.jpg", "swap.jpg"):
+        (corpus / name).touch()
+    (corpus / "loss.jpg").symlink_to(private)
+    (corpus / "same.jpg").symlink_to("gain.jpg")
+    paths = {id_: str(corpus / id_) for id_ in ("gain.jpg", "loss.jpg", "same.jpg")}
+    paths["swap.jpg"] = str(private)
+    write_json_lines(caption_run.path / "images.jsonl", [{"id": id_, "path": paths[id_]} for id_ in paths])
+    captions = read_run_captions(caption_run)
+    shown = {image.id: image.image for image in captions.images}
+    assert shown == {
+        "gain.jpg": corpus / "gain.jpg",
+        "same.jpg": corpus / "same.jpg",
+        "loss.jpg": None,
+        "swap.jpg": None,
+    }
+    assert captions.outside == {"loss.jpg", "swap.jpg"}
+    assert read_run_captions(caption_run, images=corpus).outside == {"loss.jpg"}
+
+
+def test_ids_lead_to_no_image_outside_the_folder_named(make_caption_run, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "private.png").touch()
+    ids = ["../private.png", str(tmp_path / "private.png"), "nul\0.png", "lone\udcff.png"]
+    run = make_caption_run({id_: (["a"], ["a", "b", "c"]) for id_ in ids[:3]})
+    captions = read_run_captions(run, images=tmp_path / "images")
+    assert all(image.image is None for image in captions.images)
+    assert captions.outside == set(ids[:2])
 
 
 def test_orders(caption_run):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.records import RunFolder, read_json_lines, write_json_lines
 from seqdsd.reports.captions.changes import Caption, ImageCaptions, in_order, read_run_captions
 from seqdsd.reports.captions.page import caption_page, gain_bins, main
 
@@ -135,6 +135,21 @@ def test_missing_and_damaged_images_get_a_placeholder(caption_run):
     page = caption_page(caption_run)
     assert page.num_missing == 2
     assert re.findall(r'class="placeholder">(.*?)<', page.html) == ["image not found", "image cannot be read"]
+
+
+def test_pictures_outside_the_corpus_are_left_out_and_said_to_be(caption_run, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "private.png")
+    rows = list(read_json_lines(caption_run.images))
+    rows[1]["path"] = str(tmp_path / "private.png")
+    write_json_lines(caption_run.images, rows)
+    page = caption_page(caption_run)
+    assert (page.num_missing, page.num_outside) == (1, 1)
+    assert re.findall(r'class="placeholder">(.*?)<', page.html) == ["image lies outside the corpus’ folder"]
+    assert caption_page(caption_run, link=True).html.count("private.png") == 0
+    main([str(caption_run.path)])
+    said = capsys.readouterr().out
+    assert f"1 pictures lie outside the folder of the others ({caption_run.path}) and were left out" in said
+    assert "could not be found" not in said
 
 
 # The command

@@ -219,6 +219,18 @@ def test_missing_and_damaged_files_are_counted(make_comparison):
     ]
 
 
+def test_pictures_outside_the_corpus_are_left_out(make_comparison, tmp_path):
+    folder = make_comparison(kind="captions", seeds=[0], arms=["dsd"])
+    run = RunFolder(folder / "seed-0/dsd")
+    for path in (run.path / "photo.png", tmp_path / "private.png"):
+        Image.new("RGB", (64, 48)).save(path)
+    paths = [str(tmp_path / "private.png"), *["photo.png"] * 41]
+    write_json_lines(run.images, [{"id": f"{n:02d}.png", "path": path} for n, path in enumerate(paths)])
+    _, items = items_of(folder, max_media_bytes=10**6)
+    assert (items.num_embedded, items.num_outside) == (41, 1)
+    assert items.groups[0]["notes"] == ["1 picture lies outside the corpus' folder, and so not on the page."]
+
+
 def test_pictures_are_embedded(make_comparison):
     folder = make_comparison(kind="captions", seeds=[0], arms=["dsd"])
     run = RunFolder(folder / "seed-0/dsd")

@@ -130,7 +130,7 @@ def test_several_test_sets(make_arm):
 def test_where_recordings_and_images_lie(make_arm, tmp_path):
     folder = make_arm("run", "dsd")
     (run,) = read_runs([folder.path]).runs
-    assert read_recordings(run) == read_images(run) == {}
+    assert read_recordings(run) == read_images(run).paths == {}
     absolute = tmp_path / "b.wav"
     write_json_lines(folder.audio, [{"id": "a", "path": "sound/a.wav"}, {"id": "b", "path": str(absolute)}])
     assert read_recordings(run) == {"a": folder.path / "sound/a.wav", "b": absolute}

@@ -1,8 +1,13 @@
 """Reading against pixels written down by hand; damage of every kind must end in an ImageError, never in a warning."""
 
 import io
+import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seqdsd.vision import IMAGE_SUFFIXES, ImageError, read_image
-from seqdsd.vision.reading import MAX_PIXELS, _pillow_silenced
+import seqdsd.images
+from seqdsd.images import (
+    IMAGE_SUFFIXES,
+    MAX_PIXELS,
+    ImageError,
+    _pillow_silenced,
+    _Room,
+    decoded_image,
+    read_image,
+)
 
+REPOSITORY = Path(__file__).parents[1]
 RED, GREEN, BLUE, YELLOW, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)
 
 
@@ -189,10 +203,10 @@ def test_missing_empty_and_text_files_are_named(tmp_path):
 def test_unreadable_file(tmp_path, monkeypatch):
     corners().save(tmp_path / "secret.png")
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # chmod does not keep root out
+    monkeypatch.setattr(Path, "open", refuse)  # chmod does not keep root out
     with pytest.raises(ImageError, match=r"secret\.png: cannot be read \(Permission denied\)"):
         read_image(tmp_path / "secret.png")
 
@@ -236,9 +250,111 @@ def test_large_images_that_pillow_warns_of_are_read(tmp_path):
     assert read_image(tmp_path / "large.png").size == (10_000, 9_999)
 
 
-def test_random_damage_is_an_image_error_or_none():
-    from seqdsd.vision.reading import decode_image
+def test_files_too_large_to_be_an_image_are_not_read(tmp_path, monkeypatch):
+    noise().save(tmp_path / "noise.bmp")
+    size = (tmp_path / "noise.bmp").stat().st_size
+    monkeypatch.setattr("seqdsd.images.MAX_FILE_BYTES", size)
+    read_image(tmp_path / "noise.bmp")
+    monkeypatch.setattr("seqdsd.images.MAX_FILE_BYTES", size - 1)
+    with pytest.raises(ImageError, match=rf"noise\.bmp: the file has more than {size - 1:,} bytes"):
+        read_image(tmp_path / "noise.bmp")
 
+
+def in_mode(mode: str) -> Image.Image:
+    image = noise((37, 29))
+    if mode.startswith("I"):
+        return Image.fromarray(np.asarray(image)[..., 0].astype(np.uint16) * 257)
+    image = image.convert(mode) if mode != "PA" else image.quantize(9)
+    if mode == "PA":
+        image.info["transparency"] = 3
+    if mode in ("RGBA", "LA"):
+        image.putalpha(noise((37, 29)).getchannel("R"))
+    return image
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
+def test_conversion_in_strips_leaves_no_seam(tmp_path, mode, monkeypatch):
+    in_mode(mode).save(tmp_path / "one.png")
+    whole = np.asarray(read_image(tmp_path / "one.png"))
+    for strip_pixels in (1, 37 * 4):  # a row, and four; the last is shorter
+        monkeypatch.setattr("seqdsd.images._STRIP_PIXELS", strip_pixels)
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "one.png")), whole)
+
+
+def test_a_jpeg_may_come_smaller(tmp_path):
+    corners((480, 320)).save(tmp_path / "photo.jpg", quality=95)
+    data = (tmp_path / "photo.jpg").read_bytes()
+    for at_least, size in ((None, (480, 320)), (161, (480, 320)), (160, (240, 160)), (7, (60, 40))):
+        with decoded_image(data, "photo.jpg", at_least=at_least) as image:
+            assert image.size == size
+            assert_corners(image, [RED, GREEN, BLUE, YELLOW], tolerance=8)
+
+
+def test_images_wait_until_there_is_room():
+    room, inside, most = _Room(10), [], []
+
+    def decode(num_pixels: int) -> None:
+        with room.taken(num_pixels):
+            inside.append(num_pixels)
+            most.append(sum(inside))
+            time.sleep(0.001)
+            inside.remove(num_pixels)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(decode, [3, 10, 1, 4, 4, 10, 2, 5, 6, 1] * 10))
+    assert max(most) <= 10 and len(most) == 100
+    assert max(most) > 5  # several do go together
+    with pytest.raises(KeyError), room.taken(10):
+        raise KeyError  # the room is given back
+    decode(10)
+
+
+FOUR_THREADS = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+import seqdsd.images
+from seqdsd.images import decoded_image, read_image_bytes
+
+def shrink(path):
+    with decoded_image(read_image_bytes(path), path) as image:
+        image.reduce(100)
+
+seqdsd.images._room = seqdsd.images._Room(9_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(shrink, [sys.argv[1]] * 4))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_threads_take_no_more_memory_than_one(tmp_path):
+    """Nor does each thread keep a picture's worth of memory for its next."""
+    Image.new("RGBA", (3000, 3000), (1, 2, 3, 4)).save(tmp_path / "large.png")
+    command = [sys.executable, "-c", FOUR_THREADS, str(tmp_path / "large.png")]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (
+        int(said.stdout) / 1024 < 130
+    )  # MB: 36 as decoded, 36 as RGB, and strips; four would take 288 and more
+
+
+def test_a_child_process_does_not_wait_for_its_parents_threads(tmp_path):
+    corners().save(tmp_path / "one.png")
+    with seqdsd.images._room.taken(MAX_PIXELS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which is the point
+        child = os.fork()
+        if child == 0:
+            read_image(tmp_path / "one.png")
+            os._exit(0)
+        for _ in range(500):
+            if (done := os.waitpid(child, os.WNOHANG)) != (0, 0):
+                break
+            time.sleep(0.01)
+        else:
+            os.kill(child, signal.SIGKILL)
+    assert done == (child, 0)
+
+
+def test_random_damage_is_an_image_error_or_none():
     generator = np.random.default_rng(0)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
         buffer = io.BytesIO()
@@ -248,7 +364,8 @@ def test_random_damage_is_an_image_error_or_none():
             for _ in range(generator.integers(1, 6)):  # mostly in the header, where damage does most
                 data[int(len(data) * generator.random() ** 3)] = generator.integers(256)
             try:
-                assert decode_image(bytes(data), "x").mode == "RGB"
+                with decoded_image(bytes(data), "x") as image:
+                    assert image.mode == "RGB"
             except ImageError as error:
                 assert str(error).startswith("x: ")
 
