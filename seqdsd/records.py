@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FORMAT = 1
 """Of run folders. Another number than this one belongs to another version; folders from before it was written are 1."""
@@ -194,19 +194,36 @@ def slug(name: str) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file, sync and rename: a reader sees the old content or the new, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    """Write a file at once, as ``replacing`` does."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file, synced and renamed at the end: a reader sees the old content or the new, whatever happens.
+
+    Raises:
+        OSError: Naming ``path`` and the remedy, where it cannot be written (a full disk's own error names no file).
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise  # of another file, or of the folder
+        raise type(error)(
+            f"{path}: cannot be written ({error.strerror}); make room or take another folder"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
 from seqdsd.tasks.alignment import TimedWord, align_words
+from seqdsd.text import printable
 
 PROG = "seqdsd transcribe"
 _DESCRIPTION = """Turn recordings of any length, rate and format into text: a line each, with path, tab, text.
@@ -217,6 +218,8 @@ def _pieces(paths: Iterable[Path], waiting: list[Transcript], max_piece_seconds:
 def _pieces_of(transcript: Transcript, max_piece_seconds: float) -> Iterator[_Piece]:
     if not transcript.path.exists():
         raise AudioError(transcript.path, "there is no such file or folder", "Correct the path")
+    if printable(str(transcript.path)) != str(transcript.path):  # it stands in every format that is written
+        raise AudioError(transcript.path, "control characters, or not UTF-8, in its name", "Rename it")
     pieces = split_at_quiet(
         read_blocks(transcript.path, sample_rate_hz=SAMPLE_RATE_HZ),
         sample_rate_hz=SAMPLE_RATE_HZ,
@@ -293,10 +296,10 @@ def _check_output(asked: Transcribe, files: Sequence[Path]) -> None:
 def _report(transcript: Transcript, format_: OutputFormat, out: Path | None) -> bool:
     """Write a transcript, or on stderr why there is none; whether there is one."""
     if transcript.problem is not None:
-        print(transcript.problem, file=sys.stderr)
+        print(printable(transcript.problem), file=sys.stderr)
         return False
     if transcript.note is not None:
-        print(f"{transcript.path}: {transcript.note}", file=sys.stderr)
+        print(printable(f"{transcript.path}: {transcript.note}"), file=sys.stderr)
     text = _written(transcript, format_)
     if out is not None:
         write_atomically(out / f"{transcript.path.stem}.{format_}", text)

@@ -5,6 +5,7 @@ Nothing here knows of audio, models or torch.
 
 from seqdsd.text.characters import ENGLISH_ALPHABET, CharacterTokenizer
 from seqdsd.text.normalise import Normalised, normalise_transcript
+from seqdsd.text.printable import printable
 from seqdsd.text.registry import load_tokenizer, tokenizer_from_json
 from seqdsd.text.subwords import SubwordTokenizer
 from seqdsd.text.tokenizer import OutOfAlphabet, Tokenizer
@@ -20,5 +21,6 @@ __all__ = [
     "WordVocabulary",
     "load_tokenizer",
     "normalise_transcript",
+    "printable",
     "tokenizer_from_json",
 ]
