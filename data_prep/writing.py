@@ -19,7 +19,7 @@ from rich.table import Table
 
 from seqdsd.audio import AudioError, audio_seconds
 from seqdsd.data.manifest import Utterance, write_manifest
-from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
+from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript, printable
 
 CorpusFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
 OutFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -133,7 +133,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def warn(message: str) -> None:
     """Say what the user should look at, on the error stream."""
     Console(stderr=True).print(
-        f"warning: {message}", style="yellow", markup=False, highlight=False, emoji=False
+        f"warning: {printable(message)}", style="yellow", markup=False, highlight=False, emoji=False
     )
 
 
@@ -141,8 +141,8 @@ def run_script(main: Callable[..., None]) -> None:
     """Run a script's ``main`` from the command line; bad input ends it with one line, no traceback."""
     try:
         tyro.cli(main)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {printable(str(error))}")
 
 
 def _check_split(
