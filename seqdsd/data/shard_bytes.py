@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
+from typing import Any
 from urllib import request as urllib_request
 from urllib.error import HTTPError
 from urllib.request import Request

@@ -147,7 +147,10 @@ def _base(lines: Iterator[tuple[int, bytes]], path: Path) -> str | None:
     base = entry.get("base")
     if base is not None and not isinstance(base, str):
         raise ManifestError(f"{path}:{number}: 'base' is {base!r}. Give a URL, or null.")
-    return check_base(base) if base else None
+    try:
+        return check_base(base) if base else None
+    except ManifestError as error:
+        raise ManifestError(f"{path}:{number}: {error}") from error
 
 
 def _shard(entry: Mapping[str, Any], number: int, folder: Path, base: str | None, where: str) -> Shard:

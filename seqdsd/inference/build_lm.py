@@ -94,7 +94,7 @@ def read_sentences(path: Path) -> Iterator[str]:
 
 def _transcript(entry: Mapping[str, Any], where: str) -> str:
     """The text of a manifest's line; of one of Lhotse's cuts, that of its supervisions."""
-    parts = entry.get("supervisions") if is_cut(entry) else [entry]
+    parts: Any = entry.get("supervisions") if is_cut(entry) else [entry]
     are_objects = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
     texts: list[Any] = [part.get("text") for part in parts] if are_objects else []
     if not texts or not all(isinstance(text, str) for text in texts):

@@ -139,7 +139,7 @@ def test_a_bad_line_of_an_utterance_is_named_and_can_be_skipped(folder, changes,
 
 BAD_SHARD_LINES = {
     "no format": (0, {"format": None}, "its format is None, not 'seqdsd-shards-1'"),
-    "no URL": (0, {"base": "ftp://here"}, "'ftp://here' is no folder's URL"),
+    "no URL": (0, {"base": "ftp://here"}, r"shards\.jsonl\.gz:1: base: 'ftp://here' is no folder's URL"),
     "a URL in numbers": (0, {"base": 5}, "'base' is 5"),
     "another folder": (1, {"file": "../000000.tar"}, "not the name of a file"),
     "no size": (1, {"size_bytes": None}, "'size_bytes' is None"),
