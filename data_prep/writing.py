@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import soundfile
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from seqdsd.audio.reading import LENGTH_UNKNOWN
+from seqdsd.audio import AudioError, audio_seconds
 from seqdsd.data.manifest import Utterance, write_manifest
+from seqdsd.printable import printable_lines
 from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
 
 CorpusFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
@@ -133,15 +133,17 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def warn(message: str) -> None:
     """Say what the user should look at, on the error stream."""
-    Console(stderr=True).print(f"warning: {message}", style="yellow", markup=False, highlight=False)
+    Console(stderr=True).print(
+        f"warning: {printable_lines(message)}", style="yellow", markup=False, highlight=False, emoji=False
+    )
 
 
 def run_script(main: Callable[..., None]) -> None:
     """Run a script's ``main`` from the command line; bad input ends it with one line, no traceback."""
     try:
         tyro.cli(main)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {printable_lines(str(error))}")
 
 
 def _check_split(
@@ -192,39 +194,15 @@ def _add(recording: Recording, split: Split, seen: set[str], alphabet: str) -> N
 
 
 def measure_seconds(audio_path: Path, source: str) -> float:
-    """Read an audio file's header and return its duration in seconds.
+    """Return an audio file's duration in seconds, as its header states it.
 
     Raises:
-        ValueError: If the file is missing, cannot be read, is compressed with shorten, or has no samples.
+        ValueError: If the file cannot be used (``seqdsd.audio.audio_seconds``); the message begins with ``source``.
     """
-    if not audio_path.is_file():
-        raise ValueError(f"{source}: the audio file {audio_path} does not exist. Is the corpus complete?")
-    if _is_shortened_sphere(audio_path):
-        raise ValueError(
-            f"{source}: {audio_path} is SPHERE audio compressed with shorten, which libsndfile cannot read. "
-            f"Convert it beside itself with LDC's sph2pipe: sph2pipe -p -f wav {audio_path} "
-            f"{audio_path.with_suffix('.wav')}"
-        )
     try:
-        info = soundfile.info(str(audio_path))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{source}: {audio_path} cannot be read ({error.error_string}). Fetch or convert the file again."
-        ) from error
-    if info.frames <= 0:
-        raise ValueError(f"{source}: {audio_path} has no samples. Remove the line.")
-    if info.frames >= LENGTH_UNKNOWN:
-        raise ValueError(
-            f"{source}: {audio_path} does not state its length. Encode it again, not through a pipe."
-        )
-    return round(info.frames / info.samplerate, 6)
-
-
-def _is_shortened_sphere(audio_path: Path) -> bool:
-    """Whether a file is NIST SPHERE whose header says that its samples went through shorten."""
-    with open(audio_path, "rb") as file:
-        header = file.read(1024)
-    return header.startswith(b"NIST_1A") and b"shorten" in header
+        return round(audio_seconds(audio_path), 6)
+    except (AudioError, OSError) as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _with_progress(recordings: Sequence[Recording], name: str) -> Iterator[Recording]:

@@ -1,6 +1,7 @@
 """The ``seqdsd`` command from end to end: one tiny run is trained on words spelt in tones, then used."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -304,6 +305,26 @@ def test_folders_are_searched_in_order_and_bad_files_do_not_stop_the_rest(run, c
     for name in ("gone.wav", "broken.flac", "cut.flac"):
         assert sum(name in line for line in err.splitlines()) == 1
     assert "notes" not in err
+
+
+def test_names_that_a_terminal_or_utf8_cannot_take_leave_the_other_recordings_alone(
+    run, corpus, tmp_path, capsys
+):
+    for name in (b"caf\xe9.wav", b"red\x1b[31m.wav", b"z.wav"):
+        shutil.copy(corpus / "test_a0.wav", os.path.join(os.fsencode(tmp_path), name))
+    status, out, err = call(capsys, "transcribe", run.path, tmp_path)
+    assert status == 1 and out.startswith(f"{tmp_path / 'z.wav'}\t") and len(out.splitlines()) == 1
+    assert r"caf\udce9.wav: control characters, or not UTF-8, in its name. Rename it" in err
+    assert r"red\x1b[31m.wav: " in err and "\x1b[31m" not in err
+    status, _, err = call(capsys, "build-lm", tmp_path / "red\x1b[31m.jsonl", "--out", tmp_path / "lm.arpa")
+    assert status == 1 and r"red\x1b[31m.jsonl: cannot open" in err
+
+
+@pytest.mark.parametrize("cut", [{"type": "MonoCut"}, {"supervisions": {}}, {"supervisions": [5]}])
+def test_cuts_without_supervisions_make_no_language_model(tmp_path, capsys, cut):
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    status, _, err = call(capsys, "build-lm", tmp_path / "cuts.jsonl", "--out", tmp_path / "lm.arpa")
+    assert status == 1 and "cuts.jsonl:1: no transcript; every line needs a text" in err
 
 
 def test_a_recording_shorter_than_a_window_gives_no_text_and_a_note(run, corpus, tmp_path, capsys):

@@ -1,8 +1,10 @@
 """What must not reach a terminal from a file's name or a caption."""
 
+import unicodedata
+
 import pytest
 
-from seqdsd.printable import printable
+from seqdsd.printable import printable, printable_lines
 
 
 @pytest.mark.parametrize("text", ["", "a dog runs", "Größe 漢字 🐕 e\u0301", "back\\slash 'quotes'"])
@@ -23,3 +25,14 @@ def test_other_text_stays_as_it_is(text):
 def test_what_steers_a_terminal_is_escaped(text, shown):
     assert printable(text) == shown
     assert shown.encode()
+
+
+def test_a_message_keeps_its_lines():
+    assert printable_lines("ça va?\n\tdeux \x1b[31m\r") == "ça va?\n\tdeux \\x1b[31m\\r"
+
+
+def test_no_control_character_is_left():
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) in ("Cc", "Cs", "Zl", "Zp"):
+            shown = printable(chr(code))
+            assert shown.isascii() and shown.isprintable() and eval(f"'{shown}'") == chr(code)

@@ -10,8 +10,9 @@ import io
 import logging
 import math
 import multiprocessing
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,11 +23,18 @@ from jaxtyping import Float
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from seqdsd.audio.containers import is_unfinished_ogg, missing_share
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".sph", ".wv1", ".wv2", ".aiff", ".au")
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".wma", ".amr")
 
 _SPHERE_HEADER_BYTES = 1024
-LENGTH_UNKNOWN = 2**63 - 1  # libsndfile's SF_COUNT_MAX
+_LENGTH_UNKNOWN = 2**63 - 1  # libsndfile's SF_COUNT_MAX
+_RATES_HZ = (1_000, 1_000_000)  # the lowest and the highest in use are 4,000 and 768,000
+_MAX_SECONDS = 1e6
+_MAX_SAMPLES_AT_ONCE = 2**30  # 4 GB: 18 hours at 16 kHz
+_MAX_BLOCK_VALUES = 2**23  # samples of all channels
+_LOUDEST = 2.0**31  # full scale is 1, but floats that were 32-bit whole numbers are met with
 _MAX_RATIO_TERM = 1000
 _logger = logging.getLogger("seqdsd.audio")
 
@@ -63,12 +71,18 @@ class Waveform:
 
 
 def audio_seconds(path: AudioFile) -> float:
-    """Return the length that the file's header states, without decoding.
+    """Return the length that the file's header states; no more is decoded than FLAC's last sample.
 
     Raises:
-        AudioError: If the file is missing, empty, not audio, or states no length.
+        AudioError: If the file is missing, empty, not audio, holds no samples, states no length, was cut short, or
+            states a rate outside 1 kHz to 1 MHz or a length above 10^6 s.
     """
     with _opened(path) as sound:
+        _check_whole(path, sound)
+        if sound.format == "FLAC" and not _has_last_sample(
+            path
+        ):  # its header does not tell where the file ends
+            raise _cut_short(path)
         return sound.frames / sound.samplerate
 
 
@@ -76,7 +90,7 @@ def audio_channels(path: AudioFile) -> int:
     """Return the number of channels that the file's header states.
 
     Raises:
-        AudioError: As ``audio_seconds``.
+        AudioError: If the file is missing, empty or not audio.
     """
     with _opened(path) as sound:
         return sound.channels
@@ -93,11 +107,14 @@ def read_audio(
         expected_seconds: Length that a manifest promises; by default the one that the file's header promises.
 
     Raises:
-        AudioError: If the file is missing, empty, not audio, holds NaN or infinite samples, or is shorter (truncated)
-            or longer than promised by more than 0.1 s and more than 2 %.
+        AudioError: As ``audio_seconds``; and if the file holds samples that are not finite or above 2^31, or is shorter
+            (truncated) or longer than promised by more than 0.1 s and more than 2 %, or too long for the memory.
     """
     with _opened(path) as sound:
+        _check_whole(path, sound)
         wanted_hz = sample_rate_hz or sound.samplerate
+        seconds = sound.frames / sound.samplerate if expected_seconds is None else expected_seconds
+        _check_room(path, seconds, max(wanted_hz, sound.samplerate))
         blocks = _blocks(path, sound, wanted_hz, block_seconds=60.0, promised=expected_seconds)
         return Waveform(torch.cat(list(blocks)), wanted_hz, sound.samplerate)
 
@@ -114,22 +131,20 @@ def read_segment(
         sample_rate_hz: Rate of the samples returned; None leaves them as recorded.
 
     Raises:
-        AudioError: As ``read_audio``; and if the recording ends more than 0.1 s and 2 % before the part does.
+        AudioError: As ``read_audio``; and if the recording ends more than 0.1 s and 2 % before the part does. A
+            recording that was cut short further on is none of its business.
     """
     with _opened(path) as sound:
         rate_hz = sound.samplerate
-        first = min(round(start_seconds * rate_hz), sound.frames)
-        if sound.format == "MP3":  # whose decoder gives wrong samples after a seek
-            sound.read(first, dtype="float32")
-        else:
-            sound.seek(first)
-        samples = torch.from_numpy(sound.read(round(seconds * rate_hz), dtype="float32", always_2d=True))
-    mono = samples.mean(dim=1)
-    if len(mono) == 0:
-        raise AudioError(path, f"ends before {start_seconds:.2f} s", "Correct the segment's start")
-    if not mono.sum().isfinite():
-        where = start_seconds + int((~mono.isfinite()).nonzero()[0]) / rate_hz
-        raise AudioError(path, f"NaN or infinite sample at {where:.3f} s", "Make it again from its source")
+        first, num_samples = round(start_seconds * rate_hz), round(seconds * rate_hz)
+        there = sound.frames - first
+        if there <= 0:
+            raise AudioError(path, f"ends before {start_seconds:.2f} s", "Correct the segment's start")
+        _check_length(path, min(there, num_samples) / rate_hz, seconds)
+        _check_room(path, seconds, max(rate_hz, sample_rate_hz or 0))
+        _skip(sound, first)
+        blocks = list(_mono_blocks(path, sound, first=first, num_samples=num_samples))
+    mono = torch.cat(blocks) if blocks else torch.empty(0)
     _check_length(path, len(mono) / rate_hz, seconds)
     wanted_hz = sample_rate_hz or rate_hz
     if rate_hz != wanted_hz:
@@ -149,6 +164,7 @@ def read_blocks(
         AudioError: As ``read_audio``, but only when the faulty block is reached.
     """
     with _opened(path) as sound:
+        _check_whole(path, sound)
         yield from _blocks(path, sound, sample_rate_hz, block_seconds=block_seconds)
 
 
@@ -172,11 +188,20 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
+class _Memory(io.BytesIO):
+    """Stays where it is when a damaged header sends it to nowhere: soundfile would print a traceback."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with suppress(ValueError, OverflowError):
+            super().seek(offset, whence)
+        return self.tell()
+
+
 @contextmanager
 def _opened(path: AudioFile) -> Iterator[_Stream]:
     """Open for decoding; what libsndfile refuses, here or within the block, becomes an AudioError."""
     path = path if isinstance(path, AudioBytes) else Path(path)
-    if isinstance(path, Path) and not path.is_file():
+    if isinstance(path, Path) and not os.path.isfile(path):
         raise AudioError(path, "there is no such file", "Paths in a manifest are relative to the manifest")
     if _num_bytes(path) == 0:
         raise AudioError(path, "the file is empty (0 bytes)", "Copy or convert it again")
@@ -185,23 +210,99 @@ def _opened(path: AudioFile) -> Iterator[_Stream]:
 
         path = AudioBytes(str(path), decode(path))
     try:
-        with _Stream(path if isinstance(path, Path) else io.BytesIO(path.data)) as sound:
-            if sound.frames == LENGTH_UNKNOWN:
-                raise AudioError(path, "its header states no length", "Encode it again, not through a pipe")
+        with _Stream(_source(path)) as sound:
+            _check_header(path, sound)
             yield sound
     except soundfile.LibsndfileError as error:
         raise _refusal(path, error.error_string) from error
+
+
+def _source(path: AudioFile) -> bytes | io.BytesIO:
+    """What soundfile opens; it would refuse a name that is not UTF-8."""
+    return _Memory(path.data) if isinstance(path, AudioBytes) else os.fsencode(path)
+
+
+def _bytes_of(path: AudioFile) -> io.BufferedIOBase:
+    return io.BytesIO(path.data) if isinstance(path, AudioBytes) else open(path, "rb")
 
 
 def _num_bytes(path: Path | AudioBytes) -> int:
     return len(path.data) if isinstance(path, AudioBytes) else path.stat().st_size
 
 
-def _refusal(path: Path | AudioBytes, reason: str) -> AudioError:
-    with io.BytesIO(path.data) if isinstance(path, AudioBytes) else path.open("rb") as file:
+def _check_header(path: AudioFile, sound: _Stream) -> None:
+    """Refuse what memory or time would be asked for on a damaged header's word."""
+    if sound.format == "NIST" and _is_shortened(path):  # libsndfile may take it for noise
+        raise _shortened(path)
+    lowest, highest = _RATES_HZ
+    if not lowest <= sound.samplerate <= highest:
+        raise AudioError(
+            path,
+            f"its header states {sound.samplerate:,} Hz, outside {lowest:,} to {highest:,}",
+            "Copy it again, or correct its header",
+        )
+    if sound.frames == _LENGTH_UNKNOWN:
+        raise AudioError(path, "its header states no length", "Encode it again, not through a pipe")
+    if sound.frames / sound.samplerate > _MAX_SECONDS:
+        raise AudioError(
+            path,
+            f"its header states {sound.frames / sound.samplerate:.3g} s, more than {_MAX_SECONDS:,.0f}",
+            "Copy it again, or correct its header",
+        )
+
+
+def _check_whole(path: AudioFile, sound: _Stream) -> None:
+    """Refuse a file that ends before its container says: libsndfile counts what is there and says nothing."""
+    with _bytes_of(path) as file:
+        if is_unfinished_ogg(file):
+            raise _cut_short(path)
+        missing = missing_share(file)
+    if missing and (missing == 1 or sound.frames == 0):
+        raise _cut_short(path)
+    seconds = sound.frames / sound.samplerate
+    _check_length(path, seconds, seconds / (1 - missing))
+
+
+def _has_last_sample(path: AudioFile) -> bool:
+    try:
+        with _Stream(_source(path)) as sound:
+            sound.seek(sound.frames - 1)
+            return len(sound.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+def _check_room(path: AudioFile, seconds: float, rate_hz: int) -> None:
+    if seconds * rate_hz > _MAX_SAMPLES_AT_ONCE:
+        raise AudioError(
+            path,
+            f"{seconds:,.0f} s at {rate_hz:,} Hz are too much to hold at once",
+            f"Cut it into parts of at most {_MAX_SAMPLES_AT_ONCE // rate_hz:,} s",
+        )
+
+
+def _is_shortened(path: AudioFile) -> bool:
+    with _bytes_of(path) as file:
         header = file.read(_SPHERE_HEADER_BYTES)
-    if header.startswith(b"NIST_1A") and b"shorten" in header:
-        return AudioError(path, "SPHERE compressed with shorten", "Unpack it: sph2pipe -f wav IN OUT")
+    return header.startswith(b"NIST_1A") and b"shorten" in header
+
+
+def _shortened(path: AudioFile) -> AudioError:
+    return AudioError(path, "SPHERE compressed with shorten", "Unpack it: sph2pipe -f wav IN OUT")
+
+
+def _cut_short(path: AudioFile) -> AudioError:
+    return AudioError(path, "truncated: the file ends before its last sample", "Copy or convert it again")
+
+
+def _refusal(path: Path | AudioBytes, reason: str) -> AudioError:
+    if _is_shortened(path):
+        return _shortened(path)
+    with _bytes_of(path) as file:
+        is_flac = file.read(4) == b"fLaC"
+        is_cut = is_unfinished_ogg(file) or missing_share(file) > 0
+    if is_cut or (is_flac and not _has_last_sample(path)):
+        return _cut_short(path)
     reason = reason.removeprefix("Error : ").rstrip(".")
     return AudioError(
         path, f"not audio, or damaged ({reason})", "Copy it again, or convert it to wav or flac"
@@ -227,24 +328,58 @@ def _decoded_blocks(
 ) -> Iterator[Float[Tensor, "_samples"]]:
     """Yield mono blocks at the file's own rate, checking samples as they come and the length at the end."""
     rate_hz, num_samples = sound.samplerate, 0
-    # soundfile makes room for all it is asked for: a whole minute for a short file took most of the reading time.
-    block_samples = max(1, min(round(block_seconds * rate_hz), sound.frames))
-    longest = math.inf if promised is None else promised + _tolerance(promised)
-    while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
-        samples = torch.from_numpy(block)
-        mono = samples[:, 0] if sound.channels == 1 else samples.mean(dim=1)
-        if not mono.sum().isfinite():
-            first = int((~mono.isfinite()).nonzero()[0]) + num_samples
-            raise AudioError(
-                path, f"NaN or infinite sample at {first / rate_hz:.3f} s", "Make it again from its source"
-            )
+    seconds = sound.frames / rate_hz if promised is None else promised
+    for mono in _mono_blocks(path, sound, block_samples=round(block_seconds * rate_hz)):
         num_samples += len(mono)
-        if num_samples / rate_hz > longest:
+        if num_samples / rate_hz > seconds + _tolerance(seconds):
             raise AudioError(
-                path, f"longer than the {promised:.2f} s promised", "Correct the manifest's duration"
+                path, f"longer than the {seconds:.2f} s promised", "Correct the manifest's duration"
             )
         yield mono
-    _check_length(path, num_samples / rate_hz, sound.frames / rate_hz if promised is None else promised)
+    _check_length(path, num_samples / rate_hz, seconds)
+
+
+def _mono_blocks(
+    path: AudioFile,
+    sound: _Stream,
+    *,
+    first: int = 0,
+    num_samples: int | None = None,
+    block_samples: int = _MAX_BLOCK_VALUES,
+) -> Iterator[Float[Tensor, "_samples"]]:
+    """Yield ``num_samples`` (or all) from the next on, which has the number ``first``; channels are averaged."""
+    left = sound.frames - first if num_samples is None else num_samples
+    # soundfile makes room for all it is asked for: a whole minute for a short file took most of the reading time.
+    at_once = max(1, min(block_samples, left, _MAX_BLOCK_VALUES // sound.channels))
+    while left > 0 and len(block := sound.read(min(at_once, left), dtype="float32", always_2d=True)):
+        samples = torch.from_numpy(block)
+        mono = samples[:, 0] if sound.channels == 1 else samples.mean(dim=1)
+        lowest, highest = (float(one) for one in mono.aminmax())
+        if not (lowest >= -_LOUDEST and highest <= _LOUDEST):  # both false for NaN
+            raise _bad_sample(path, mono, first, sound.samplerate)
+        first, left = first + len(mono), left - len(mono)
+        yield mono
+
+
+def _bad_sample(
+    path: AudioFile, mono: Float[Tensor, "samples"], first: int, sample_rate_hz: int
+) -> AudioError:
+    index = int((~(mono.abs() <= _LOUDEST)).nonzero()[0])
+    value = float(mono[index])
+    what = f"a sample of {value:.1e}" if math.isfinite(value) else "NaN or infinite sample"
+    return AudioError(
+        path, f"{what} at {(first + index) / sample_rate_hz:.3f} s", "Make it again from its source"
+    )
+
+
+def _skip(sound: _Stream, num_samples: int) -> None:
+    """Go forwards, without decoding where the format's decoder can do that."""
+    if sound.format != "MP3":
+        sound.seek(num_samples)
+        return
+    at_once = _MAX_BLOCK_VALUES // sound.channels
+    for skipped in range(0, num_samples, at_once):  # a seek gives wrong samples after it
+        sound.read(min(at_once, num_samples - skipped), dtype="float32")
 
 
 def _tolerance(promised: float) -> float:
@@ -269,8 +404,9 @@ def _resampler(original_hz: int, wanted_hz: int) -> Resample:
     if multiprocessing.parent_process() is None:
         _logger.warning("resampling audio from %d Hz to %d Hz", original_hz, wanted_hz)
     # The kernel grows with both terms of the ratio: 48 001 : 16 000 as it stands would fill gigabytes. The
-    # nearest ratio of small terms is at most 0.05 % off, and exact for all rates in use.
-    ratio = Fraction(original_hz, wanted_hz).limit_denominator(_MAX_RATIO_TERM)
+    # nearest ratio of small terms is at most 0.1 % off, and exact for all rates in use.
+    largest = max(1, _MAX_RATIO_TERM * wanted_hz // max(original_hz, wanted_hz))
+    ratio = Fraction(original_hz, wanted_hz).limit_denominator(largest)
     return Resample(ratio.numerator, ratio.denominator)
 
 

@@ -6,6 +6,7 @@ FILE |``, ``flac -c -d FILE |``, ``cat FILE |``) stands for that file; any other
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqdsd.audio import AudioError, audio_channels, audio_seconds
-from seqdsd.data.manifest import Manifest, ManifestError, Utterance, duration_seconds
+from seqdsd.data.manifest import Manifest, ManifestError, Utterance, check_utf8, duration_seconds, skip
 
 _UNPACKERS = {"sph2pipe": ("-f", "wav", "-p", "-c", "1"), "flac": ("-c", "-d", "-s", "-dc", "-cd"), "cat": ()}
 """Programs that only unpack, and those of their arguments that change nothing of it."""
@@ -47,7 +48,8 @@ def read_kaldi(folder: Path, *, on_bad_data: Literal["error", "skip"] = "error")
     segments = _table(folder / "segments") if (folder / "segments").is_file() else None
     speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
     durations = _table(folder / "utt2dur") if (folder / "utt2dur").is_file() else {}
-    utterances, skipped = [], []
+    utterances: list[Utterance] = []
+    skipped: list[str] = []
     for id_, text in texts.items():
         try:
             if not text.value.strip():
@@ -61,7 +63,7 @@ def read_kaldi(folder: Path, *, on_bad_data: Literal["error", "skip"] = "error")
         except ManifestError as error:
             if on_bad_data == "error":
                 raise
-            skipped.append(str(error))
+            skip(error, skipped)
     if not utterances:
         why = f" The first line: {skipped[0]}" if skipped else ""
         raise ManifestError(f"{folder / 'text'}: no usable utterance.{why}")
@@ -111,11 +113,12 @@ def _path(recording: str, asked: _Entry, recordings: Mapping[str, _Entry]) -> st
         raise ManifestError(f"{asked.where}: {recording} is not in wav.scp. Add it, or remove the line.")
     entry = recordings[recording]
     path = _unpacked(entry) if entry.value.rstrip().endswith("|") else Path(entry.value.strip())
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path's, False for a name that is too long
         raise ManifestError(
             f"{entry.where}: the audio file {path} does not exist. Kaldi's relative paths start at the working folder; "
             "run this from there, or make them absolute."
         )
+    check_utf8(str(path.absolute()), entry.where)
     return str(path.absolute())
 
 
@@ -133,7 +136,7 @@ def _unpacked(entry: _Entry) -> Path:
             "and name these."
         )
     path = Path(paths[0])
-    if Path(program).name == "sph2pipe" and "-c" in arguments and path.is_file():
+    if Path(program).name == "sph2pipe" and "-c" in arguments and os.path.isfile(path):
         try:
             channels = audio_channels(path)
         except AudioError as error:

@@ -6,6 +6,7 @@ changes to be made while reading) is refused, with the remedy of letting Lhotse 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,12 @@ from seqdsd.data.manifest import (
     Manifest,
     ManifestError,
     Utterance,
+    check_utf8,
     duration_seconds,
+    label,
     parse_line,
     read_lines,
+    skip,
 )
 
 _REMEDY = "Let Lhotse write plain cuts with their audio: cuts.save_audios(FOLDER).to_file(FILE)"
@@ -51,7 +55,7 @@ def read_cuts(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") ->
         except ManifestError as error:
             if on_bad_data == "error":
                 raise
-            skipped.append(str(error))
+            skip(error, skipped)
             continue
         seen.add(utterance.id)
         utterances.append(utterance)
@@ -64,14 +68,17 @@ def read_cuts(path: Path, *, on_bad_data: Literal["error", "skip"] = "error") ->
 def _utterance(cut: Mapping[str, Any], where: str, *, source: str) -> Utterance:
     try:
         recording, supervisions = cut["recording"], cut["supervisions"]
-        start, seconds = float(cut["start"]), float(cut["duration"])
-        whole = float(recording["duration"])
+        start, seconds, whole = (
+            _number(one, key) for one, key in ((cut, "start"), (cut, "duration"), (recording, "duration"))
+        )
         [audio] = recording["sources"]
         kind, path, channels = audio["type"], Path(audio["source"]), len(audio.get("channels", [0]))
-        id_ = str(cut["id"])
+        id_ = label({"id": cut["id"]}, "id", where) or str(None)
         text = " ".join(one.get("text") or "" for one in supervisions).strip()
-        speaker = supervisions[0].get("speaker") if supervisions else None
+        speaker = label(supervisions[0], "speaker", where) if supervisions else None
         is_changed = bool(recording.get("transforms") or cut.get("transforms"))
+    except ManifestError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ManifestError(
             f"{where}: not a cut of one recording in one file ({type(error).__name__}: {error}). {_REMEDY}"
@@ -84,7 +91,8 @@ def _utterance(cut: Mapping[str, Any], where: str, *, source: str) -> Utterance:
         raise ManifestError(f"{where}: {id_} is one of several channels of its file. {_REMEDY}")
     if not text:
         raise ManifestError(f"{where}: {id_} has no text. Remove cuts in which nothing is said.")
-    if not path.is_file():
+    check_utf8(f"{id_}{text}{path.absolute()}", where)
+    if not os.path.isfile(path):  # unlike Path's, False for a name that is too long
         raise ManifestError(
             f"{where}: the audio file {path} does not exist. Lhotse's relative paths start at the working folder; run "
             "this from there, or make them absolute."
@@ -96,3 +104,10 @@ def _utterance(cut: Mapping[str, Any], where: str, *, source: str) -> Utterance:
     return Utterance(
         id_, str(path.absolute()), seconds, text, speaker, source, start_seconds=start if is_part else None
     )
+
+
+def _number(entry: Mapping[str, Any], key: str) -> float:
+    value = entry[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ValueError(f"{key!r} is {value!r}")
+    return float(value)

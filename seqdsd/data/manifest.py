@@ -1,12 +1,12 @@
 """Speech manifests: JSON lines that say where the audio is, how long it lasts and what is said.
 
 The keys are NeMo's (``audio_filepath``, ``duration``, ``text``, optional ``offset``, ``speaker`` and ``id``), so NeMo
-manifests can be read as they are. Left out on purpose: any look inside the audio. Only the standard library is
-imported.
+manifests can be read as they are. Left out on purpose: any look inside the audio.
 """
 
 import gzip
 import json
+import math
 import os
 import zlib
 from collections import Counter
@@ -15,11 +15,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdsd.printable import printable_lines
+from seqdsd.records import replacing
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_LINE_BYTES = 2**24
+_LARGEST_UNPACKED = (64_000_000, 100)
+"""Bytes that a gzip file may hold in any case, and times its own size: manifests pack to a tenth, rarely a fortieth."""
+_MOST_SKIPPED = 1_000_000
+_LONGEST_MESSAGE = 2_000
 
 
 class ManifestError(ValueError):
     """A manifest that cannot be used; the message starts with ``FILE:LINE:`` and ends with the remedy."""
+
+    def __init__(self, message: str) -> None:
+        if len(message) > _LONGEST_MESSAGE:  # it may quote megabytes
+            message = f"{message[: _LONGEST_MESSAGE - 500]} … {message[-500:]}"
+        super().__init__(printable_lines(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,7 @@ def read_manifest(path: Path, *, on_bad_data: Literal["error", "skip"] = "error"
         except ManifestError as error:
             if on_bad_data == "error":
                 raise
-            skipped.append(str(error))
+            skip(error, skipped)
     for message in _name_after_audio(utterances, without_id, first_seen, path):
         if on_bad_data == "error":
             raise ManifestError(message)
@@ -133,33 +146,43 @@ def read_manifest(path: Path, *, on_bad_data: Literal["error", "skip"] = "error"
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest in one step: readers see the old file or the new one, never half of it.
+    """Write a manifest in one step (``replacing``): readers see the old file or the new one, never half of it.
 
     Audio below the manifest's folder is written relative to it, so that the folder can be moved; audio
     elsewhere is written as an absolute path.
 
     Raises:
-        ValueError: If an utterance lies in a shard, which a manifest cannot name.
+        ValueError: If an utterance lies in a shard, which a manifest cannot name, or has a name that is not UTF-8.
+        OSError: If the file cannot be written; the message names it.
     """
     folder = os.path.abspath(path.parent)
-    os.makedirs(folder, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            for utterance in utterances:
-                file.write(json.dumps(_to_entry(utterance, folder), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for utterance in utterances:
+            line = json.dumps(_to_entry(utterance, folder), ensure_ascii=False)
+            check_utf8(line, f"{path}: utterance {utterance.id}")
+            file.write(line.encode() + b"\n")
+
+
+def skip(error: ManifestError, skipped: list[str]) -> None:
+    """Note what is left out.
+
+    Raises:
+        ManifestError: If that is so much that it is no list of mishaps any more.
+    """
+    skipped.append(str(error))
+    if len(skipped) > _MOST_SKIPPED:
+        raise ManifestError(
+            f"{error} More than {_MOST_SKIPPED:,} lines cannot be used: is this the right file?"
+        )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, bytes) of each line that is not blank; unpacked where the name ends in ``.gz``.
 
+    Of a line longer than ``LONGEST_LINE_BYTES`` so many bytes come and one more: ``check_length`` refuses it.
+
     Raises:
-        ManifestError: If the file cannot be read.
+        ManifestError: If the file cannot be read, or unpacks to far more than text does.
     """
     try:  # bytes, so that a bad character is charged to its own line
         file = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
@@ -170,7 +193,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
     with file:
         try:
-            for line_number, line in enumerate(file, start=1):
+            at_least, times = _LARGEST_UNPACKED
+            left = (
+                max(at_least, times * os.fstat(file.fileno()).st_size) if path.suffix == ".gz" else math.inf
+            )
+            line_number = 0
+            while line := file.readline(LONGEST_LINE_BYTES + 1):
+                rest = line
+                while (
+                    len(rest) > LONGEST_LINE_BYTES and left >= 0
+                ):  # the line goes on: to its end, keeping nothing
+                    left -= len(rest)
+                    rest = file.readline(LONGEST_LINE_BYTES + 1)
+                left -= len(rest)
+                if left < 0:
+                    raise ManifestError(
+                        f"{path}: unpacks to more than {times} times its size; no manifest does. Copy it again."
+                    )
+                line_number += 1
                 if line_number == 1:
                     line = line.removeprefix(_BYTE_ORDER_MARK)
                 if line.strip():
@@ -186,6 +226,7 @@ def parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
         ManifestError: If it is none.
     """
     where = f"{path}:{line_number}"
+    check_length(line, where)
     try:
         entry = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -199,6 +240,30 @@ def parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
             f'{where}: a JSON {type(entry).__name__}, not an object. Write {{"audio_filepath": …}}.'
         )
     return entry
+
+
+def check_length(line: bytes, where: str) -> None:
+    """Refuse a line that would take more memory than text ever needs.
+
+    Raises:
+        ManifestError: If it is longer than ``LONGEST_LINE_BYTES``.
+    """
+    if len(line) > LONGEST_LINE_BYTES:
+        raise ManifestError(f"{where}: longer than {LONGEST_LINE_BYTES:,} bytes. Write one utterance a line.")
+
+
+def check_utf8(text: str, where: str) -> None:
+    """Refuse text that cannot be written: JSON can hold half a surrogate pair, and so can Python's names of files.
+
+    Raises:
+        ManifestError: If it is such text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(
+            f"{where}: {text[error.start]!r} in {text!r} is no character of Unicode. Write it anew, or rename the file."
+        ) from error
 
 
 def _to_utterance(entry: dict[str, Any], path: Path, line_number: int) -> Utterance:
@@ -240,6 +305,7 @@ def label(entry: Mapping[str, Any], key: str, where: str) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise ManifestError(f"{where}: '{key}' is {value!r}. Give a string with something in it, or none.")
+    check_utf8(str(value), where)
     return str(value)
 
 
@@ -276,6 +342,7 @@ def transcript(value: Any, where: str) -> str:
         raise ManifestError(
             f"{where}: 'text' is {value!r}. Give the transcript, or remove the line if nothing is said."
         )
+    check_utf8(value, where)
     return value
 
 
@@ -290,6 +357,7 @@ def _audio_path(value: Any, path: Path, where: str) -> str:
             f"{where}: 'audio_filepath' {value!r} points outside the manifest's folder. "
             "Move the manifest up, or write an absolute path."
         )
+    check_utf8(audio_path, where)
     if not os.path.isfile(audio_path):
         raise ManifestError(
             f"{where}: the audio file {audio_path} does not exist. "

@@ -20,16 +20,21 @@ from typing import Any, BinaryIO, Literal
 
 from seqdsd.audio import AUDIO_SUFFIXES, AudioBytes, AudioError, audio_seconds
 from seqdsd.data.manifest import (
+    LONGEST_LINE_BYTES,
     ManifestError,
     Shard,
     ShardMember,
     Utterance,
+    check_length,
+    check_utf8,
     duration_seconds,
     label,
     parse_line,
+    skip,
     transcript,
 )
 from seqdsd.data.shard_bytes import header_of
+from seqdsd.records import replacing
 
 _LONGEST_KEY = 80
 """With a mark and a suffix it fits into the 100 bytes that a tar header has for a name."""
@@ -95,23 +100,18 @@ def index_shard(
         except ManifestError as error:
             if on_bad_data == "error":
                 raise
-            skipped.append(str(error))
+            skip(error, skipped)
     return utterances, skipped
 
 
 def _write_shard(path: Path, first: ShardEntry, remaining: Iterator[ShardEntry], shard_bytes: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-                _add_entry(tar, first)
-                while tar.offset < shard_bytes and (entry := next(remaining, None)) is not None:
-                    _add_entry(tar, entry)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        _add_entry(tar, first)
+        while tar.offset < shard_bytes and (entry := next(remaining, None)) is not None:
+            _add_entry(tar, entry)
 
 
 def _add_entry(tar: tarfile.TarFile, entry: ShardEntry) -> None:
@@ -140,9 +140,10 @@ class _File:
     size_bytes: int
     _shard: BinaryIO
 
-    def read(self) -> bytes:
+    def read(self, most_bytes: int) -> bytes:
+        """The content, or so much of it that one sees that it is too large."""
         self._shard.seek(self.offset_bytes)
-        return self._shard.read(self.size_bytes)
+        return self._shard.read(min(self.size_bytes, most_bytes + 1))
 
 
 def _keys(path: Path) -> Iterator[tuple[str, dict[str, _File]]]:
@@ -154,7 +155,9 @@ def _keys(path: Path) -> Iterator[tuple[str, dict[str, _File]]]:
             file.seek(tar.offset)
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"no file's beginning at byte {tar.offset:,}")
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        if isinstance(error, ManifestError):
+            raise
         raise ManifestError(
             f"{path}: not a tar file, or damaged ({error}). Copy it again; unpack it, if it is compressed."
         ) from error
@@ -182,8 +185,13 @@ def _file(member: tarfile.TarInfo, file: BinaryIO) -> _File:
 
 def _utterance(shard: Shard, key: str, files: Mapping[str, _File]) -> Utterance:
     where = f"{shard.location}: {key}"
+    check_utf8(f"{key}{''.join(one.name for one in files.values())}", where)
     audio = _audio(files, where)
-    about = parse_line(files[".json"].read(), Path(f"{where}.json"), 1) if ".json" in files else {}
+    about = (
+        parse_line(files[".json"].read(LONGEST_LINE_BYTES), Path(f"{where}.json"), 1)
+        if ".json" in files
+        else {}
+    )
     text = _text(about, files, where)
     return Utterance(
         id=label(about, "id", where) or key,
@@ -214,7 +222,9 @@ def _text(about: Mapping[str, Any], files: Mapping[str, _File], where: str) -> s
             f"{where}: no transcript. Every key needs KEY.json with 'text', or KEY.txt, next to its audio."
         )
     try:
-        return transcript(files[".txt"].read().decode("utf-8").strip(), where)
+        text = files[".txt"].read(LONGEST_LINE_BYTES)
+        check_length(text, f"{where}.txt")
+        return transcript(text.decode("utf-8").strip(), where)
     except UnicodeDecodeError as error:
         raise ManifestError(f"{where}.txt: not valid UTF-8. Save the text as UTF-8.") from error
 
@@ -223,6 +233,6 @@ def _seconds(about: Mapping[str, Any], audio: _File, where: str) -> float:
     if about.get("duration") is not None:
         return duration_seconds(about["duration"], where)
     try:
-        return duration_seconds(audio_seconds(AudioBytes(audio.name, audio.read())), where)
+        return duration_seconds(audio_seconds(AudioBytes(audio.name, audio.read(audio.size_bytes))), where)
     except AudioError as error:
         raise ManifestError(f"{where}: {error}") from error

@@ -24,11 +24,13 @@ from seqdsd.data.manifest import (
     ShardMember,
     Utterance,
     check_keys,
+    check_utf8,
     claim_id,
     duration_seconds,
     label,
     parse_line,
     read_lines,
+    skip,
     transcript,
 )
 from seqdsd.records import write_atomically
@@ -37,6 +39,7 @@ INDEX_NAME = "shards.jsonl.gz"
 _FORMAT = "seqdsd-shards-1"
 _BLOCK_BYTES = 512
 _COMPRESSION = 6
+_LARGEST_MEMBER_BYTES = 2**31
 
 
 def is_shard_folder(path: Path) -> bool:
@@ -80,7 +83,7 @@ def read_shards(
         except ManifestError as error:
             if on_bad_data == "error":
                 raise
-            skipped.append(str(error))
+            skip(error, skipped)
             continue
         shard = _shard(entry, len(shards), folder, base, where)
         if shard.name in shards:
@@ -119,8 +122,13 @@ def check_base(base: str) -> str:
     Raises:
         ManifestError: If it is not one of http or https, or has a query.
     """
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(base)
+        is_address = bool(parts.hostname) and parts.port != 0  # reading the port checks it
+    except ValueError:
+        is_address = False
+    is_plain = base.isascii() and base.isprintable() and " " not in base
+    if not (is_address and is_plain and parts.scheme in ("http", "https")) or parts.query or parts.fragment:
         raise ManifestError(
             f"base: {base!r} is no folder's URL. Give one such as https://example.org/corpus/train/"
         )
@@ -139,7 +147,10 @@ def _base(lines: Iterator[tuple[int, bytes]], path: Path) -> str | None:
     base = entry.get("base")
     if base is not None and not isinstance(base, str):
         raise ManifestError(f"{path}:{number}: 'base' is {base!r}. Give a URL, or null.")
-    return check_base(base) if base else None
+    try:
+        return check_base(base) if base else None
+    except ManifestError as error:
+        raise ManifestError(f"{path}:{number}: {error}") from error
 
 
 def _shard(entry: Mapping[str, Any], number: int, folder: Path, base: str | None, where: str) -> Shard:
@@ -148,6 +159,7 @@ def _shard(entry: Mapping[str, Any], number: int, folder: Path, base: str | None
     name, size_bytes = entry["file"], _num_bytes(entry, "size_bytes", where)
     if not isinstance(name, str) or os.path.basename(name) != name or name in ("", "..", "."):
         raise ManifestError(f"{where}: 'file' is {name!r}, not the name of a file. {_remake(folder)}")
+    check_utf8(name, where)
     if base is not None:
         return Shard(number, name, base + quote(name), size_bytes)
     shard = Shard(number, name, os.path.join(os.path.abspath(folder), name), size_bytes)
@@ -177,6 +189,8 @@ def _utterance(
     if id_ is None or member is None:
         raise ManifestError(f"{where}: 'id' or 'member' is null. Give both.")
     offset, size_bytes = _num_bytes(entry, "offset", where), _num_bytes(entry, "size_bytes", where)
+    if size_bytes > _LARGEST_MEMBER_BYTES:
+        raise ManifestError(f"{where}: {size_bytes:,} bytes of audio are too much. Cut it into utterances.")
     if offset < _BLOCK_BYTES or offset + size_bytes > shard.size_bytes:
         raise ManifestError(
             f"{where}: {size_bytes:,} bytes from {offset:,} on lie outside {shard.name} ({shard.size_bytes:,} bytes). "
@@ -195,7 +209,7 @@ def _utterance(
 
 def _num_bytes(entry: Mapping[str, Any], key: str, where: str) -> int:
     value = entry[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
         raise ManifestError(f"{where}: '{key}' is {value!r}. Give a number of bytes.")
     return value
 

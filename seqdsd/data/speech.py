@@ -19,6 +19,7 @@ from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.manifest import Manifest, Utterance
 from seqdsd.data.shard_bytes import ServerError, read_member
 from seqdsd.data.splits import find_splits, read_split
+from seqdsd.printable import printable
 from seqdsd.text import Tokenizer
 
 OnBadData = Literal["error", "skip"]
@@ -185,7 +186,7 @@ class SpeechDataset(Dataset[SpeechExample | BadExample]):
                 )
             tokens = self._tokenizer.encode(utterance.text)
         except (ValueError, OSError) as error:  # OSError: no permission, a network disk that is gone
-            message = f"{utterance.source}: utterance {utterance.id}: {error}"
+            message = printable(f"{utterance.source}: utterance {utterance.id}: {error}")
             return BadExample(utterance.id, message, is_outage=isinstance(error, ServerError))
         return SpeechExample(utterance.id, samples, tokens, utterance.text, waveform.original_sample_rate_hz)
 

@@ -173,6 +173,7 @@ class LexiconDecoder:
             )
 
     def _load(self) -> Any:
+        _check_arpa(self.language_model)
         try:
             with _stderr_hidden():  # KenLM draws a progress bar there
                 lm = self._flashlight.kenlm.KenLM(str(self.language_model), self._dictionary)
@@ -216,6 +217,30 @@ class LexiconDecoder:
             [],
             False,
         )
+
+
+def _check_arpa(path: Path) -> None:
+    """Refuse counts that KenLM would take memory for, or crash on; a file that is not ARPA is left to KenLM.
+
+    Raises:
+        LanguageModelError: If a count is none, or more than the file can hold.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        if lines.readline(100).strip() != b"\\data\\":
+            return
+        size_bytes = os.fstat(lines.fileno()).st_size
+        for number, line in enumerate(iter(lambda: lines.readline(200), b""), start=2):
+            if line.startswith(b"\\"):
+                return
+            count = line.partition(b"=")[2].strip()
+            # An n-gram takes a probability, a tab, a word and a newline.
+            if line.strip() and not (count.isdigit() and len(count) < 16 and 4 * int(count) <= size_bytes):
+                raise LanguageModelError(
+                    f"{path}:{number}: {line[:80]!r} is no number of n-grams that this file can hold. Copy it again, "
+                    "or make it anew (seqdsd build-lm)"
+                )
 
 
 def read_arpa_words(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from seqdsd.data.lhotse import is_cut
-from seqdsd.data.manifest import parse_line, read_lines
+from seqdsd.data.manifest import check_length, parse_line, read_lines
 from seqdsd.data.shards import INDEX_NAME, is_utterance
 from seqdsd.recipes.command import run_command
 from seqdsd.records import write_atomically
@@ -80,6 +80,7 @@ def read_sentences(path: Path) -> Iterator[str]:
                 continue
             sentence = _transcript(entry, f"{path}:{number}")
         else:
+            check_length(line, f"{path}:{number}")
             try:
                 sentence = normalise_transcript(line.decode("utf-8"), alphabet=ENGLISH_ALPHABET).text
             except UnicodeDecodeError as error:
@@ -93,8 +94,9 @@ def read_sentences(path: Path) -> Iterator[str]:
 
 def _transcript(entry: Mapping[str, Any], where: str) -> str:
     """The text of a manifest's line; of one of Lhotse's cuts, that of its supervisions."""
-    parts = entry["supervisions"] if is_cut(entry) else [entry]
-    texts: list[Any] = [part.get("text") for part in parts]
-    if not all(isinstance(text, str) for text in texts):
+    parts: Any = entry.get("supervisions") if is_cut(entry) else [entry]
+    are_objects = isinstance(parts, list) and all(isinstance(part, dict) for part in parts)
+    texts: list[Any] = [part.get("text") for part in parts] if are_objects else []
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{where}: no transcript; every line needs a text")
     return " ".join(texts)

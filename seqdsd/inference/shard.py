@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,8 +70,8 @@ class ShardCommand:
             if self.index is None:
                 raise ValueError("base: it goes with --index FOLDER")
             check_base(self.base)
-        if not self.shard_mb > 0:
-            raise ValueError(f"shard_mb must be above 0, got {self.shard_mb}")
+        if not 0 < self.shard_mb < math.inf:
+            raise ValueError(f"shard_mb must be above 0 and finite, got {self.shard_mb}")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.subtitles import ctm, srt, vtt
 from seqdsd.inference.trained import Transcriber, load_recogniser
+from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder, write_atomically
 from seqdsd.tasks import DecodingSettings
@@ -229,6 +230,8 @@ def _pieces(
 def _file_blocks(path: Path) -> Iterator[Float[Tensor, "_samples"]]:
     if not path.exists():
         raise AudioError(path, "there is no such file or folder", "Correct the path")
+    if printable(str(path)) != str(path):  # it stands in every format that is written
+        raise AudioError(path, "control characters, or not UTF-8, in its name", "Rename it")
     return read_blocks(path, sample_rate_hz=SAMPLE_RATE_HZ)
 
 
@@ -311,10 +314,10 @@ def _check_output(asked: Transcribe, files: Sequence[Path]) -> None:
 def _report(transcript: Transcript, format_: OutputFormat, out: Path | None) -> bool:
     """Write a transcript, or on stderr why there is none; whether there is one."""
     if transcript.problem is not None:
-        print(transcript.problem, file=sys.stderr)
+        print(printable(transcript.problem), file=sys.stderr)
         return False
     if transcript.note is not None:
-        print(f"{transcript.path}: {transcript.note}", file=sys.stderr)
+        print(printable(f"{transcript.path}: {transcript.note}"), file=sys.stderr)
     text = _written(transcript, format_)
     if out is not None:
         write_atomically(out / f"{transcript.path.stem}.{format_}", text)

@@ -17,6 +17,7 @@ from rich.markup import escape
 
 from seqdsd.config import read_config
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company
+from seqdsd.printable import printable_lines
 
 ConfigT = TypeVar("ConfigT")
 
@@ -83,22 +84,31 @@ def parse_command(
     )
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Messages quote what stands in files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run ``main``; what a user can mend is shown as one message without a traceback.
 
     Exit status: 1 after bad input, a diverged run or another process's end, 130 after Ctrl-C.
     """
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(
         level=logging.INFO if is_first_process() else logging.ERROR,  # the others would say the same again
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False, show_time=False)],
+        handlers=[handler],
     )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # which precision, how many processes
     console = Console(stderr=True)
     try:
         main()
     except (ValueError, OSError, TrainingDiverged) as error:
-        console.print("[bold red]error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
+        message = escape(printable_lines(str(error)))
+        console.print("[bold red]error:[/bold red]", message, highlight=False, soft_wrap=True)
         sys.exit(1)
     except RuntimeError as error:
         if not is_lost_company(error):

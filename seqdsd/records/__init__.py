@@ -27,7 +27,7 @@ from seqdsd.records.folder import RunFolder, slug
 from seqdsd.records.origin import FORMAT, checked_provenance, provenance
 from seqdsd.records.phases import check_phases, is_test_split
 from seqdsd.records.reading import RunFolderError, checked, read_json_lines
-from seqdsd.records.writing import json_values, write_atomically, write_json_lines
+from seqdsd.records.writing import json_values, replacing, write_atomically, write_json_lines
 
 __all__ = [
     "FORMAT",
@@ -42,6 +42,7 @@ __all__ = [
     "read_json_lines",
     "shapes",
     "slug",
+    "replacing",
     "write_atomically",
     "write_json_lines",
 ]

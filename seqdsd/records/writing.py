@@ -5,25 +5,31 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write to a temporary file, sync and rename: a reader sees the old content or the new, whatever happens.
+    """Write a file at once, as ``replacing`` does."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file, synced and renamed at the end: a reader sees the old content or the new, whatever happens.
 
     Raises:
         OSError: If the file cannot be written; the message names it and the remedy.
     """
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -31,6 +37,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             with suppress(OSError):  # else it would hide the cause
                 temporary.unlink(missing_ok=True)
     except OSError as error:
+        if error.filename not in (None, str(temporary), str(path.parent)):
+            raise  # of what was read within the block
         raise OSError(
             f"{path}: cannot be written ({error.strerror or error}); make room or correct the path or its permissions"
         ) from error

@@ -4,6 +4,8 @@ import csv
 import io
 import logging
 import os
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -279,3 +281,78 @@ def test_a_segment_with_nan_is_refused_with_its_place(tmp_path):
     with pytest.raises(AudioError, match=r"sample at 0\.750 s"):
         read_segment(path, start_seconds=0.5, seconds=0.5)
     assert read_segment(path, start_seconds=0.8, seconds=0.5).samples.isfinite().all()
+
+
+def with_rate(path: Path, rate_hz: int) -> Path:
+    """A wav file whose header is damaged in one place."""
+    data = bytearray(write(path, tone(2.0)).read_bytes())
+    data[24:28] = struct.pack("<I", rate_hz)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("rate_hz", [1, 8, 999, 1_000_001, 16_000 ^ 1 << 26, 2**31 - 1])
+def test_a_rate_that_no_recorder_has_is_refused_before_anything_is_made(tmp_path, rate_hz):
+    path = with_rate(tmp_path / "rate.wav", rate_hz)
+    for read in (read_audio, audio_seconds, lambda path: next(read_blocks(path))):
+        with pytest.raises(
+            AudioError, match=rf"rate\.wav: its header states {rate_hz:,} Hz, outside 1,000 to"
+        ):
+            read(path)
+
+
+@pytest.mark.parametrize("bit", range(10, 20))
+def test_no_flipped_bit_in_a_rate_takes_more_memory_than_the_samples(tmp_path, bit):
+    rate_hz = 16_000 ^ 1 << bit
+    path = with_rate(tmp_path / "rate.wav", rate_hz)
+    read_audio(path)
+    kernel = _resampler(rate_hz, 16_000).kernel
+    assert kernel.numel() < 2e6
+    with pytest.raises(AudioError, match=r"rate\.wav: (truncated|longer than)"):
+        read_audio(path, expected_seconds=2.0)
+
+
+@pytest.mark.parametrize("loud", [3e38, -1e10])
+def test_a_sample_far_too_loud_is_refused_with_its_place(tmp_path, loud):
+    samples = tone(1.0)
+    samples[8000:8010] = loud
+    path = write(tmp_path / "loud.wav", samples, subtype="FLOAT")
+    for read in (read_audio, lambda path: read_segment(path, start_seconds=0.25, seconds=0.5)):
+        with pytest.raises(
+            AudioError, match=rf"loud\.wav: a sample of {re.escape(f'{loud:.1e}')} at 0\.500 s"
+        ):
+            read(path)
+
+
+def test_floats_of_full_scale_2_to_31_are_read(tmp_path):
+    path = write(tmp_path / "raw.wav", np.float32(2.0**31) * tone(0.5), subtype="FLOAT")
+    assert read_audio(path).samples.abs().max() > 2.0**29
+
+
+def test_parts_longer_than_the_file_are_refused_before_memory_is_taken(tmp_path):
+    path = write(tmp_path / "tone.wav", tone())
+    with pytest.raises(AudioError, match=r"truncated: 1\.50 s of the 1000000\.00 s promised"):
+        read_segment(path, start_seconds=0.0, seconds=1e6)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_taken(tmp_path):
+    path = write(tmp_path / "tone.wav", tone())
+    with pytest.raises(
+        AudioError, match=r"200,000 s at 16,000 Hz are too much to hold at once. Cut it into parts"
+    ):
+        read_audio(path, expected_seconds=2e5)
+
+
+def test_a_header_of_years_is_refused(tmp_path):
+    path = write(tmp_path / "years.flac", tone())
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"years\.flac: its header states .* s, more than 1,000,000"):
+        audio_seconds(path)
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    write(tmp_path / "tone.wav", tone()).rename(path)
+    assert audio_seconds(path) == 1.5 and len(read_audio(path).samples) == 24_000

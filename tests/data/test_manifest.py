@@ -1,9 +1,18 @@
+import errno
+import gzip
 import json
 import os
+import tracemalloc
 
 import pytest
 
-from seqdsd.data.manifest import ManifestError, Utterance, read_manifest, write_manifest
+from seqdsd.data import manifest as manifest_module
+from seqdsd.data.manifest import (
+    ManifestError,
+    Utterance,
+    read_manifest,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -87,6 +96,17 @@ BAD_LINES = {
     "empty id": (line(id=""), "'id' is ''"),
     "offset before the start": (line(offset=-2.5), "'offset' is -2.5"),
     "text offset": (line(offset="2.5"), "'offset' is '2.5'"),
+    "1e999 seconds": (line().replace("1.5", "1e999"), "'duration' is inf"),
+    "negative duration": (line(duration=-1), "'duration' is -1"),
+    "thousands of digits": (line().replace("1.5", "1" * 5000), "not JSON"),
+    "deep objects": ('{"text": ' * 5000 + "1" + "}" * 5000, "not JSON"),
+    "true offset": (line(offset=True), "'offset' is True"),
+    "endless offset": (line().replace("1.5", '1.5, "offset": 1e999'), "'offset' is inf"),
+    "half a pair in the path": (line(audio_filepath="a\ud800.wav"), r"'\ud800' in "),
+    "half a pair in the text": (line(text="a\udce9"), r"'\udce9' in "),
+    "half a pair in the id": (line(id="a\udce9"), r"'\udce9' in "),
+    "a long path": (line(audio_filepath="a" * 5000), "does not exist"),
+    "controls in the path": (line(audio_filepath="a\x1b[2J.wav"), r"a\x1b[2J.wav does not exist"),
     "repeated id": (line(id="first"), "the id 'first' was used on line 1 already"),
 }
 
@@ -168,3 +188,63 @@ def test_a_failed_write_leaves_the_old_manifest_and_no_litter(folder):
         write_manifest(path, breaks())
     assert path.read_bytes() == before
     assert sorted(os.listdir(folder)) == ["a.wav", "b.wav", "train.jsonl", "x"]
+
+
+def test_a_line_that_is_too_long_is_named_and_can_be_skipped(folder, monkeypatch):
+    monkeypatch.setattr(manifest_module, "LONGEST_LINE_BYTES", 1000)
+    path = write(folder, line(id="first"), line(text="x" * 5000), line(audio_filepath="b.wav"))
+    with pytest.raises(ManifestError, match=r"train\.jsonl:2: longer than 1,000 bytes"):
+        read_manifest(path)
+    read = read_manifest(path, on_bad_data="skip")
+    assert [(one.id, one.source) for one in read.utterances] == [
+        ("first", "train.jsonl:1"),
+        ("b", "train.jsonl:3"),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"a", b"{}\n", b"\n"], ids=["one line", "many lines", "blank lines"])
+def test_a_gzip_file_that_unpacks_to_far_more_than_text_is_refused_early(folder, content, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_LARGEST_UNPACKED", (30_000, 5))
+    path = folder / "train.jsonl.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(line().encode() + b"\n")
+        file.write(content * (10**6 // len(content)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestError, match=r"train\.jsonl\.gz: unpacks to more than 5 times its size"):
+            read_manifest(path, on_bad_data="skip")
+        assert tracemalloc.get_traced_memory()[1] < 4e7
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_manifest_of_nothing_but_bad_lines_is_given_up(folder, monkeypatch):
+    monkeypatch.setattr(manifest_module, "_MOST_SKIPPED", 10)
+    path = write(folder, line(), *["{}"] * 20)
+    with pytest.raises(ManifestError, match=r"train\.jsonl:12: .*More than 10 lines cannot be used"):
+        read_manifest(path, on_bad_data="skip")
+
+
+def test_messages_stay_short(folder):
+    path = write(folder, line(), json.dumps({"x" * 100_000: 1}), line(audio_filepath="b.wav"))
+    [message] = read_manifest(path, on_bad_data="skip").skipped
+    assert len(message) < 2100 and message.startswith(f"{path}:2: ") and message.endswith("Add it.")
+
+
+def test_a_full_disk_names_the_file_and_the_remedy(folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)  # where a full disk may show itself; the error names no file
+    utterance = Utterance("1", str(folder / "a.wav"), 1.0, "yes", None, "x")
+    with pytest.raises(
+        OSError, match=r"out\.jsonl: cannot be written \(No space left on device\); make room"
+    ):
+        write_manifest(folder / "out.jsonl", [utterance])
+    assert not list(folder.glob("*out*"))
+
+
+def test_a_name_that_no_manifest_can_hold_is_not_written(folder):
+    utterance = Utterance("1", str(folder / "caf\udce9.wav"), 1.0, "yes", None, "x")
+    with pytest.raises(ManifestError, match=r"out\.jsonl: utterance 1: .*no character of Unicode"):
+        write_manifest(folder / "out.jsonl", [utterance])

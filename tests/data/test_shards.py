@@ -6,6 +6,8 @@ import json
 import shutil
 import tarfile
 import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -137,7 +139,7 @@ def test_a_bad_line_of_an_utterance_is_named_and_can_be_skipped(folder, changes,
 
 BAD_SHARD_LINES = {
     "no format": (0, {"format": None}, "its format is None, not 'seqdsd-shards-1'"),
-    "no URL": (0, {"base": "ftp://here"}, "'ftp://here' is no folder's URL"),
+    "no URL": (0, {"base": "ftp://here"}, r"shards\.jsonl\.gz:1: base: 'ftp://here' is no folder's URL"),
     "a URL in numbers": (0, {"base": 5}, "'base' is 5"),
     "another folder": (1, {"file": "../000000.tar"}, "not the name of a file"),
     "no size": (1, {"size_bytes": None}, "'size_bytes' is None"),
@@ -500,3 +502,59 @@ def test_no_server_at_all(server, remote, monkeypatch):
     monkeypatch.setattr(shard_bytes, "time", SimpleNamespace(sleep=pauses.append))
     [batch] = load_batches(SpeechDataset(remote, TOKENIZER), [range(24)], num_workers=0)
     assert len(batch) == 0 and [bad.is_outage for bad in batch.bad] == [True] and len(pauses) == 3
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(remote, server, monkeypatch):
+    """Each byte comes well within the timeout; all of them would take hours. Headers are no way around."""
+    monkeypatch.setattr(shard_bytes, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(shard_bytes, "MIN_BYTES_PER_SECOND", 1e6)
+    for slow in ("headers", "body"):
+
+        def drip(handler, status, data, headers, slow=slow):
+            if slow == "body":
+                handler.send_response(status)
+                handler.send_header("Content-Length", str(len(data)))
+                handler.end_headers()
+            with suppress(OSError):
+                for byte in data if slow == "body" else b"HTTP/1.1 206 " + b"x" * 10_000:
+                    handler.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+
+        monkeypatch.setattr(_Handler, "_send", drip)
+        started = time.monotonic()
+        with pytest.raises(ServerError, match=r"tried 3 times \(.* bytes did not come within 0 s\)"):
+            read_member(remote[0].member)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("ftp://127.0.0.1/x.tar", "redirects to 'ftp://127.0.0.1/x.tar', and only http and https"),
+        ("file:///etc/hostname", "not allowed"),
+    ],
+)
+def test_redirects_to_anything_but_http_are_refused(remote, monkeypatch, url, what):
+    def redirect(handler, status, data, headers):
+        handler.send_response(302)
+        handler.send_header("Location", url)
+        handler.end_headers()
+
+    monkeypatch.setattr(_Handler, "_send", redirect)
+    with pytest.raises(ServerError, match=what):
+        read_member(remote[0].member)
+
+
+def test_redirects_to_http_are_followed(remote, server, monkeypatch):
+    send, seen = _Handler._send, []
+
+    def redirect_once(handler, status, data, headers):
+        if seen:
+            return send(handler, status, data, headers)
+        seen.append(handler.path)
+        handler.send_response(302)
+        handler.send_header("Location", f"{server.url}{handler.path}")
+        handler.end_headers()
+
+    monkeypatch.setattr(_Handler, "_send", redirect_once)
+    assert read_member(remote[0].member).data and len(server.requests) == 2

@@ -110,7 +110,7 @@ BAD_CUTS = {
     ),
     "text in numbers": ({"supervisions": [{"text": 5}]}, "not a cut of one recording in one file"),
     "no duration": ({"duration": 0.0}, "'duration' is 0.0"),
-    "duration in words": ({"duration": "NaN"}, "'duration' is nan"),
+    "duration in words": ({"duration": "NaN"}, "'duration' is 'NaN'"),
     "after the end": ({"start": 5.0}, "starts at 5.0 s of 4.0 s"),
 }
 

@@ -63,9 +63,7 @@ def test_damage_is_named(corpus, tmp_path):
     with pytest.raises(ValueError, match="more than one split"):
         librispeech.main(corpus, tmp_path / "out", dev=("train-clean-100",))
     (corpus / "train-clean-100" / "19" / "198" / "19-198-0001.flac").unlink()
-    with pytest.raises(
-        ValueError, match=r"19-198.trans.txt:2: the audio file .*19-198-0001.flac does not exist"
-    ):
+    with pytest.raises(ValueError, match=r"19-198.trans.txt:2: .*19-198-0001.flac: there is no such file"):
         librispeech.main(corpus, tmp_path / "out")
     (corpus / "dev-clean" / "84" / "121123" / "84-121123.trans.txt").write_text("84-121123-0000\n")
     with pytest.raises(ValueError, match="84-121123.trans.txt:1: '84-121123-0000' is not"):

@@ -49,12 +49,19 @@ def bad_recordings(tmp_path, recording, make_audio):
     data[21] &= 0xF0  # STREAMINFO's 36-bit count of samples, as an encoder that writes to a pipe leaves it
     data[22:26] = bytes(4)
     piped.write_bytes(data)
+
+    def cut(suffix):
+        path = make_audio(tmp_path / f"cut.{suffix}", 2.0)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path
+
     return {
-        "does not exist": recording("b", path=tmp_path / "gone.wav"),
-        "noise.wav cannot be read": recording("b", path=noise),
-        "has no samples": recording("b", path=make_audio(tmp_path / "empty.wav", 0)),
-        "sph2pipe -p -f wav": recording("b", path=shortened),
-        "does not state its length": recording("b", path=piped),
+        "gone.wav: there is no such file": recording("b", path=tmp_path / "gone.wav"),
+        "noise.wav: not audio": recording("b", path=noise),
+        "empty.wav: the file holds no samples": recording("b", path=make_audio(tmp_path / "empty.wav", 0)),
+        "sph2pipe -f wav": recording("b", path=shortened),
+        "its header states no length": recording("b", path=piped),
+        **{f"cut.{suffix}: truncated": recording("b", path=cut(suffix)) for suffix in ("wav", "flac", "ogg")},
         "has no words": recording("b", "..."),
         "the id 'a' occurs twice": recording("a"),
     }

@@ -221,3 +221,14 @@ def test_nan_is_refused(arpa):
 def test_another_vocabulary_is_refused(arpa):
     with pytest.raises(ValueError, match="7 tokens"):
         LexiconDecoder(arpa, SPELLING)(torch.zeros(1, 3, 7), torch.tensor([3]))
+
+
+@pytest.mark.parametrize("count", ["-1", "99999999999", "1e3", "", "9" * 300])
+def test_counts_that_no_file_can_hold_are_refused_before_kenlm_sees_them(tmp_path, model, count):
+    """A negative count ended the process by signal 11."""
+    path = tmp_path / "lm.arpa"
+    lines = model.arpa().splitlines()
+    lines[2] = f"ngram 2={count}"
+    path.write_text("\n".join(lines))
+    with pytest.raises(LanguageModelError, match=r"lm\.arpa:3: .* is no number of n-grams"):
+        LexiconDecoder(path, SPELLING)

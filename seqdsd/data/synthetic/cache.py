@@ -14,7 +14,14 @@ def default_cache_dir() -> Path:
     """``$SEQDSD_CACHE``, else ``$XDG_CACHE_HOME/seqdsd``, else ``~/.cache/seqdsd``."""
     if own := os.environ.get("SEQDSD_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdsd"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "seqdsd"
+    try:
+        return Path.home() / ".cache" / "seqdsd"
+    except RuntimeError as error:  # neither $HOME nor an entry for the user
+        raise OSError(
+            f"no home folder ({error}). Set SEQDSD_CACHE to a folder that can be written."
+        ) from error
 
 
 def cached_corpus(
@@ -38,13 +45,21 @@ def cached_corpus(
     folder = (cache_dir or default_cache_dir()) / f"{name}-{digest[:12]}"
     if _is_complete(folder):
         return folder
-    building = _new_building_folder(folder)
     try:
-        build(building)
-        _marker(building).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-        _publish(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as name:
+            building = Path(name) / "corpus"
+            building.mkdir()
+            build(building)
+            _marker(building).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+            _publish(building, folder)
+    except OSError as error:  # a full disk's own error names no file
+        raise OSError(
+            f"cannot write the synthetic corpus under {folder.parent}: {error}. "
+            "Set SEQDSD_CACHE to a folder that can be written, on a disk with room."
+        ) from error
     return folder
 
 
@@ -56,21 +71,9 @@ def _is_complete(folder: Path) -> bool:
     return _marker(folder).is_file()
 
 
-def _new_building_folder(folder: Path) -> Path:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise OSError(
-            f"cannot write the synthetic corpus under {folder.parent}: {error}. "
-            "Set SEQDSD_CACHE to a folder that can be written."
-        ) from error
-
-
 def _publish(building: Path, folder: Path) -> None:
     if folder.exists() and not _is_complete(folder):
         shutil.rmtree(folder)
-    building.chmod(0o755)  # mkdtemp's folders are private, a cache may be shared
     try:
         building.rename(folder)
     except OSError:

@@ -87,3 +87,24 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert default_cache_dir() == Path("/xdg/seqdsd")
     monkeypatch.setenv("SEQDSD_CACHE", "/own")
     assert default_cache_dir() == Path("/own")
+
+
+def test_a_full_disk_and_no_home_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("words")
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(OSError, match=rf"{tmp_path}: .*No space left.*SEQDSD_CACHE"):
+        cached_corpus("words", KEY, full, cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for name in ("SEQDSD_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.raises(OSError, match="no home folder .*SEQDSD_CACHE"):
+        default_cache_dir()
