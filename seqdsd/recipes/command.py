@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -98,7 +99,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, TrainingDiverged) as error:
-        console.print("[bold red]error:[/bold red]", escape(str(error)), highlight=False, soft_wrap=True)
+        console.print("[bold red]error:[/bold red]", escape(_said(error)), highlight=False, soft_wrap=True)
         sys.exit(1)
     except RuntimeError as error:
         if not is_lost_company(error):
@@ -113,5 +114,12 @@ def run_command(main: Callable[[], None]) -> None:
         console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
-        console.print("interrupted; what the last checkpoint holds is kept (--resume)")
+        console.print("interrupted; of a training run, what the last checkpoint holds is kept (--resume)")
         sys.exit(130)
+
+
+def _said(error: Exception) -> str:
+    """What went wrong; the system does not name the file that a full disk kept it from writing to."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"{error.strerror}, where the output goes; make room, or write to another place"
+    return str(error)
