@@ -74,11 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``seqdsd`` and ``python -m seqdsd.cli``.
 
     Raises:
-        SystemExit: 0 after ``--help`` and ``--version``, 2 for a wrong command line, 1 if the command fails.
+        SystemExit: 0 after ``--help`` and ``--version``, 2 for a wrong command line, 1 if the command fails, 130
+            after Ctrl-C, while modules are imported too.
     """
     argv = sys.argv[1:] if argv is None else argv
     command = _parser().parse_args(argv[:1]).command
-    importlib.import_module(COMMANDS[command].module).main(argv[1:])
+    try:
+        importlib.import_module(COMMANDS[command].module).main(argv[1:])
+    except KeyboardInterrupt:
+        print(f"interrupted; seqdsd {command} can be started again", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -647,3 +647,30 @@ def test_damaged_weights(run_copy, corpus, capsys):
     )
     assert (status, out) == (1, "")
     assert weights.name in err and "damaged" in err and "'Sparse Iter 1'" in err
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "seqdsd.reports.page":  # a real Ctrl-C, while a command is imported
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from seqdsd.cli import main
+main(["report", "runs"])
+"""
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; seqdsd report can be started again\n"
+
+
+def test_a_search_too_wide_is_refused(run, corpus, capsys):
+    status, _, err = call(capsys, "transcribe", run.path, corpus / "test_a0.wav", "--beam", 10**9)
+    assert status != 0 and "beam must be at most 10000, got 1000000000" in " ".join(
+        err.replace("│", " ").split()
+    )

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from seqdsd.records import (
     RunFolderError,
     provenance,
     read_json_lines,
+    shapes,
     slug,
     write_atomically,
     write_json_lines,
@@ -189,3 +191,66 @@ def test_the_lock_holds_within_a_process_too(folder):
             pass
     with folder.locked():
         pass
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"[1]", "expected `object`, got `array`"),
+        (b"null", "expected `object`, got `null`"),
+        (b"[" * 5_000, "damaged record"),
+        (b'{"id": "a", "path": "b", "x": ' + b"[" * 100 + b"]" * 100 + b"}", "more than 32 lists"),
+        (b'{"id": ' + b"1" * 5_000 + b"}", "damaged record"),
+        (b'{"id": "\xff", "path": "b"}', "not UTF-8 text"),
+        (b'{"id": NaN, "path": "b"}', "damaged record"),
+        (b'{"id": "a"}', "object missing required field `path`"),
+        (b'{"id": 3, "path": "b"}', "id: expected `str`, got `int`"),
+    ],
+)
+def test_lines_of_another_shape_are_named(tmp_path, line, problem):
+    path = tmp_path / "audio.jsonl"
+    path.write_bytes(b'{"id": "a", "path": "b", "further": [1]}\n' + line + b"\n")
+    rows = read_json_lines(path, shapes.Medium, remedy="remove it")
+    assert next(rows) == {"id": "a", "path": "b", "further": [1]}
+    with pytest.raises(RunFolderError, match=rf"^{re.escape(str(path))}:2: {problem}.*; remove it$"):
+        next(rows)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"epochs_planned": 3}', "[" * 5_000, "1" * 5_000, b"\xff"])
+def test_progress_of_another_shape_is_none(folder, content):
+    folder.path.mkdir(parents=True)
+    whole = {
+        "phase": "a",
+        "epochs_done": 1,
+        "epochs_planned": 2,
+        "epochs_timed": 1,
+        "seconds": 1.5,
+        "dev": "",
+    }
+    folder.write_progress(whole)
+    assert folder.read_progress() == whole
+    (folder.path / "progress.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert folder.read_progress() is None
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system of 64 KiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
+    if not mounted or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(full_disk):
+    path = full_disk / "file"
+    write_atomically(path, "old")
+    with pytest.raises(
+        OSError, match=rf"^{re.escape(str(path))}: cannot be written .No space left.*make room"
+    ):
+        write_atomically(path, b"x" * 100_000)
+    assert path.read_text() == "old" and list(full_disk.iterdir()) == [path]

@@ -120,7 +120,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def load_latest(
-    folder: Path, accept: Callable[[Checkpoint], None] = lambda checkpoint: None
+    folder: Path, accept: Callable[[Checkpoint], object] = lambda checkpoint: None
 ) -> Checkpoint | None:
     """The last checkpoint, or the previous one where the last cannot be used (said in the log); None where none is.
 

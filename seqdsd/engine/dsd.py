@@ -52,6 +52,8 @@ from seqdsd.sparsity import (
 
 log = logging.getLogger(__name__)
 
+_STOPPING = "\nstopping after this step, or this evaluation, and saving; once more stops at once, unsaved\n"
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -141,7 +143,7 @@ class DSDTraining:
             return self._state.records
         with (
             self._open_tensorboard() as self._tensorboard,
-            stop_on_signals() as self._wish,
+            stop_on_signals(_STOPPING if self._processes.is_first else "") as self._wish,
             self._open_display() as self._display,
         ):
             for number, phase in enumerate(self._schedule.phases[len(self._state.records) :]):

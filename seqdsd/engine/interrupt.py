@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -22,8 +23,10 @@ class StopWish:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopWish]:
+def stop_on_signals(said: str = "") -> Iterator[StopWish]:
     """Note the first SIGINT or SIGTERM instead of dying from it; a second one acts at once.
+
+    ``said`` is written to stderr at once, since granting the wish may take a while.
 
     Outside the main thread, where Python allows no signal handlers, nothing changes.
     """
@@ -36,6 +39,8 @@ def stop_on_signals() -> Iterator[StopWish]:
         if wish.requested:
             raise KeyboardInterrupt
         wish.requested = True
+        with suppress(OSError):
+            os.write(2, said.encode())  # not print: the signal may have come in the middle of one
 
     former = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

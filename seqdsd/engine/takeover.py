@@ -6,7 +6,6 @@ Whether the two runs' other settings agree is for the caller to check.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from seqdsd.engine.checkpoint import load_checkpoint, load_latest
 from seqdsd.engine.run_state import RunState, is_within_round, read_saved
-from seqdsd.records import RunFolder, read_json_lines, shapes
+from seqdsd.records import RunFolder, read_json_lines, shapes, write_atomically
 from seqdsd.sparsity import MaskSet, Phase, Schedule
 
 
@@ -89,8 +88,7 @@ def _copy_files(parent: RunFolder, folder: RunFolder, phase_name: str) -> None:
     for path in files:
         if path.is_file():
             copy = folder.path / path.relative_to(parent.path)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            write_atomically(copy, path.read_bytes())
 
 
 def _weight_rows(parent: RunFolder, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

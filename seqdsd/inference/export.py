@@ -6,6 +6,7 @@ the network, features, and after it, decoding, is not in it.
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from seqdsd.inference.graphs import Graph
 from seqdsd.inference.networks import use_of
 from seqdsd.inference.trained import recipe_of
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, write_atomically
 
 PROG = "seqdsd export"
 _DESCRIPTION = """Write a trained network as ONNX (.onnx) or a program of torch.export (.pt2), batch and time dynamic.
@@ -78,11 +79,7 @@ def export(asked: Export) -> dict[Path, float]:
     written = {}
     for name, graph in graphs.items():
         path = asked.out.with_name(f"{asked.out.stem}{name}{asked.out.suffix}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         written[path] = write(graph, path, facts)
-        if not written[path] < TOLERANCE:
-            path.unlink()
-            raise ValueError(f"{path}: differs from the network by {written[path]:g}, and was not kept")
     return written
 
 
@@ -90,18 +87,24 @@ def write_program(graph: Graph, path: Path, facts: Mapping[str, Any]) -> float:
     """Write a program of ``torch.export``; returns the largest difference from the network.
 
     Whoever loads it imports ``seqdsd.models`` first, for the recurrences' operators.
+
+    Raises:
+        ValueError: If it gives something else than the network.
     """
     program = torch.export.export(graph.module.eval(), graph.examples, dynamic_shapes=graph.dynamic)
-    torch.export.save(program, path, extra_files={"seqdsd": json.dumps(facts)})
-    loaded = torch.export.load(path).module()
-    return _largest_difference(graph, lambda inputs: _as_tuple(loaded(*inputs)))
+    file = io.BytesIO()  # torch ends the process where it cannot write to a file
+    torch.export.save(program, file, extra_files={"seqdsd": json.dumps(facts)})
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    difference = _largest_difference(graph, lambda inputs: _as_tuple(loaded(*inputs)))
+    return _write_if_equal(path, file.getvalue(), difference)
 
 
 def write_onnx(graph: Graph, path: Path, facts: Mapping[str, Any]) -> float:
     """Write an ONNX file; returns the largest difference from the network, by onnxruntime.
 
     Raises:
-        ValueError: If the extra is not installed.
+        ValueError: If the extra is not installed, or the file gives something else than the network.
     """
     onnx = _import_onnx()
     with warnings.catch_warnings():
@@ -118,9 +121,9 @@ def write_onnx(graph: Graph, path: Path, facts: Mapping[str, Any]) -> float:
         )
     assert program is not None  # it is only where the old exporter writes a file itself
     program.model.metadata_props[onnx.METADATA] = json.dumps(facts)
-    program.save(path)
-    session = onnx.session(path)
-    return _largest_difference(
+    content = program.model_proto.SerializeToString()
+    session = onnx.session(content)
+    difference = _largest_difference(
         graph,
         lambda inputs: tuple(
             torch.from_numpy(one)
@@ -129,6 +132,14 @@ def write_onnx(graph: Graph, path: Path, facts: Mapping[str, Any]) -> float:
             )
         ),
     )
+    return _write_if_equal(path, content, difference)
+
+
+def _write_if_equal(path: Path, content: bytes, difference: float) -> float:
+    if not difference < TOLERANCE:
+        raise ValueError(f"{path}: differs from the network by {difference:g}, and was not written")
+    write_atomically(path, content)
+    return difference
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ def load_exported_recogniser(path: Path, decoding: DecodingSettings) -> Exported
     try:
         facts = json.loads(loaded.get_modelmeta().custom_metadata_map[METADATA])
         tokenizer, frame_seconds = tokenizer_from_json(facts["tokenizer"]), float(facts["frame_seconds"])
-    except (KeyError, ValueError, TypeError) as error:
+        _check_graph(loaded, tokenizer, frame_seconds)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a recogniser that seqdsd export has written ({error!r}); export one"
         ) from error
@@ -65,7 +67,10 @@ def load_exported_recogniser(path: Path, decoding: DecodingSettings) -> Exported
     def run(features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         missing = max(0, SHORTEST_FRAMES - features.shape[1])
         inputs = {"features": F.pad(features, (0, 0, 0, missing)).numpy(), "num_frames": num_frames.numpy()}
-        log_probs, out_num_frames = loaded.run(None, inputs)
+        try:
+            log_probs, out_num_frames = loaded.run(None, inputs)
+        except Exception as error:  # as below
+            raise ValueError(f"{path}: onnxruntime cannot run it ({error}); export it again") from error
         return torch.from_numpy(log_probs), torch.from_numpy(out_num_frames)
 
     return ExportedRecogniser(run, Recogniser(LogSpectrogram(), tokenizer, decoding), frame_seconds)
@@ -80,16 +85,35 @@ def translations() -> dict[Any, Callable[..., Any]]:
     }
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """A file, ready to be run on the CPU.
+def _check_graph(loaded: onnxruntime.InferenceSession, tokenizer: Tokenizer, frame_seconds: float) -> None:
+    """See that a graph takes and gives what a recogniser's does.
+
+    Raises:
+        ValueError: Saying what is another.
+    """
+    names = [one.name for one in loaded.get_inputs()], [one.name for one in loaded.get_outputs()]
+    if names != (["features", "num_frames"], ["log_probs", "out_num_frames"]):
+        raise ValueError(f"its inputs and outputs are {names}")
+    features, log_probs = loaded.get_inputs()[0].shape, loaded.get_outputs()[0].shape
+    if features[2:] != [LogSpectrogram.num_bins] or log_probs[2:] != [tokenizer.vocab_size]:
+        raise ValueError(f"its features are {features}, its log-probabilities {log_probs}")
+    if not 0 < frame_seconds < math.inf:
+        raise ValueError(f"its frames are {frame_seconds} s apart")
+
+
+def session(source: Path | bytes) -> onnxruntime.InferenceSession:
+    """A file or its content, ready to be run on the CPU.
 
     Raises:
         ValueError: If it is damaged or no ONNX file.
     """
+    where = source if isinstance(source, Path) else "the graph"
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(source) if isinstance(source, Path) else source, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own have no common class but this
-        raise ValueError(f"{path}: onnxruntime cannot load it ({error}); export it again") from error
+        raise ValueError(f"{where}: onnxruntime cannot load it ({error}); export it again") from error
 
 
 def _clipped_rnn(inputs: Any, num_frames: Any, weight: Any, bias: Any, recurrent: Any, clip: float) -> Any:

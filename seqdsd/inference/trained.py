@@ -6,8 +6,9 @@ Leaves out going on with training, which is the recipe's ``--resume``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -147,8 +148,9 @@ def load_recogniser(
     record = _find_phase(folder, phase)
     decoding = with_tuned_weights(decoding or DecodingSettings(), folder, phase=record["name"])
     tokenizer = read_tokenizer(folder)
-    model = recipe.make_model(config, tokenizer)
-    _load_weights(model, _read_weights(folder, record), folder, record)
+    model = _load_weights(
+        partial(recipe.make_model, config, tokenizer), _read_weights(folder, record), folder, record
+    )
     fabric = make_fabric(device, config.precision)
     return TrainedRecogniser(
         folder=folder,
@@ -192,9 +194,10 @@ def load_captioner(
     vocabulary = WordVocabulary.load(folder.path)
     weights = _read_weights(folder, record)
     # The settings do not say it. Where the tensor is missing any size will do: loading says what is missing.
-    feature_size = weights.get("image.weight", torch.empty(0, 1)).shape[-1]
-    model = neuraltalk.make_model(config, vocabulary, feature_size=feature_size)
-    _load_weights(model, weights, folder, record)
+    image = weights.get("image.weight", torch.empty(0))
+    feature_size = image.shape[-1] if image.dim() == 2 else 1
+    make = partial(neuraltalk.make_model, config, vocabulary, feature_size=feature_size)
+    model = _load_weights(make, weights, folder, record)
     fabric = make_fabric(device, config.precision)
     return TrainedCaptioner(
         folder=folder,
@@ -291,15 +294,29 @@ def _read_weights(folder: RunFolder, phase: Mapping[str, Any]) -> dict[str, Tens
 
 
 def _load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], folder: RunFolder, phase: Mapping[str, Any]
-) -> None:
+    make: Callable[[], nn.Module],
+    weights: Mapping[str, Tensor],
+    folder: RunFolder,
+    phase: Mapping[str, Any],
+) -> nn.Module:
+    """The network with these weights."""
+    path = folder.weights(phase["name"])
+    if bad := next((name for name, one in weights.items() if not one.isfinite().all()), None):
+        raise CheckpointError(
+            f"{path}: {bad!r} holds NaN or infinity, and the network would say nothing; take another phase (--phase), "
+            f"of {_names(folder.read_phases())}"
+        )
     try:
+        with torch.device("meta"):  # without storage, as settings may ask for more than there is
+            make().load_state_dict(weights, assign=True)
+        model = make()
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder.weights(phase['name'])}: the weights are not those of the network that {folder.config} and the "
-            f"vocabulary beside it describe: {error}"
+            f"{path}: the weights are not those of the network that {folder.config} and the vocabulary beside it "
+            f"describe: {error}"
         ) from error
+    return model
 
 
 def _wrong_encoder(trained: TrainedCaptioner, name: str) -> str:

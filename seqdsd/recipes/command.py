@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -107,7 +108,7 @@ def run_command(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, TrainingDiverged) as error:
-        message = escape(printable_lines(str(error)))
+        message = escape(printable_lines(_said(error)))
         console.print("[bold red]error:[/bold red]", message, highlight=False, soft_wrap=True)
         sys.exit(1)
     except RuntimeError as error:
@@ -123,5 +124,12 @@ def run_command(main: Callable[[], None]) -> None:
         console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
-        console.print("interrupted; what the last checkpoint holds is kept (--resume)")
+        console.print("interrupted; of a training run, what the last checkpoint holds is kept (--resume)")
         sys.exit(130)
+
+
+def _said(error: Exception) -> str:
+    """What went wrong; the system does not name the file that a full disk kept it from writing to."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"{error.strerror}, where the output goes; make room, or write to another place"
+    return str(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
+    check_memory,
     describe_training,
     find_parent,
     finished_phases,
@@ -243,8 +245,10 @@ def make_task(
         usable = [image for image in corpus.train if image.id in features.rows]
         vocabulary = make_vocabulary(config.vocabulary, usable)
     corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
+    make = partial(make_model, config, vocabulary, feature_size=features.feature_size)
+    check_memory(make, config)
     torch.manual_seed(config.seed)
-    model = make_model(config, vocabulary, feature_size=features.feature_size)
+    model = make()
     model.set_output_bias(vocabulary.output_bias())
     return CaptionTask(
         model=model,

@@ -24,6 +24,7 @@ from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
+    check_memory,
     describe_training,
     find_parent,
     finished_phases,
@@ -150,6 +151,7 @@ class SpeechRecipe:
         folder = config.data or synthetic_speech(SyntheticSpeech())
         corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
+        check_memory(lambda: self.make_model(config, tokenizer), config)
         return SpeechTask(
             model=self.make_model(config, tokenizer),
             tokenizer=tokenizer,

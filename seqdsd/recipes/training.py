@@ -6,6 +6,7 @@ What differs, the settings and the task made from them, is each recipe's own.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,9 +33,16 @@ from seqdsd.engine import (
     has_checkpoint,
 )
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
+from seqdsd.records.shapes import MAX_ITERS
 from seqdsd.sparsity import Rule, Schedule, resolve
 
 log = logging.getLogger(__name__)
+
+MAX_HIDDEN_SIZE = 65_536
+MAX_EPOCHS = 1_000_000
+MAX_ACCUMULATE = 1_000_000
+MAX_LEARNING_RATE = 1000.0
+"""No optimizer here learns at a higher one; far beyond it floating point overflows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +84,25 @@ class RunConfig:
     up; batch norm sees one micro-batch at a time."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size < 1:
-            raise ValueError(f"hidden_size must be at least 1, got {self.hidden_size}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
-        if self.accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {self.accumulate}")
+        for name, value, most in (
+            ("hidden_size", self.hidden_size, MAX_HIDDEN_SIZE),
+            ("accumulate", self.accumulate, MAX_ACCUMULATE),
+            ("epochs", max((1, *self.epochs)), MAX_EPOCHS),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}")
+        if self.iters > MAX_ITERS:
+            raise ValueError(f"iters must be at most {MAX_ITERS}, got {self.iters}")
+        if max((0, *self.learning_rates)) > MAX_LEARNING_RATE:
+            raise ValueError(
+                f"learning_rates must be at most {MAX_LEARNING_RATE:g}, got {self.learning_rates}"
+            )
         # Now, not when a run folder has been begun:
         TrainSettings(patience=self.patience, checkpoint_minutes=self.checkpoint_minutes)
         _ = self.schedule  # raises for iters, epochs, rates and sparsities out of range
@@ -272,7 +293,7 @@ def train(
         if begins:
             origin = {
                 "recipe": recipe,
-                **save_parts(folder.path),
+                **_parts(save_parts, folder.path),
                 "threads": torch.get_num_threads(),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 "device_used": device_name(fabric.device),
@@ -302,6 +323,33 @@ def train(
             if begins and not has_checkpoint(folder.checkpoints):
                 folder.config.unlink()
             raise OutOfMemory(f"{error}; {LESS_MEMORY}") from error
+
+
+def _parts(save_parts: Callable[[Path], Mapping[str, str]], path: Path) -> Mapping[str, str]:
+    """What ``save_parts`` notes; the folder is named where it cannot be written."""
+    try:
+        return save_parts(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error}); make room, or take another --out") from error
+
+
+def check_memory(make_model: Callable[[], nn.Module], config: RunConfig) -> None:
+    """See that the machine has the memory for a network, before it is made.
+
+    Training on the CPU keeps, beside the weights, a gradient, the optimizer's state and the phase's best weights.
+
+    Raises:
+        OutOfMemory: If it has not.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # a network without storage
+        count = sum(parameter.numel() for parameter in make_model().parameters())
+    copies = 1 if config.pins_memory else 4
+    needed, there = 4 * copies * count, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise OutOfMemory(
+            f"a network of {count:,} parameters takes {needed / 1e9:,.0f} GB to train, and this machine has "
+            f"{there / 1e9:,.0f} GB; take a smaller --hidden-size (got {config.hidden_size})"
+        )
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

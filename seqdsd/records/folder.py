@@ -17,7 +17,7 @@ import msgspec
 from seqdsd.records.phases import check_phases
 from seqdsd.records.reading import RunFolderError, read_json_lines
 from seqdsd.records.shapes import Progress
-from seqdsd.records.writing import json_values, write_json_lines
+from seqdsd.records.writing import json_values, write_atomically, write_json_lines
 
 _held_here: set[Path] = set()  # run folders that this process has locked
 
@@ -78,8 +78,8 @@ class RunFolder:
         return self.path / "weights.jsonl"
 
     def write_progress(self, progress: Mapping[str, Any]) -> None:
-        """Say how far the run is. Not kept safe: ``read_progress`` takes a half-written file for none."""
-        (self.path / "progress.json").write_text(json.dumps(json_values(progress)), encoding="utf-8")
+        """Say how far the run is."""
+        write_atomically(self.path / "progress.json", json.dumps(json_values(progress)))
 
     def read_progress(self) -> dict[str, Any] | None:
         """How far the run is (see ``seqdsd.engine.dsd``), if that can be read just now."""

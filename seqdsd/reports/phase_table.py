@@ -284,7 +284,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         run = RunFolder(asked.run)
         read_origin(run)  # refuses another version's folder; records alone are read
-        records = run.read_phases()
+        if not (records := run.read_phases()):
+            raise ValueError(f"{run.phases}: no phase records: the run has not finished its first phase")
         if asked.markdown:
             print(phase_markdown(records), end="")
         else:

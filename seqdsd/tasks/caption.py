@@ -26,10 +26,14 @@ from seqdsd.data import (
 from seqdsd.decode import NextWordModel, NonFiniteCaptions, ScoredCaption, beam_captions, greedy_captions
 from seqdsd.engine import Evaluation, Processes
 from seqdsd.metrics import Bleu, bleu, cider_d, rouge_l
+from seqdsd.tasks.decoding import check_beam
 from seqdsd.text import WordVocabulary
 from seqdsd.vision import ImageFeatures
 
 SAME_CAPTION_SHARE = 0.9
+
+
+MAX_WORDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,9 @@ class SearchSettings:
     """Longest caption, as the original's."""
 
     def __post_init__(self) -> None:
-        if self.beam < 1:
-            raise ValueError(f"beam must be at least 1, got {self.beam}")
-        if self.max_words < 1:
-            raise ValueError(f"max_words must be at least 1, got {self.max_words}")
+        check_beam(self.beam)
+        if not 1 <= self.max_words <= MAX_WORDS:
+            raise ValueError(f"max_words must be at least 1 and at most {MAX_WORDS}, got {self.max_words}")
 
     def __str__(self) -> str:
         """For records: two scores that differ in this cannot be compared."""

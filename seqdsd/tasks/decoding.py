@@ -21,6 +21,8 @@ from seqdsd.text import CharacterTokenizer, Tokenizer
 log = logging.getLogger(__name__)
 
 LM_BEAM_WIDTH = 100
+MAX_BEAM = 10_000
+"""Of any search, captions' too: more would fill the memory and find nothing better."""
 
 Decoder = Callable[[Float[Tensor, "batch frames vocab"], Int[Tensor, "batch"]], list[list[int]]]
 """Log-probabilities [batch, frames, vocab] and valid frames [batch] to each item's tokens, without blanks."""
@@ -47,8 +49,7 @@ class DecodingSettings:
     """Added for each hot word."""
 
     def __post_init__(self) -> None:
-        if self.beam is not None and self.beam < 1:
-            raise ValueError(f"beam must be at least 1, got {self.beam}")
+        check_beam(1 if self.beam is None else self.beam)
         if self.lm is None:
             for name in ("words", "lm_weight", "word_bonus", "hot_words"):
                 if getattr(self, name):
@@ -79,6 +80,18 @@ class DecodingSettings:
                 + (f"|hot words {hot} at {search.hot_word_bonus:g}" if hot else "")
             )
         return "max decoding" if self.beam is None else f"beam {self.beam}"
+
+
+def check_beam(beam: int) -> None:
+    """See that a search may be so wide.
+
+    Raises:
+        ValueError: If not.
+    """
+    if beam < 1:
+        raise ValueError(f"beam must be at least 1, got {beam}")
+    if beam > MAX_BEAM:
+        raise ValueError(f"beam must be at most {MAX_BEAM}, got {beam}")
 
 
 def digest_of(path: Path) -> str:

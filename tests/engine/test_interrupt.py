@@ -36,3 +36,9 @@ def test_outside_the_main_thread_nothing_changes():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_the_wish_is_answered_at_once(capfd):
+    with stop_on_signals("after this evaluation\n"):
+        signal.raise_signal(signal.SIGINT)
+        assert capfd.readouterr().err == "after this evaluation\n"

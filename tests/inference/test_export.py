@@ -186,3 +186,29 @@ def test_tokenizers_survive_json():
         assert again.encode(text) == tokenizer.encode(text)
     with pytest.raises(ValueError, match="not the description of a tokenizer"):
         tokenizer_from_json({"kind": "runes"})
+
+
+@pytest.mark.parametrize("write", [write_onnx, write_program])
+def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, write):
+    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / "network"
+    with pytest.raises(OSError, match="network: cannot be written .*make room or correct the path"):
+        write(captioner_graphs(model, 7)[""], path, {})
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_graph_of_another_kind_with_our_metadata_is_refused(tmp_path):
+    from seqdsd.inference.onnx_files import load_exported_recogniser
+    from seqdsd.tasks import DecodingSettings
+    from seqdsd.text import CharacterTokenizer
+
+    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
+    facts = {"tokenizer": CharacterTokenizer().to_json(), "frame_seconds": 0.02}
+    write_onnx(captioner_graphs(model, 7)[""], tmp_path / "x.onnx", facts)
+    with pytest.raises(ValueError, match=r"x.onnx: not a recogniser .*inputs and outputs are"):
+        load_exported_recogniser(tmp_path / "x.onnx", DecodingSettings())
+    recogniser = recogniser_graph(ready(next(iter(NETWORKS.values()))()))
+    write_onnx(recogniser, tmp_path / "y.onnx", {**facts, "frame_seconds": -1})
+    with pytest.raises(ValueError, match="y.onnx: not a recogniser"):
+        load_exported_recogniser(tmp_path / "y.onnx", DecodingSettings())

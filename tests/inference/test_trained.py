@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from seqdsd.engine import NesterovSettings, load_checkpoint, save_checkpoint
+from seqdsd.engine import CheckpointError, NesterovSettings, load_checkpoint, save_checkpoint
 from seqdsd.inference.trained import load_captioner, load_encoder, load_recogniser, recipe_of
 from seqdsd.recipes import ds1, neuraltalk
 from seqdsd.records import RunFolder
@@ -221,3 +221,13 @@ def test_weights_in_the_settings_are_those_of_the_cnn_in_the_settings(caption_co
     settings = replace(settings, encoder=replace(settings.encoder, name="mobilenet_v3_large"))
     other = load_encoder(replace(trained, config=settings), "efficientnet_lite0")  # as its own weights are
     assert other.fingerprint == make_encoder("efficientnet_lite0").fingerprint
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(run_copy):
+    path = run_copy.weights("Dense Iter 1")
+    whole = load_checkpoint(path)
+    name = next(name for name, one in whole.tensors.items() if one.is_floating_point())
+    whole.tensors[name].view(-1)[3] = torch.nan
+    save_checkpoint(path, whole)
+    with pytest.raises(CheckpointError, match=rf"dense-iter-1.safetensors: '{name}' holds NaN.*--phase"):
+        load_recogniser(run_copy, phase="Dense Iter 1", device="cpu")

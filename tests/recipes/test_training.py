@@ -27,6 +27,7 @@ from seqdsd.engine import (
 )
 from seqdsd.recipes.training import (
     RunConfig,
+    check_memory,
     describe_training,
     find_parent,
     finished_phases,
@@ -480,6 +481,11 @@ def test_the_schedule_of_each_method(method, phases):
         ({"epochs": (0,)}, "epochs must be at least 1, got 0"),
         ({"sparsities": (1.0,)}, "sparsity"),
         ({"learning_rates": (0.0,)}, "learning_rate"),
+        ({"learning_rates": (1e25,)}, "learning_rates must be at most 1000, got"),
+        ({"hidden_size": 10**6}, "hidden_size must be at most 65536, got 1000000"),
+        ({"seed": 2**64}, "seed must be below 2.63, got 18446744073709551616"),
+        ({"iters": 10**9}, "iters must be at most 1000"),
+        ({"epochs": (10**12,)}, "epochs must be at most 1000000"),
     ],
 )
 def test_settings_out_of_range(changes, message):
@@ -523,3 +529,14 @@ def test_the_baseline_s_description_prunes_nothing(config):
 @pytest.fixture(autouse=True)
 def no_sync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)  # no power fails here
+
+
+def test_a_network_that_the_machine_has_no_memory_for_is_refused_before_it_is_made():
+    def make():
+        return nn.Linear(2**30, 2**20)
+
+    before = torch.get_rng_state()
+    with pytest.raises(OutOfMemory, match=r"parameters takes [0-9,]+ GB to train.*smaller --hidden-size"):
+        check_memory(make, Config(device="cpu"))
+    check_memory(lambda: nn.Linear(2, 2), Config(device="cpu"))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -5,6 +5,7 @@ Leaves out what runs have to do with each other: see ``comparison``.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from seqdsd.records import (
 from seqdsd.records.reading import REMEDY
 from seqdsd.reports.runs.hypotheses import Hypothesis, read_media, read_rows
 from seqdsd.reports.runs.pictures import Pictures, read_pictures
+
+log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
@@ -190,7 +193,12 @@ def _run_folders(path: Path) -> Sequence[Path]:
 
 
 def _search(path: Path, depth: int) -> Iterator[Path]:
-    for folder in sorted(path.iterdir(), key=_natural):
+    try:
+        inner = sorted(path.iterdir(), key=_natural)
+    except OSError as error:
+        log.warning("%s: cannot be searched for runs (%s)", path, error.strerror)
+        return
+    for folder in inner:
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         if _is_run(folder):
@@ -206,7 +214,8 @@ def _is_run(folder: Path) -> bool:
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorts seed-2 before seed-10."""
     parts = re.findall(r"\d+|\D+", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    # A number's length sorts as its value does, and is no integer of thousands of digits.
+    return [(len(part.lstrip("0")), part.lstrip("0")) if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _read_run(folder: RunFolder) -> Run:
