@@ -82,7 +82,11 @@ def call(arguments: Sequence[str]) -> str:
         RuntimeError: If it fails.
     """
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)}: {_last_line(done.stdout)}")
@@ -198,7 +202,8 @@ def kill_and_resume(settings: Settings, work: Path) -> Iterable[Row]:
     process.wait()
     call([*own, "--out", str(killed), "--resume"])
     weights = [
-        load_checkpoint(run / "checkpoints" / "dense-iter-1.safetensors").tensors for run in (unbroken, killed)
+        load_checkpoint(run / "checkpoints" / "dense-iter-1.safetensors").tensors
+        for run in (unbroken, killed)
     ]
     apart = max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
     result = "bit-identical weights" if apart == 0 else f"weights within {apart:.1e}"

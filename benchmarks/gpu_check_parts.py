@@ -130,11 +130,7 @@ def contests(*, small: bool) -> list[Contest]:
         Contest(
             "NeuralTalk",
             lambda: NeuralTalk(vocab_size=vocab_size, feature_size=features),
-            {
-                "nn.LSTM": lambda units: CudnnCaptioner(
-                    units, vocab_size=vocab_size, feature_size=features
-                )
-            },
+            {"nn.LSTM": lambda units: CudnnCaptioner(units, vocab_size=vocab_size, feature_size=features)},
             words,
             None,
             words[1].numel(),
@@ -158,7 +154,9 @@ def step_flops(model: nn.Module, contest: Contest) -> float:
     return total
 
 
-def make_step(model: nn.Module, contest: Contest, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def make_step(
+    model: nn.Module, contest: Contest, device: torch.device, dtype: torch.dtype
+) -> Callable[[], None]:
     """A step as the engine takes it; returns when the device is done."""
     first, second = contest.inputs
     is_speech = contest.lengths is not None
@@ -176,7 +174,9 @@ def make_step(model: nn.Module, contest: Contest, device: torch.device, dtype: t
             outputs = model(first, second)
         if is_speech:
             log_probs, frames = outputs
-            loss = F.ctc_loss(log_probs.transpose(0, 1), tokens, frames, num_tokens, reduction="sum") / len(first)
+            loss = F.ctc_loss(log_probs.transpose(0, 1), tokens, frames, num_tokens, reduction="sum") / len(
+                first
+            )
         else:
             loss = F.cross_entropy(outputs.float().flatten(0, 1), tokens.flatten())
         loss.backward()
@@ -229,7 +229,11 @@ def speed_rows(device_name: str, dtype_name: str, *, small: bool) -> Iterator[Fi
             if name != "ours":
                 said += f"; ours takes {Ratio.of(seconds['ours'], seconds[name])} of its time"
             is_finite = all(bool(one.isfinite().all()) for one in model.parameters())
-            yield f"{contest.name}, {dtype_name}: {name}, {num_parameters(model) / 1e6:.1f} M", said, is_finite
+            yield (
+                f"{contest.name}, {dtype_name}: {name}, {num_parameters(model) / 1e6:.1f} M",
+                said,
+                is_finite,
+            )
 
 
 def _peak(step: Callable[[], None], device: torch.device) -> str:
