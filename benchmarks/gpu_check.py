@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -123,7 +124,7 @@ def run_main_job(settings: Settings, work: Path) -> Iterable[Row]:
     yield Row("ds1 --iters 2, corpus and all", f"{time.perf_counter() - started:.0f} s")
 
 
-def _phases(run: Path) -> list[dict]:
+def _phases(run: Path) -> list[dict[str, Any]]:
     path = run / "phases.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -216,21 +217,21 @@ def time_steps(settings: Settings, work: Path) -> Iterable[Row]:
     """In single precision."""
     from benchmarks.gpu_check_parts import speed_rows
 
-    return [Row(*one) for one in speed_rows(settings.device, "float32", small=settings.is_small)]
+    yield from (Row(*one) for one in speed_rows(settings.device, "float32", small=settings.is_small))
 
 
 def time_steps_in_bfloat16(settings: Settings, work: Path) -> Iterable[Row]:
     """Under autocast."""
     from benchmarks.gpu_check_parts import speed_rows
 
-    return [Row(*one) for one in speed_rows(settings.device, "bfloat16", small=settings.is_small)]
+    yield from (Row(*one) for one in speed_rows(settings.device, "bfloat16", small=settings.is_small))
 
 
 def time_masks(settings: Settings, work: Path) -> Iterable[Row]:
     """At the size of DeepSpeech 2."""
     from benchmarks.gpu_check_parts import mask_rows
 
-    return [Row(*one) for one in mask_rows(settings.device, units=512 if settings.is_small else 1760)]
+    yield from (Row(*one) for one in mask_rows(settings.device, units=128 if settings.is_small else 1760))
 
 
 CHECKS = {
@@ -246,19 +247,25 @@ CHECKS = {
 
 
 def run_here(name: str, settings: Settings, work: Path, checks: dict[str, Check] = CHECKS) -> list[Row]:
-    """All rows of a check; those that come before it fails, and one that says how."""
+    """All rows of a check; those that come before it fails, and one that says how. Each is written as it comes."""
     rows: list[Row] = []
+
+    def add(row: Row) -> None:
+        rows.append(row)
+        (work / f"{name}.json").write_text(json.dumps([asdict(one) for one in rows]))
+
     try:
         for row in checks[name].run(settings, work):
-            rows.append(row)
+            add(row)
     except Exception as error:  # whatever it is: it is what the table is for
-        rows.append(Row(name, f"{type(error).__name__}: {_last_line(str(error))}", passed=False))
+        add(Row(name, f"{type(error).__name__}: {_last_line(str(error))}", passed=False))
     return rows
 
 
 def run_apart(name: str, settings: Settings, work: Path, limit_seconds: float) -> Outcome:
     """A check in a process of its own; it and all that it has started are killed at the limit."""
     file = work / f"{name}.json"
+    file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--check", name, "--device", settings.device]
     command += ["--work", str(work), *(("--data", str(settings.data.resolve())) if settings.data else ())]
     started = time.perf_counter()
@@ -268,15 +275,17 @@ def run_apart(name: str, settings: Settings, work: Path, limit_seconds: float) -
         )
         try:
             process.wait(timeout=max(1.0, limit_seconds))
-            problem = f"ended with {process.returncode}: {_last_line((work / f'{name}.log').read_text())}"
+            problem = f"ended with {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             problem = f"not done within {limit_seconds:.0f} s"
     seconds = time.perf_counter() - started
-    if not file.is_file():
-        return Outcome([Row(name, problem, passed=False)], seconds)
-    return Outcome([Row(**row) for row in json.loads(file.read_text())], seconds)
+    rows = [Row(**row) for row in json.loads(file.read_text())] if file.is_file() else []
+    if problem or not rows:
+        said = _last_line((work / f"{name}.log").read_text())
+        rows.append(Row(name, f"{problem or 'found nothing'}; its last line: {said}", passed=False))
+    return Outcome(rows, seconds)
 
 
 def markdown(outcomes: dict[str, Outcome], *, title: str) -> str:
@@ -317,8 +326,7 @@ def main(settings: Settings) -> int:
     """0 where every check has passed."""
     if settings.check is not None:
         assert settings.work is not None
-        rows = run_here(settings.check, settings, settings.work)
-        (settings.work / f"{settings.check}.json").write_text(json.dumps([asdict(one) for one in rows]))
+        run_here(settings.check, settings, settings.work)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         work = (settings.work or Path(temporary)).resolve()

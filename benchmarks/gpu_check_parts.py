@@ -102,13 +102,13 @@ class Contest:
 def contests(*, small: bool) -> list[Contest]:
     """The papers' sizes on a batch of speech or captions; or small ones."""
     torch.manual_seed(0)
-    items, frames = (4, 200) if small else (32, 800)
+    items, frames = (2, 100) if small else (32, 800)
     num_frames = torch.linspace(frames * 3 // 4, frames, items).long()
     speech = (torch.randn(items, frames, 161), num_frames)
-    sizes: dict[str, Any] = {"hidden_size": 128} if small else {}
+    sizes: dict[str, Any] = {"hidden_size": 64} if small else {}
     layers = 2 if small else 7
-    vocab_size, features = 2538, 4096
-    words = (torch.randn(100, features), torch.randint(1, vocab_size, (100, 12)))
+    captions, vocab_size, features = (10, 200, 256) if small else (100, 2538, 4096)
+    words = (torch.randn(captions, features), torch.randint(1, vocab_size, (captions, 12)))
 
     def recogniser(cell: str, layers: int) -> Callable[[int], nn.Module]:
         return lambda units: CudnnRecogniser(cell, units, layers=layers)
@@ -129,7 +129,7 @@ def contests(*, small: bool) -> list[Contest]:
         ),
         Contest(
             "NeuralTalk",
-            lambda: NeuralTalk(vocab_size=vocab_size, feature_size=features),
+            lambda: NeuralTalk(vocab_size=vocab_size, feature_size=features, **sizes),
             {"nn.LSTM": lambda units: CudnnCaptioner(units, vocab_size=vocab_size, feature_size=features)},
             words,
             None,
@@ -221,7 +221,7 @@ def speed_rows(device_name: str, dtype_name: str, *, small: bool) -> Iterator[Fi
         models = {"ours": ours}
         models |= {name: of_as_many_parameters(build, wanted) for name, build in contest.rivals.items()}
         steps = {name: make_step(model, contest, device, dtype) for name, model in models.items()}
-        seconds = seconds_in_turns(steps, rounds=ROUNDS)
+        seconds = seconds_in_turns(steps, rounds=1 if small else ROUNDS)
         for name, model in models.items():
             middle = statistics.median(seconds[name])
             share = step_flops(model, contest) / middle / limit
