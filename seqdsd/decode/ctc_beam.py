@@ -91,7 +91,7 @@ def beam_decode(
         raise ValueError(f"blank_id is {blank_id}, outside the vocabulary of {vocab} tokens")
     if beam_width < 1:
         raise ValueError(f"beam_width must be at least 1, got {beam_width}")
-    lengths = num_frames.to(log_probs.device, torch.int64)
+    lengths = num_frames.to(log_probs.device, torch.int64, non_blocking=True)
     # Of lengths on the CPU it is known without waiting from which frame on items are over.
     first_over = int(num_frames.min()) if num_frames.device.type == "cpu" and items else 0
     beams = _start(log_probs, beam_width, blank_id)

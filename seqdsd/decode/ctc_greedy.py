@@ -27,7 +27,7 @@ def greedy_decode(
     _, frames, vocab = log_probs.shape
     if not 0 <= blank_id < vocab:
         raise ValueError(f"blank_id is {blank_id}, outside the vocabulary of {vocab} tokens")
-    num_frames = num_frames.to(log_probs.device, torch.int64)
+    num_frames = num_frames.to(log_probs.device, torch.int64, non_blocking=True)
     tokens = _collapse(log_probs.argmax(dim=-1), num_frames, blank_id)
     # The lengths travel with the tokens: checking them on the device would mean waiting for it twice.
     tokens, lengths = torch.cat([tokens, num_frames[:, None]], dim=1).cpu().split([frames, 1], dim=1)

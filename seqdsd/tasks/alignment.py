@@ -55,8 +55,8 @@ def align_words(
     needed = len(ids) + sum(one == other for one, other in zip(ids, ids[1:], strict=False))
     if needed > len(log_probs):
         raise ValueError(f"{text!r} needs {needed} frames, of which there are {len(log_probs)}")
-    targets = torch.tensor([ids], device=log_probs.device)
-    path, scores = forced_align(log_probs[None].float(), targets, blank=tokenizer.blank_id)
+    log_probs = log_probs.cpu()  # at once: what follows reads token by token
+    path, scores = forced_align(log_probs[None].float(), torch.tensor([ids]), blank=tokenizer.blank_id)
     spans = merge_tokens(path[0], scores[0], blank=tokenizer.blank_id)
     timed = []
     for word, members in zip(text.split(), _tokens_of_words(ids, tokenizer), strict=True):

@@ -206,7 +206,7 @@ class CaptionTask:
         )
 
     def _captions_of(self, ids: Sequence[str], device: torch.device) -> list[str]:
-        features = self.features.take(ids).to(device)
+        features = self.features.take(ids).to(device, non_blocking=True)
         try:
             return self.captioner.captions(self.model, features)  # type: ignore[arg-type]  # a NextWordModel it is
         except NonFiniteCaptions as error:

@@ -154,7 +154,7 @@ class Recogniser:
     ) -> tuple[Float[Tensor, "batch out_frames vocab"], Int[Tensor, "batch"]]:
         """Log-probabilities on the waveforms' device; output lengths on the CPU if ``num_samples`` is there."""
         with torch.no_grad():
-            features, _ = self.features.to(waveforms.device)(waveforms, num_samples)
+            features, _ = self.features.to(waveforms.device, non_blocking=True)(waveforms, num_samples)
             num_frames = LogSpectrogram.num_frames(num_samples)
             if masks is not None:
                 features = masks(features, num_frames, generator=torch.default_generator)

@@ -192,7 +192,7 @@ class _Computation:
         if not self._waiting:
             return
         pixels = np.stack([found.pixels for found in self._waiting.values() if found.pixels is not None])
-        features = self._encoder(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+        features = self._encoder(torch.from_numpy(pixels).to(self._device, non_blocking=True)).cpu().numpy()
         for found, row in zip(self._waiting.values(), features, strict=True):
             if not np.isfinite(row).all():
                 raise FeatureError(
