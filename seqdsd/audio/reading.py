@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.transforms import Resample
 
@@ -172,8 +174,13 @@ def encode_flac(waveform: Waveform) -> bytes:
     """A FLAC file of 16 bits: what was read from 16 bits, at the rate of its recording, comes back as it was."""
     # As whole numbers: libsndfile multiplies floats by 32,767 when it writes, but divides by 32,768 when it reads.
     samples = (waveform.samples * 2**15).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+    return encode_flac_samples(samples.numpy(), waveform.sample_rate_hz)
+
+
+def encode_flac_samples(samples: NDArray[np.int16], sample_rate_hz: int) -> bytes:
+    """A FLAC file of 16 bits, of samples [samples]."""
     data = io.BytesIO()
-    soundfile.write(data, samples.numpy(), waveform.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    soundfile.write(data, samples, sample_rate_hz, format="FLAC", subtype="PCM_16")
     return data.getvalue()
 
 
