@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +23,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from seqdsd.engine.task import Evaluation
+from seqdsd.sparsity import Phase
 
 HYPOTHESES_SHOWN = 5
 
@@ -63,6 +65,22 @@ class RunDisplay:
             + (f"  dev {dev}" if dev else "")
         )
         self._progress.update(self._bar, completed=done_steps, description=phase, status=status)
+
+    def epoch_ended(
+        self, phase: Phase, epochs_done: int, *, train_loss: float, dev: Evaluation, seconds: float
+    ) -> None:
+        """A line of an epoch, and below it what its evaluation remarks."""
+        self.say(
+            f"{phase.name:<13} epoch {epochs_done:>2}/{phase.epochs}  loss {train_loss:7.2f}"
+            f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
+        )
+        for note in dev.notes:
+            self.say(f"[yellow]{escape(note)}[/yellow]")
+
+    def phase_ended(self, phase: Phase, *, best_epoch: int, evaluations: Mapping[str, Evaluation]) -> None:
+        """A line of a phase: its scores."""
+        scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
+        self.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
 
 
 class TensorBoardLog:
