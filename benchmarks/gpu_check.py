@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,9 +278,11 @@ def run_apart(name: str, settings: Settings, work: Path, limit_seconds: float) -
             process.wait(timeout=max(1.0, limit_seconds))
             problem = f"ended with {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             problem = f"not done within {limit_seconds:.0f} s"
+        finally:  # also where this process is told to end
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     seconds = time.perf_counter() - started
     rows = [Row(**row) for row in json.loads(file.read_text())] if file.is_file() else []
     if problem or not rows:
@@ -328,6 +331,7 @@ def main(settings: Settings) -> int:
         assert settings.work is not None
         run_here(settings.check, settings, settings.work)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as temporary:
         work = (settings.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
