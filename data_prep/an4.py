@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from writing import (
     CorpusFolder,
     OutFolder,
@@ -24,6 +23,9 @@ from writing import (
     warn,
     write_splits,
 )
+
+from seqdsd.audio import encode_flac_samples
+from seqdsd.records import write_atomically
 
 OFFICIAL_UTTERANCES = {"train": 948, "test": 130}
 OFFICIAL_TEST_WORDS = 773
@@ -159,9 +161,9 @@ def _readable_audio(stem: Path, folder: Path, source: str) -> Path:
         raise ValueError(
             f"{source}: {raw} has {len(content)} bytes, not whole 16-bit samples. Fetch it again."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     flac = folder / f"{stem.name}.flac"
-    soundfile.write(flac, np.frombuffer(content, dtype="<i2"), RAW_SAMPLE_RATE_HZ, subtype="PCM_16")
+    samples = np.frombuffer(content, dtype="<i2").astype(np.int16)
+    write_atomically(flac, encode_flac_samples(samples, RAW_SAMPLE_RATE_HZ))
     return flac
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import Contrast, contrasts, score_in_words
 from seqdsd.reports.runs.reading import read_runs
-from seqdsd.reports.runs.scores import PRIMARY
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -29,7 +28,7 @@ def results_table() -> str:
 
 
 def _rows(comparison: Comparison) -> str:
-    metric, split = PRIMARY[comparison.kind], comparison.test_splits[0]
+    metric, split = comparison.kind.primary, comparison.test_splits[0]
     of_dsdsd = {
         one.before.arm: one
         for one in contrasts(comparison, split=split, metric=metric)

@@ -38,6 +38,8 @@ from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings
 from seqdsd.vision import ImageEncoder
 
+__all__ = ["CaptionNetwork", "Network", "SpeechNetwork", "load"]
+
 Recording = str | Path | np.ndarray | Tensor
 """An audio file, or samples [samples]: floats, full scale at 1."""
 Recordings = Recording | Iterable[Recording]

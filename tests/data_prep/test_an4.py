@@ -141,3 +141,27 @@ def test_the_real_corpus(tmp_path, capsys):
     assert [len(of_split) for of_split in speakers] == [66, 8, 10]
     assert len(set.union(*speakers)) == 84
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+def test_audio_that_cannot_be_written_is_named(tmp_path, make_audio):
+    """Of a full disk or a quota, which libsndfile would report without its file or its cause."""
+    import resource
+
+    corpus = tmp_path / "an4"
+    (corpus / "etc").mkdir(parents=True)
+    make_audio(corpus / "wav" / "an4_clstk" / "fash" / "an1-fash-b.raw")
+    (corpus / "etc" / "an4_train.fileids").write_text("an4_clstk/fash/an1-fash-b\n")
+    (corpus / "etc" / "an4_train.transcription").write_text("<s> GO </s> (an1-fash-b)\n")
+    done = subprocess.run(
+        [sys.executable, "data_prep/an4.py", corpus, tmp_path / "out"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+        capture_output=True,
+        text=True,
+    )
+    flac = tmp_path / "out" / "audio" / "train" / "fash" / "an1-fash-b.flac"
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"error: {flac}: cannot be written (File too large)")
+    assert list(flac.parent.iterdir()) == []

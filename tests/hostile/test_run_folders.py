@@ -1,11 +1,13 @@
 """Damaged run folders, by the hundred: every command does its work or ends in one line that names a file.
 
 A real run's files are broken in all ways that a disk, a copy or an editor can break them. What is asserted is small:
-exit status 0 or 1, a message that names the folder, and never a traceback.
+exit status 0 or 1, a message that names the folder, and never a traceback. More of them:
+``SEQDSD_EXAMPLES=10000 pytest tests/hostile/test_run_folders.py``.
 """
 
 import json
 import math
+import os
 import re
 import shutil
 import tomllib
@@ -33,6 +35,7 @@ from seqdsd.reports.captions import page
 from seqdsd.reports.phase_table import main as show_table
 from seqdsd.studies.jobs import Job
 
+EXAMPLES = int(os.environ.get("SEQDSD_EXAMPLES", "250"))
 QUIET = Console(quiet=True)
 DEEP = 3_000
 HUGE = 10**30
@@ -198,7 +201,7 @@ def damaged_examples(max_examples: int) -> Callable:
     )
 
 
-@damaged_examples(24)
+@damaged_examples(EXAMPLES // 20)
 @given(data=st.data())
 def test_a_speech_run(speech_run, tmp_path_factory, capsys, data):
     folder = tmp_path_factory.mktemp("damaged") / "run"
@@ -216,7 +219,7 @@ def test_a_speech_run(speech_run, tmp_path_factory, capsys, data):
     shutil.rmtree(folder.parent)
 
 
-@damaged_examples(16)
+@damaged_examples(EXAMPLES // 30)
 @given(data=st.data())
 def test_a_captioning_run(said_run, tmp_path_factory, capsys, data):
     folder = tmp_path_factory.mktemp("damaged") / "run"

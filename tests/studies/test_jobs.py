@@ -449,7 +449,14 @@ def test_makespan_of_jobs_that_need_nothing():
 def write_progress(job, done, planned, timed, seconds):
     job.folder.path.mkdir(parents=True)
     job.folder.write_progress(
-        {"epochs_done": done, "epochs_planned": planned, "epochs_timed": timed, "seconds": seconds}
+        {
+            "phase": "Dense Iter 0",
+            "epochs_done": done,
+            "epochs_planned": planned,
+            "epochs_timed": timed,
+            "seconds": seconds,
+            "dev": "WER 25.00",
+        }
     )
 
 

@@ -1,10 +1,12 @@
 """How fast one epoch is, of a recipe that only sleeps: a real process that knows a recipe's flags."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.sparsity import Schedule
 from seqdsd.studies.jobs import Job, JobsFailed, Share
 from seqdsd.studies.speed import Speed, measure_speed
 
@@ -23,14 +25,17 @@ with (settings.parent / "calls.jsonl").open("a") as file:
     file.write(json.dumps({"seed": asked.seed, "started": started, "ended": time.monotonic()}) + "\\n")
 out = pathlib.Path(asked.out)
 out.mkdir(parents=True)
-record = {"train_seconds": 300.0 + int(asked.seed), "evaluate_seconds": 2.0}
+[record] = json.loads(settings.with_name("records.json").read_text())
+record |= {"train_seconds": 300.0 + int(asked.seed), "evaluate_seconds": 2.0}
 (out / "phases.jsonl").write_text(json.dumps(record) + "\\n")
 """
 
 
 @pytest.fixture
-def settings(tmp_path, monkeypatch):
+def settings(tmp_path, monkeypatch, phase_records):
     """Of a recipe that sleeps as long as they say, called ``sleeper``."""
+    records = phase_records(Schedule.dsd(0, 1))
+    (tmp_path / "records.json").write_text(json.dumps(records))
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     path = tmp_path / "settings.toml"
@@ -66,6 +71,7 @@ def test_what_a_job_still_takes(tmp_path):
     speed = Speed(start_seconds=10.0, epoch_seconds=3.0)
     job = Job("a", (), RunFolder(tmp_path), epochs=5)
     assert speed.seconds(job) == 25
-    job.folder.write_progress({"epochs_done": 6, "epochs_planned": 8})
+    progress = {"phase": "Dense Iter 0", "epochs_timed": 6, "seconds": 18.0, "dev": "WER 25.00"}
+    job.folder.write_progress({**progress, "epochs_done": 6, "epochs_planned": 8})
     assert speed.seconds(job) == 16
     assert speed.seconds(Job("a", (), RunFolder(Path("nowhere")), epochs=5, is_done=True)) == 0

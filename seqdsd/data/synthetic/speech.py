@@ -18,9 +18,9 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
+from seqdsd.audio import encode_flac_samples
 from seqdsd.audio.espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
 from seqdsd.audio.espeak import Prompt, espeak_version, speak, spell
 from seqdsd.data.manifest import Utterance, write_manifest
@@ -276,7 +276,7 @@ def _speak_voice(
     for line, samples in zip(lines, spoken, strict=True):
         audio = _finish(np.frombuffer(samples, np.int16).astype(np.float64), spec, _rng(spec, line))
         path = folder / "audio" / line.split / f"{line.id}.flac"
-        soundfile.write(path, audio, SAMPLE_RATE_HZ, subtype="PCM_16")
+        path.write_bytes(encode_flac_samples(audio, SAMPLE_RATE_HZ))
         utterances.append(_to_utterance(line, path, len(audio)))
         advance()
     return utterances

@@ -10,7 +10,7 @@ Everywhere a difference is after minus before: fewer errors are negative, a bett
 
 from seqdsd.metrics.significance.bootstrap import BootstrapTest, bootstrap_bleu, bootstrap_wer
 from seqdsd.metrics.significance.intervals import Interval
-from seqdsd.metrics.significance.mapsswe import SegmentTest, mapsswe
+from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
 from seqdsd.metrics.significance.t_tests import MeanTest, Sample, paired_t_test, unpaired_t_test
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from seqdsd.records import RunFolder, read_json_lines, write_json_lines
+from seqdsd.records import read_json_lines, write_json_lines
 from seqdsd.reports.captions.changes import Caption, ImageCaptions, in_order, read_run_captions
 from seqdsd.reports.captions.page import caption_page, gain_bins, main
 
@@ -315,24 +315,13 @@ def test_without_scripts_the_page_can_be_read(open_page, caption_run):
     assert page.locator(".card").count() == 4 and page.locator(".card").first.is_visible()
 
 
-def test_real_photos(open_page, tmp_path):
+def test_real_photos(open_page, make_caption_run):
     if not DATA.is_dir():
         pytest.skip("Flickr8k is not here: set SEQDSD_DATA to the folder that holds flickr8k/")
     with gzip.open(DATA / "dataset_flickr8k.json.gz") as file:
         images = [one for one in json.load(file)["images"] if one["split"] == "test"][:200]
     refs = {one["filename"]: [" ".join(said["tokens"]) for said in one["sentences"]] for one in images}
-    run = RunFolder(tmp_path / "flickr8k")
-    phase = {
-        "name": "Dense Iter 0",
-        "sparsity": 0.0,
-        "epochs": 1,
-        "learning_rate": 0.01,
-        "test": {"bleu4": 20.0},
-    }
-    run.write_phases([phase, {**phase, "name": "Sparse Iter 1"}])
-    for number, name in enumerate(("Dense Iter 0", "Sparse Iter 1")):
-        rows = [{"id": id_, "refs": said[1:], "hyp": said[number]} for id_, said in refs.items()]
-        write_json_lines(run.hypotheses(name, "test"), rows)
+    run = make_caption_run({id_: (said[1:], [said[0], said[1], said[1]]) for id_, said in refs.items()})
     made = caption_page(run, images=DATA / "images")
     assert (made.num_shown, made.num_missing) == (200, 0)
     assert len(made.html) < 10e6
