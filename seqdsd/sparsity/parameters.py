@@ -74,6 +74,15 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     ]
 
 
+def by_alias(model: nn.Module) -> dict[str, NamedParameter]:
+    """The parameters of ``model``, which may be wrapped, under each of their names.
+
+    Raises:
+        ValueError: See ``named_parameters``.
+    """
+    return {alias: one for one in named_parameters(model) for alias in one.aliases}
+
+
 def bare(model: nn.Module) -> nn.Module:
     """The model within known wrappers, however many; a bare model is returned as it is.
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
-from seqdsd.sparsity.parameters import bare, named_parameters
+from seqdsd.sparsity.parameters import bare, by_alias, named_parameters
 
 compiled = partial(torch.compile, backend="eager")
 
@@ -81,6 +81,9 @@ def test_tied_parameters_with_all_their_names_and_holders():
     assert found["words.weight"].aliases == ("words.weight", "out.weight")
     assert found["words.weight"].holders == (model["words"], model["out"])
     assert found["hidden.bias"].aliases == ("hidden.bias", "again.bias")
+    every = by_alias(compiled(model))
+    assert set(every) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert all(one.parameter is model.get_parameter(name) for name, one in every.items())
     assert found["words.weight"].parameter is model["out"].weight
 
 
