@@ -7,6 +7,7 @@ weights it gives the first name only. What to do with a parameter is ``rules.py`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ OPAQUE = {
     "torch.jit._script.ScriptModule": "it hides the types of its layers; hand over the model it was made from",
 }
 """Modules behind which weights cannot be told or held: class, why, and the remedy if there is one."""
+
+WRAPPED_NAME = re.compile(r"module|_\w*mod(ule)?")
+"""What other wrappers call their model, as ``_orig_mod``; that networks have a ``_model`` or ``_net`` is common."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +95,7 @@ def bare(model: nn.Module) -> nn.Module:
     """
     module = _seen_through(model)
     holding = [name for name, child in module.named_children() if next(child.parameters(), None) is not None]
-    if (
-        len(holding) == 1
-        and not module._parameters
-        and (holding[0] == "module" or holding[0].startswith("_"))
-    ):
+    if len(holding) == 1 and not module._parameters and WRAPPED_NAME.fullmatch(holding[0]):
         raise ValueError(
             f"{type(module).__name__} looks like a wrapper: all parameters are within its `.{holding[0]}`; "
             f"hand over that model, so that names are its own"
