@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from seqdsd.engine.task import Evaluation
 from seqdsd.sparsity import Phase
+from seqdsd.sparsity.parameters import named_parameters
 
 HYPOTHESES_SHOWN = 5
 
@@ -98,8 +99,8 @@ class TensorBoardLog:
 
     def phase(self, epoch: int, name: str, model: nn.Module, evaluations: Mapping[str, Evaluation]) -> None:
         """Weight histograms, test scalars and a few hypotheses at a phase's end."""
-        for parameter_name, parameter in model.named_parameters():
-            self._writer.add_histogram(f"weights/{parameter_name}", parameter.detach().float(), epoch)
+        for one in named_parameters(model):
+            self._writer.add_histogram(f"weights/{one.name}", one.parameter.detach().float(), epoch)
         for split, evaluation in evaluations.items():
             for metric, value in _numbers(split, evaluation.metrics).items():
                 self._writer.add_scalar(f"phase_end/{metric}", value, epoch)
