@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,7 @@ def call(arguments: Sequence[str]) -> str:
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},  # for the scripts of data_prep
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -143,9 +146,14 @@ def compare_bleu(settings: Settings, work: Path) -> Iterable[Row]:
     epochs, size = ("1", "32") if settings.is_small else ("3", "256")
     arguments = ["--epochs", epochs, "--hidden-size", size, "--device", settings.device]
     if settings.data is not None:
-        flickr = settings.data / "flickr8k"
-        features = flickr / "efficientnet_lite0_feats_f16.npy"
-        arguments += ["--data", str(flickr / "dataset_flickr8k.json.gz"), "--features", str(features)]
+        flickr = work / "flickr8k"
+        call(["data_prep/flickr8k.py", str(settings.data / "flickr8k"), str(flickr)])
+        arguments += ["--data", str(flickr)]
+        # Beside names as --features looks for them: FILE.npy, FILE_names.txt.
+        features, given = work / "feats.npy", settings.data / "flickr8k"
+        shutil.copyfile(given / "efficientnet_lite0_feats_f16.npy", features)
+        shutil.copyfile(given / "efficientnet_lite0_feats_names.txt", work / "feats_names.txt")
+        arguments += ["--features", str(features)]
     run = work / "neuraltalk"
     call(["-m", "seqdsd.recipes.neuraltalk", *arguments, "--out", str(run)])
     for beam in ("1", "5"):
@@ -163,7 +171,7 @@ def _compare(name: str, settings: Settings, work: Path, run: Path, options: Sequ
             ]
         )
         hyps.append([json.loads(line)["hyp"] for line in file.read_text().splitlines()])
-        scores.append(_find(json.loads(said[said.index("{") :]), score))
+        scores.append(_find(json.JSONDecoder().raw_decode(said, said.index('{"phase"'))[0], score))
     same = sum(one == other for one, other in zip(*hyps, strict=True))
     shown = " and ".join(f"{one:.4f}" for one in scores)
     result = f"{same} of {len(hyps[0])} hypotheses are the CPU's; {score} {shown}"
@@ -277,9 +285,11 @@ def run_apart(name: str, settings: Settings, work: Path, limit_seconds: float) -
             process.wait(timeout=max(1.0, limit_seconds))
             problem = f"ended with {process.returncode}" if process.returncode else ""
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             problem = f"not done within {limit_seconds:.0f} s"
+        finally:  # also where this process is told to end
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     seconds = time.perf_counter() - started
     rows = [Row(**row) for row in json.loads(file.read_text())] if file.is_file() else []
     if problem or not rows:
@@ -328,6 +338,7 @@ def main(settings: Settings) -> int:
         assert settings.work is not None
         run_here(settings.check, settings, settings.work)
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as temporary:
         work = (settings.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from seqdsd.engine import NesterovSettings
 from seqdsd.models import DeepSpeech1, FramePacking, SharedInputRNN
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, Plan, magnitude_mask, resolve
 from seqdsd.sparsity.held_weights import laid_as, zero_pruned_
+from seqdsd.sparsity.parameters import by_alias
 
 SPARSITY = 0.5
 SETTINGS = NesterovSettings()
@@ -145,10 +146,10 @@ def time_steps(config: Config, console: Console) -> str:
 
 def choose_by_torch(model: nn.Module, plan: Plan) -> None:
     """``l1_unstructured`` on holders of the same parameters, so that the model stays as it is."""
-    parameters = dict(model.named_parameters())
+    parameters = by_alias(model)
     for name, sparsity in plan.sparsities.items():
         holder = nn.Module()
-        holder.register_parameter("weight", parameters[name])
+        holder.register_parameter("weight", parameters[name].parameter)
         prune.l1_unstructured(holder, "weight", sparsity)
 
 

@@ -556,7 +556,7 @@ def test_weights_of_another_language_model_are_not_used(run_copy, corpus, arpa, 
     )
     run_copy.decoding.write_text("lm = 3\n")
     status, _, err = call(capsys, "evaluate", run_copy.path, "--lm", arpa)
-    assert status == 1 and "decoding.toml" in err and "run it again" in err
+    assert status == 1 and "decoding.toml" in err and "run seqdsd tune-decoding again" in err
 
 
 def test_transcribe_with_a_language_model_and_hot_words(run, corpus, arpa, capsys):

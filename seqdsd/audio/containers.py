@@ -94,7 +94,7 @@ def _chunk_of_samples(file: BufferedIOBase, chunks: _Chunks, head: bytes) -> tup
         start, size = at + header_bytes, size - chunks.size_has_header * header_bytes
         if header.startswith(chunks.samples):
             if head[12:16] == b"ds64" and size == 0xFFFF_FFFF:
-                [size] = struct.unpack("<Q", head[28:36])  # there, since a chunk comes after it
+                [size] = struct.unpack("<Q", head[28:36].ljust(8, b"\0"))  # its chunk may be damaged
             return (start, size) if size > 0 and size not in _STREAMED else None
         if not 0 <= size < _LARGEST_CHUNK:
             return None

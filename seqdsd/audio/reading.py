@@ -80,10 +80,9 @@ def audio_seconds(path: AudioFile) -> float:
             states a rate outside 1 kHz to 1 MHz or a length above 10^6 s.
     """
     with _opened(path) as sound:
-        _check_whole(path, sound)
-        if sound.format == "FLAC" and not _has_last_sample(
-            path
-        ):  # its header does not tell where the file ends
+        _check_whole(sound)
+        # FLAC's header does not tell where the file ends.
+        if sound.format == "FLAC" and not _has_last_sample(sound.audio):
             raise _cut_short(path)
         return sound.frames / sound.samplerate
 
@@ -113,7 +112,7 @@ def read_audio(
             (truncated) or longer than promised by more than 0.1 s and more than 2 %, or too long for the memory.
     """
     with _opened(path) as sound:
-        _check_whole(path, sound)
+        _check_whole(sound)
         wanted_hz = sample_rate_hz or sound.samplerate
         seconds = sound.frames / sound.samplerate if expected_seconds is None else expected_seconds
         _check_room(path, seconds, max(wanted_hz, sound.samplerate))
@@ -166,7 +165,7 @@ def read_blocks(
         AudioError: As ``read_audio``, but only when the faulty block is reached.
     """
     with _opened(path) as sound:
-        _check_whole(path, sound)
+        _check_whole(sound)
         yield from _blocks(path, sound, sample_rate_hz, block_seconds=block_seconds)
 
 
@@ -190,6 +189,9 @@ class _Stream(soundfile.SoundFile):
     soundfile seeks after every read of a seekable file, and a seek within an mp3 restarts its decoder with
     wrong samples (``test_blocks_are_the_whole_file`` fails without this class).
     """
+
+    audio: AudioFile
+    """What is read: of a file that ffmpeg decodes, what it has made of it."""
 
     def seekable(self) -> bool:
         return False
@@ -218,6 +220,7 @@ def _opened(path: AudioFile) -> Iterator[_Stream]:
         path = AudioBytes(str(path), decode(path))
     try:
         with _Stream(_source(path)) as sound:
+            sound.audio = path
             _check_header(path, sound)
             yield sound
     except soundfile.LibsndfileError as error:
@@ -258,8 +261,9 @@ def _check_header(path: AudioFile, sound: _Stream) -> None:
         )
 
 
-def _check_whole(path: AudioFile, sound: _Stream) -> None:
+def _check_whole(sound: _Stream) -> None:
     """Refuse a file that ends before its container says: libsndfile counts what is there and says nothing."""
+    path = sound.audio
     with _bytes_of(path) as file:
         if is_unfinished_ogg(file):
             raise _cut_short(path)

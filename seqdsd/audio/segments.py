@@ -64,7 +64,7 @@ def _cut(samples: Float[np.ndarray, "samples"], search_from: int, sample_rate_hz
     import librosa  # half a second, for recordings that must be cut
 
     frame, hop = round(_FRAME_SECONDS * sample_rate_hz), round(_HOP_SECONDS * sample_rate_hz)
-    margin = round(_QUIET_SECONDS / 2 * sample_rate_hz)
+    margin = int(_QUIET_SECONDS * sample_rate_hz) // 2
     first, last = search_from + margin, len(samples) - margin
     for top_db in _BELOW_LOUDEST_DB:
         sounds = librosa.effects.split(samples, top_db=top_db, frame_length=frame, hop_length=hop)

@@ -1,13 +1,12 @@
 """Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; resumable.
 
-What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``; what is saved is ``run_state.py``.
+What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``; where the run stands is
+``run_state.py``, which ``saving.py`` keeps; what it tells of itself is ``run_records.py``'s and ``progress.py``'s.
 Of several processes all walk in step, and the first writes.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -17,40 +16,29 @@ from typing import Any, cast
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
-from seqdsd.engine.checkpoint import (
-    Checkpoint,
-    first_names,
-    load_latest,
-    restore_optimizer,
-    save_checkpoint,
-    save_latest,
-)
+from seqdsd.engine.checkpoint import Checkpoint, first_names, restore_optimizer
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
 from seqdsd.engine.memory import try_largest_batch
 from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
+from seqdsd.engine.run_records import RunRecords
 from seqdsd.engine.run_state import RunState
-from seqdsd.engine.takeover import take_over
+from seqdsd.engine.saving import RunSaver
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.engine.weight_log import weight_row
-from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.records import RunFolder
 from seqdsd.sparsity import (
     MaskSet,
     Moment,
     Phase,
-    Plan,
     Rule,
     Schedule,
-    measured_sparsity,
     resolve,
 )
-
-log = logging.getLogger(__name__)
 
 _STOPPING = "\nstopping after this step, or this evaluation, and saving; once more stops at once, unsaved\n"
 
@@ -112,14 +100,15 @@ class DSDTraining:
         self._processes = Processes.of(fabric)
         self._console = (console or Console()) if self._processes.is_first else Console(quiet=True)
         self._start_from = start_from
-        self._noted = noted or {}
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
+        writes = self._processes.is_first
+        self._records = RunRecords(folder, task, schedule, self._plans, writes)
+        self._saver = RunSaver(folder, task, schedule, noted or {}, settings.checkpoint_minutes, writes)
         self._optimizer: _FabricOptimizer
         self._tensorboard: TensorBoardLog | None = None
         self._dev_headline = ""
         self._steps_unasked = 0
-        self._saved_at = time.monotonic()
         self._counted_until: float | None = None  # training time up to here is in the state's seconds
 
     def run(self) -> list[dict[str, Any]]:
@@ -130,15 +119,8 @@ class DSDTraining:
             TrainingDiverged: After too many steps without a finite loss; a checkpoint is written.
             ValueError: From the data (a checkpoint is written), or a checkpoint that does not fit.
         """
-        restored = load_latest(self._folder.checkpoints, self._restore)
-        self._processes.wait()  # all have read what the first goes on to write
-        if restored is not None:
-            self._say_where(restored)
-            self._write_records()
-        elif self._start_from is not None:
-            self._take_over(self._start_from)
-        if self._plans and self._processes.is_first:
-            write_json_lines(self._folder.plan, plan_rows(self._plans))
+        restored = self._begin()
+        self._records.write_plan()
         if len(self._state.records) == len(self._schedule):
             return self._state.records
         with (
@@ -150,6 +132,20 @@ class DSDTraining:
                 self._run_phase(phase, restored, is_first=number == 0)
                 restored = None
         return self._state.records
+
+    def _begin(self) -> Checkpoint | None:
+        """Go on from the last checkpoint, which is returned, or from the phases of another run, or from the start."""
+        found = self._saver.restored(self._fabric.device)
+        self._processes.wait()  # all have read what the first goes on to write
+        if found is not None:
+            self._state, checkpoint = found
+            self._saver.say_where(self._state, checkpoint)
+            self._records.write_all(self._state)
+            return checkpoint
+        if self._start_from is not None:
+            self._state = self._saver.taken_over(self._start_from)
+            self._records.write_all(self._state)
+        return None
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
@@ -214,15 +210,10 @@ class DSDTraining:
         if self._state.finish_epoch(dev):
             self._state.best = _copied(self._task.model.state_dict())
         self._dev_headline = dev.headline
-        if self._processes.is_first:
-            self._folder.write_progress(self._progress(phase))
-        seconds = time.monotonic() - started
-        self._display.say(
-            f"{phase.name:<13} epoch {self._state.now.epoch:>2}/{phase.epochs}  loss {train_loss:7.2f}"
-            f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
+        self._records.write_progress(phase, self._state, dev=dev.headline)
+        self._display.epoch_ended(
+            phase, self._state.now.epoch, train_loss=train_loss, dev=dev, seconds=time.monotonic() - started
         )
-        for note in dev.notes:
-            self._display.say(f"[yellow]{escape(note)}[/yellow]")
 
     def _train_epoch(self, phase: Phase) -> None:
         self._counted_until = time.monotonic()
@@ -255,7 +246,7 @@ class DSDTraining:
             raise StopRequested(
                 f"stopped on request, all is saved; go on with --resume --config {self._folder.config}"
             )
-        if time.monotonic() - self._saved_at >= 60 * self._settings.checkpoint_minutes:
+        if self._saver.is_due:
             self._save()
 
     def _mask_summed_gradients(self, phase: Phase) -> None:
@@ -305,87 +296,20 @@ class DSDTraining:
         """Hand on the best weights: record them, and forget all else of the phase."""
         is_sparse = phase.kind == "sparse"
         self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
-        record = self._record(phase, evaluations)
-        if self._processes.is_first:
-            self._write_phase(phase, evaluations)
-        scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
-        best_epoch = record["best_epoch"]
-        self._display.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
-        following = self._schedule.phases[len(self._state.records) + 1 :]
-        self._state.finish_phase(record, following[0] if following else None)
-        self._save(is_under_way=False)
-        self._write_records()
-
-    def _write_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
-        for split, evaluation in evaluations.items():
-            write_json_lines(self._folder.hypotheses(phase.name, split), evaluation.hypotheses)
-        save_checkpoint(
-            self._folder.weights(phase.name),
-            Checkpoint(dict(self._task.model.state_dict()), {"phase": phase.name}),
-        )
-        if phase.kind == "sparse" and self._state.masks is not None:
-            masks = Checkpoint(self._state.masks.state_dict(), {"phase": phase.name})
-            save_checkpoint(self._folder.mask(phase.name), masks)
+        record = self._records.phase_record(phase, self._state, evaluations)
+        self._records.write_phase(phase, self._state, evaluations)
         if self._tensorboard:
             self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
-
-    def _record(self, phase: Phase, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
-        plan, now = self._plans.get(phase), self._state.now
-        names = plan.sparsities if plan else self._prunable_names
-        return {
-            "index": len(self._state.records),
-            "name": phase.name,
-            "kind": phase.kind,
-            "epochs": now.epoch,
-            "epochs_planned": phase.epochs,
-            "best_epoch": now.best_epoch + 1,
-            "learning_rate": phase.learning_rate,
-            "sparsity": phase.sparsity,
-            "measured_sparsity": measured_sparsity(self._task.model, names),
-            "train_loss": now.train_loss,
-            "dev_loss": now.dev_loss,
-            "dev_score": now.dev_score,
-            **{split: dict(evaluation.metrics) for split, evaluation in evaluations.items()},
-            "train_seconds": round(now.seconds, 2),
-            "evaluate_seconds": round(now.evaluate_seconds, 2),
-            "statistics_seconds": self._statistics_seconds(phase),
-            "skipped": len(self._all_skipped),
-            "nonfinite_steps": now.bad_steps,
-        }
-
-    def _statistics_seconds(self, phase: Phase) -> float:
-        rows = [row for row in self._state.weight_rows if row["phase"] == phase.name]
-        return round(math.fsum(row["seconds"] for row in rows), 4)
-
-    @property
-    def _prunable_names(self) -> list[str]:
-        """What the run prunes in its sparse phases; a run without any has no prunable weights."""
-        return list(next(iter(self._plans.values())).sparsities) if self._plans else []
-
-    @property
-    def _all_skipped(self) -> dict[str, str]:
-        return {**self._state.skipped, **self._task.skipped}
+        self._display.phase_ended(phase, best_epoch=record["best_epoch"], evaluations=evaluations)
+        following = self._schedule.phases[len(self._state.records) + 1 :]
+        self._state.finish_phase(record, following[0] if following else None)
+        self._saver.save(self._state, optimizer=None)
+        self._records.write_all(self._state)
 
     @property
     def _steps_done(self) -> int:
         """Steps before the current epoch, as if no phase ended early."""
-        finished = sum(phase.epochs for phase in self._schedule.phases[: len(self._state.records)])
-        return (finished + self._state.now.epoch) * self._task.num_batches
-
-    def _progress(self, phase: Phase) -> dict[str, Any]:
-        """How far the run is; ``seconds`` is the time that its own epochs took, ``epochs_timed`` their number."""
-        own = [record for record in self._state.records if "taken_over_from" not in record]
-        now = self._state.now
-        finished = sum(phase.epochs for phase in self._schedule.phases[: len(self._state.records)])
-        spent = [record["train_seconds"] + record.get("evaluate_seconds", 0.0) for record in own]
-        return {
-            "phase": phase.name,
-            "epochs_done": finished + now.epoch,
-            "epochs_planned": self._schedule.total_epochs,
-            "epochs_timed": sum(record["epochs"] for record in own) + now.epoch,
-            "seconds": math.fsum(spent) + now.seconds + now.evaluate_seconds,
-            "dev": self._dev_headline,
-        }
+        return self._records.epochs_planned_so_far(self._state) * self._task.num_batches
 
     def _open_tensorboard(self) -> Any:
         if not self._processes.is_first:
@@ -404,81 +328,10 @@ class DSDTraining:
             self._state.now.seconds += now - self._counted_until
             self._counted_until = now
 
-    def _save(self, *, is_under_way: bool = True) -> None:
+    def _save(self) -> None:
+        """Write a checkpoint within a phase."""
         self._count_seconds()
-        self._saved_at = time.monotonic()
-        if not self._processes.is_first:
-            return
-        checkpoint = self._state.checkpoint(
-            self._task.model,
-            self._schedule,
-            optimizer=self._optimizer.optimizer if is_under_way else None,
-            fingerprint=self._task.fingerprint,
-            skipped=self._task.skipped,
-            settings=self._noted,
-        )
-        save_latest(self._folder.checkpoints, checkpoint)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self._state = RunState.restored(
-            checkpoint, self._task.model, self._schedule, self._fabric.device, settings=self._noted
-        )
-
-    def _say_where(self, checkpoint: Checkpoint) -> None:
-        """Say where a run goes on, and that its data have changed, if so."""
-        if checkpoint.state["fingerprint"] != self._task.fingerprint:
-            log.warning(
-                "the training data has changed since %s was begun: the run goes on, but differs from one unbroken run",
-                self._folder.path,
-            )
-        log.info(
-            "resuming in phase %d of %d, epoch %d, after %d steps",
-            len(self._state.records) + 1,
-            len(self._schedule),
-            self._state.now.epoch + 1,
-            self._state.now.step,
-        )
-
-    def _take_over(self, parent: RunFolder) -> None:
-        self._state = take_over(
-            parent,
-            self._folder,
-            model=self._task.model,
-            schedule=self._schedule,
-            fingerprint=self._task.fingerprint,
-            copies_files=self._processes.is_first,
-        )
-        self._save(is_under_way=False)
-        self._write_records()
-        names = ", ".join(record["name"] for record in self._state.records)
-        log.info("taken over from %s: %s", parent.path, names)
-
-    def _write_records(self) -> None:
-        if not self._processes.is_first:
-            return
-        # Before the phases: another run may take these over as soon as they are there.
-        if self._state.weight_rows:
-            write_json_lines(self._folder.weight_statistics, self._state.weight_rows)
-        self._folder.write_phases(self._state.records)
-        if self._all_skipped:
-            rows = [{"source": name, "message": message} for name, message in self._all_skipped.items()]
-            write_json_lines(self._folder.path / "skipped.jsonl", rows)
-
-
-def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:
-    """A row a parameter: which rule decided what, and how much each sparse phase prunes of it."""
-    first = next(iter(plans.values()))
-    return [
-        {
-            "parameter": row.name,
-            "shape": row.shape,
-            "count": row.numel,
-            "rule": row.rule.match if row.rule else None,
-            "why": row.why,
-            "sparsity_by_phase": {phase.name: plan.rows[index].sparsity for phase, plan in plans.items()},
-        }
-        for index, row in enumerate(first.rows)
-    ]
+        self._saver.save(self._state, self._optimizer.optimizer)
 
 
 def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

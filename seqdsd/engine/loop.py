@@ -41,7 +41,7 @@ class LossMeter:
     bad_steps: int = 0
     bad_in_a_row: int = 0
     _pending: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
-    _diverged_with: tuple[str, ...] = ()
+    _diverged_with: tuple[str, ...] | None = None
 
     @property
     def mean(self) -> float:
@@ -68,11 +68,11 @@ class LossMeter:
         """
         if len(self._pending) >= at_least:
             self._read()
-        if self._diverged_with:
-            last, self._diverged_with, self.bad_in_a_row = self._diverged_with, (), 0
+        if self._diverged_with is not None:  # of several processes, one may have had no item
+            last, self._diverged_with, self.bad_in_a_row = self._diverged_with, None, 0
             raise TrainingDiverged(
-                f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with {', '.join(last)});"
-                " lower the learning rate or look at these items"
+                f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with "
+                f"{', '.join(last) or 'no item here'}); lower the learning rate or look at these items"
             )
 
     def _read(self) -> None:

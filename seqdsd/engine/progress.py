@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +23,8 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from seqdsd.engine.task import Evaluation
+from seqdsd.sparsity import Phase
+from seqdsd.sparsity.parameters import named_parameters
 
 HYPOTHESES_SHOWN = 5
 
@@ -64,6 +67,22 @@ class RunDisplay:
         )
         self._progress.update(self._bar, completed=done_steps, description=phase, status=status)
 
+    def epoch_ended(
+        self, phase: Phase, epochs_done: int, *, train_loss: float, dev: Evaluation, seconds: float
+    ) -> None:
+        """A line of an epoch, and below it what its evaluation remarks."""
+        self.say(
+            f"{phase.name:<13} epoch {epochs_done:>2}/{phase.epochs}  loss {train_loss:7.2f}"
+            f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
+        )
+        for note in dev.notes:
+            self.say(f"[yellow]{escape(note)}[/yellow]")
+
+    def phase_ended(self, phase: Phase, *, best_epoch: int, evaluations: Mapping[str, Evaluation]) -> None:
+        """A line of a phase: its scores."""
+        scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
+        self.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
+
 
 class TensorBoardLog:
     """The scalars, histograms and hypotheses of a run."""
@@ -80,8 +99,8 @@ class TensorBoardLog:
 
     def phase(self, epoch: int, name: str, model: nn.Module, evaluations: Mapping[str, Evaluation]) -> None:
         """Weight histograms, test scalars and a few hypotheses at a phase's end."""
-        for parameter_name, parameter in model.named_parameters():
-            self._writer.add_histogram(f"weights/{parameter_name}", parameter.detach().float(), epoch)
+        for one in named_parameters(model):
+            self._writer.add_histogram(f"weights/{one.name}", one.parameter.detach().float(), epoch)
         for split, evaluation in evaluations.items():
             for metric, value in _numbers(split, evaluation.metrics).items():
                 self._writer.add_scalar(f"phase_end/{metric}", value, epoch)

@@ -24,7 +24,7 @@ def weight_row(
     """Statistics of all masked layers at one moment, and what taking them cost.
 
     Args:
-        model: The bare model.
+        model: May be wrapped.
         masks: Of the round.
         moment: Which of the five.
         phase_name: Of the phase that begins or ends with it.

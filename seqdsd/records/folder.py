@@ -82,7 +82,7 @@ class RunFolder:
         write_atomically(self.path / "progress.json", json.dumps(json_values(progress)))
 
     def read_progress(self) -> dict[str, Any] | None:
-        """How far the run is (see ``seqdsd.engine.dsd``), if that can be read just now."""
+        """How far the run is (see ``seqdsd.engine.run_records``), if that can be read just now."""
         with suppress(OSError, ValueError, RecursionError):
             progress = msgspec.json.decode((self.path / "progress.json").read_bytes())
             msgspec.convert(progress, Progress)

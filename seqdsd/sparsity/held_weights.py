@@ -39,8 +39,10 @@ def zero_pruned_(tensor: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) 
     The numbers' bits, taken as integers, are multiplied by 0 or 1. A product of the numbers themselves would keep NaN
     and leave -0.0; ``masked_fill_`` takes ten times as long on a CPU. ``mask`` is quickest as ``laid_as`` gives it.
     """
-    if tensor.layout is not torch.strided:  # the gradient of a sparse embedding
-        tensor.mul_(mask)
+    if (
+        tensor.layout is torch.sparse_coo
+    ):  # the gradient of a sparse embedding; a row may be there more than once
+        zero_pruned_(tensor._values(), mask[tuple(tensor._indices())])
         return
     here, kept = _own_part(tensor.detach()), _own_part(mask)
     bits = here.view(_BITS[here.element_size()])

@@ -26,7 +26,7 @@ from seqdsd.sparsity.held_weights import (
     release,
     zero_pruned_,
 )
-from seqdsd.sparsity.parameters import NamedParameter, named_parameters
+from seqdsd.sparsity.parameters import NamedParameter, by_alias, named_parameters
 from seqdsd.sparsity.rules import Number, Plan, check_sparsity
 
 
@@ -115,11 +115,11 @@ class MaskSet:
         """
         if not masks:
             raise ValueError("no masks: nothing would be pruned")
-        by_alias = _by_alias(model)
+        parameters = by_alias(model)
         self.masks = Masks()
         self._held: dict[str, NamedParameter] = {}
         for alias, mask in masks.items():
-            one = _checked(by_alias, alias, mask)
+            one = _checked(parameters, alias, mask)
             if one.name in self.masks:
                 raise ValueError(f"two masks for one parameter: {' = '.join(one.aliases)}")
             self.masks[one.name] = laid_as(_as_sharded(mask, one.parameter), one.parameter)
@@ -133,12 +133,12 @@ class MaskSet:
             ValueError: If the plan is another model's, a weight is NaN or infinite, or a tensor would have no weight
                 left (the message names it).
         """
-        by_alias, masks = _by_alias(model), {}
+        parameters, masks = by_alias(model), {}
         for name, sparsity in plan.sparsities.items():
-            if name not in by_alias:
+            if name not in parameters:
                 raise ValueError(f"the plan prunes {name!r}, which the model does not have")
             try:
-                masks[name] = magnitude_mask(by_alias[name].parameter, sparsity)
+                masks[name] = magnitude_mask(parameters[name].parameter, sparsity)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         return cls(model, masks)
@@ -216,11 +216,11 @@ class MaskSet:
         Raises:
             ValueError: If a name is not the model's, or a shape or size does not fit.
         """
-        by_alias, masks = _by_alias(model), {}
+        parameters, masks = by_alias(model), {}
         for alias, packed in state.items():
             if alias.endswith(_SHAPE):
                 continue
-            one = _known(by_alias, alias)
+            one = _known(parameters, alias)
             masks[one.name] = _unpacked(alias, packed, state.get(alias + _SHAPE), one.parameter.shape)
         # In the model's order, as from_magnitude's: a file sorts the names, and statistics of before and after are
         # matched by place.
@@ -252,19 +252,15 @@ class MaskSet:
 _SHAPE = "/shape"
 
 
-def _by_alias(model: nn.Module) -> dict[str, NamedParameter]:
-    return {alias: one for one in named_parameters(model) for alias in one.aliases}
-
-
-def _known(by_alias: Mapping[str, NamedParameter], name: str) -> NamedParameter:
-    if name not in by_alias:
+def _known(parameters: Mapping[str, NamedParameter], name: str) -> NamedParameter:
+    if name not in parameters:
         raise ValueError(f"mask for {name!r}, which the model does not have")
-    return by_alias[name]
+    return parameters[name]
 
 
-def _checked(by_alias: Mapping[str, NamedParameter], name: str, mask: Tensor) -> NamedParameter:
+def _checked(parameters: Mapping[str, NamedParameter], name: str, mask: Tensor) -> NamedParameter:
     """The parameter of a mask that fits it."""
-    one = _known(by_alias, name)
+    one = _known(parameters, name)
     if mask.dtype != torch.bool:
         raise TypeError(f"mask for {name!r} must be bool (True = kept), got {mask.dtype}")
     if mask.shape != one.parameter.shape:

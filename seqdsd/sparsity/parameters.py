@@ -7,6 +7,7 @@ weights it gives the first name only. What to do with a parameter is ``rules.py`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ OPAQUE = {
     "torch.jit._script.ScriptModule": "it hides the types of its layers; hand over the model it was made from",
 }
 """Modules behind which weights cannot be told or held: class, why, and the remedy if there is one."""
+
+WRAPPED_NAME = re.compile(r"module|_\w*mod(ule)?")
+"""What other wrappers call their model, as ``_orig_mod``; that networks have a ``_model`` or ``_net`` is common."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,15 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
     ]
 
 
+def by_alias(model: nn.Module) -> dict[str, NamedParameter]:
+    """The parameters of ``model``, which may be wrapped, under each of their names.
+
+    Raises:
+        ValueError: See ``named_parameters``.
+    """
+    return {alias: one for one in named_parameters(model) for alias in one.aliases}
+
+
 def bare(model: nn.Module) -> nn.Module:
     """The model within known wrappers, however many; a bare model is returned as it is.
 
@@ -82,11 +95,7 @@ def bare(model: nn.Module) -> nn.Module:
     """
     module = _seen_through(model)
     holding = [name for name, child in module.named_children() if next(child.parameters(), None) is not None]
-    if (
-        len(holding) == 1
-        and not module._parameters
-        and (holding[0] == "module" or holding[0].startswith("_"))
-    ):
+    if len(holding) == 1 and not module._parameters and WRAPPED_NAME.fullmatch(holding[0]):
         raise ValueError(
             f"{type(module).__name__} looks like a wrapper: all parameters are within its `.{holding[0]}`; "
             f"hand over that model, so that names are its own"

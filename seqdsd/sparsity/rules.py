@@ -8,7 +8,7 @@ that has no row saying so. Choosing the weights themselves is ``masks.py``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -111,7 +111,7 @@ class Plan:
         return "\n".join([*(line.rstrip() for line in lines), footer])
 
 
-def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: Number) -> Plan:
+def resolve(model: nn.Module, rules: Iterable[Rule], sparsity: Number) -> Plan:
     """Decide what a phase of the given sparsity does to each parameter of ``model``; the first match wins.
 
     Parameters that no rule matches, and frozen ones (``requires_grad`` off), stay dense.
@@ -127,6 +127,7 @@ def resolve(model: nn.Module, rules: Sequence[Rule], sparsity: Number) -> Plan:
             is in a wrapper that cannot be seen through.
     """
     check_sparsity(sparsity)
+    rules = tuple(rules)  # gone through for every parameter
     matches = [
         (parameter, [rule for rule in rules if _matches(rule, parameter, model)])
         for parameter in named_parameters(model)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from seqdsd.sparsity.masks import MaskSet
+from seqdsd.sparsity.parameters import by_alias
 
 Moment = Literal[
     "before pruning",
@@ -109,6 +110,8 @@ class LayerStatistics:
 def measured_sparsity(model: nn.Module, names: Iterable[str]) -> float:
     """Share of weights that are exactly 0 among the named parameters; 0.0 where none is named.
 
+    ``model`` may be wrapped; names are those of the bare model.
+
     Raises:
         ValueError: If the model has no parameter of a name.
     """
@@ -127,7 +130,7 @@ def weight_statistics(
     copies, and one more at the first moment.
 
     Args:
-        model: The bare model, of any floating type; 16-bit weights are added up in float32.
+        model: Of any floating type, and may be wrapped; 16-bit weights are added up in float32.
         masks: The round's masks, also before they are applied and after they are dropped.
         earlier: The statistics of the round's first moment, whose ranges and thresholds are taken over, so that
             the histograms of a round share their bins. Empty: this is the first moment.
@@ -144,7 +147,7 @@ def weight_statistics(
         frames = _measure_frames(parameters, masks)
     counts, sums = [], []
     for (name, parameter), frame in zip(parameters.items(), frames, strict=True):
-        layer = _Layer.of(parameter, masks.masks[name])
+        layer = _Layer.of(parameter, masks.masks.of(name, parameter))
         counts.append(layer.counts(frame))
         sums.append(layer.sums())
     # To the host once for all layers: each copy waits for the device.
@@ -158,11 +161,10 @@ def weight_statistics(
 
 
 def _parameters(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
-    parameters = dict(model.named_parameters())
-    names = list(names)
+    parameters, names = by_alias(model), list(names)
     if unknown := [name for name in names if name not in parameters]:
         raise ValueError(f"the model has no parameters {', '.join(map(repr, unknown))}")
-    return {name: parameters[name] for name in names}
+    return {name: parameters[name].parameter for name in names}
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class _Layer:
 
 
 def _measure_frames(parameters: Mapping[str, nn.Parameter], masks: MaskSet) -> list[_Frame]:
-    layers = (_Layer.of(parameter, masks.masks[name]) for name, parameter in parameters.items())
+    layers = (_Layer.of(parameter, masks.masks.of(name, parameter)) for name, parameter in parameters.items())
     extremes = torch.stack([layer.extremes() for layer in layers]).tolist()
     for name, (high, _) in zip(parameters, extremes, strict=True):
         _check_finite(name, high)

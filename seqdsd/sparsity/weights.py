@@ -25,8 +25,19 @@ EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 MATRIX_NORMS = (nn.LayerNorm, nn.RMSNorm)  # the norms whose parameters may be matrices
 LAYERS = (nn.Linear, nn.Bilinear, *CONVOLUTIONS, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
-WEIGHT_NAME = re.compile(r"(?:^|_)(?:w|weights?|kernels?|proj|projections?|matrix)(?=_|\d|$)")
-OTHER_NAME = re.compile(r"(?:^|_)(bias|scale|gain|token|embed(?:ding)?|pos(?:ition)?)")
+WEIGHT_NAME = re.compile(
+    r"""(?:^|_)(?:
+        weights? | kernels? | filters? | proj | projections? | matrix
+        | w(?:[^\W\d_ept] | ih | hh | xh | qkv)?  # Wq, w_hidden; not We, wte, wpe: words, tokens, positions
+        | (?-i:[UV](?:[a-z] | ih | hh)?)  # of papers' formulas; u and v are biases of relative positions
+    )(?=_|\d|$)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+OTHER_NAME = re.compile(
+    r"(?:^|_)(bias|scale|gain|token|embed(?:ding)?|pos(?:ition)?(?!itive|t|e(?:_|$)))", re.IGNORECASE
+)
+NORM_NAME = re.compile(r"Norm(?!.*(?:Linear|Conv|LSTM|GRU|RNN|Cell|Attention|Classifier))")
+"""Of classes; a ``LayerNormLSTMCell`` and a ``NormedLinear`` hold weights."""
 GAIN_NAME = re.compile(
     r"\.original0$|_g$"
 )  # weight norm's, of torch.nn.utils.parametrizations and of the older hook
@@ -45,10 +56,10 @@ def _why(name: str, holder: nn.Module, parameter: nn.Parameter) -> str:
         return "a vector: bias, norm or scale"
     if isinstance(holder, EMBEDDINGS):
         return "embedding table"
-    if isinstance(holder, MATRIX_NORMS) or ("Norm" in type(holder).__name__ and not is_layer):
+    if isinstance(holder, MATRIX_NORMS) or (NORM_NAME.search(type(holder).__name__) and not is_layer):
         return "norm parameter"
     if other := OTHER_NAME.search(own_name):
-        return f"its name says {other[1]}"
+        return f"its name says {other[1].lower()}"
     if not WEIGHT_NAME.search(own_name):
         return "its name does not say weight"
     # A layer's own weight may have one row, as of a single output; elsewhere such a shape is a scale's.
@@ -60,6 +71,6 @@ def _why(name: str, holder: nn.Module, parameter: nn.Parameter) -> str:
 def _own_name(name: str, holder: nn.Module) -> str:
     """The last part of a name; of a parametrized tensor the tensor's, of a listed parameter with the list's before."""
     if parametrized := re.search(r"(?:^|\.)parametrizations\.(\w+)\.", name):
-        return parametrized[1].lower()
+        return parametrized[1]
     num_parts = 2 if isinstance(holder, nn.ParameterList | nn.ParameterDict) else 1
-    return "_".join(name.lower().split(".")[-num_parts:])
+    return "_".join(name.split(".")[-num_parts:])

@@ -87,6 +87,12 @@ def test_a_few_bytes_more_or_less_are_a_sloppy_writer_s():
     assert audio_seconds(AudioBytes("short", data[:-1_000])) == pytest.approx(2.0, abs=0.05)
 
 
+def test_an_rf64_file_that_ends_with_its_header():
+    sizes = b"ds64" + bytes(4), b"data" + b"\xff" * 4
+    with pytest.raises(AudioError, match=r"^short: "):
+        read_audio(AudioBytes("short", b"RF64" + b"\xff" * 4 + b"WAVE" + b"".join(sizes)))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_headers_that_send_the_reader_astray_end(name):
     """Sizes and offsets of all kinds of nonsense, over the first 200 bytes."""

@@ -80,6 +80,14 @@ def test_a_pause_before_the_search_is_left_alone():
     assert len(first) > 10_000
 
 
+@pytest.mark.parametrize("rate_hz", [11_025, 11_030, 12_345])
+def test_the_shortest_search_at_any_rate(rate_hz):
+    recording = noise(2 * rate_hz)
+    pieces = split_at_quiet([recording], sample_rate_hz=rate_hz, max_seconds=1.0, search_seconds=0.1)
+    lengths = [len(samples) for _, samples in pieces]
+    assert sum(lengths) == 2 * rate_hz and lengths[0] / rate_hz == pytest.approx(0.95, abs=1e-3)
+
+
 def test_blocks_do_not_matter():
     recording = noise(50_000)
     whole = [start for start, _ in split_at_quiet([recording], sample_rate_hz=RATE_HZ)]

@@ -12,9 +12,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from seqdsd.audio import LogSpectrogram
 from seqdsd.data import CaptionCorpus, CaptionedImage, read_corpus
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
-from seqdsd.tasks import BatchSettings, CaptionTask, SpeechTask
+from seqdsd.tasks import BatchSettings, CaptionTask, DecodingSettings, Recogniser, SpeechTask
 from seqdsd.text import CharacterTokenizer, WordVocabulary
 from seqdsd.vision import ImageFeatures
 
@@ -42,7 +43,7 @@ def speech_corpus(tmp_path_factory, write_tone_corpus) -> Path:
 def make_speech_task(speech_corpus) -> Callable[..., SpeechTask]:
     """A recogniser of ``RECOGNISERS``, always with the same weights, on tones."""
 
-    def make(network: str = "ds1", **options: Any) -> SpeechTask:
+    def make(network: str = "ds1", decoding: DecodingSettings | None = None, **options: Any) -> SpeechTask:
         torch.manual_seed(0)
         model = RECOGNISERS[network]()
         with torch.no_grad():
@@ -50,7 +51,10 @@ def make_speech_task(speech_corpus) -> Callable[..., SpeechTask]:
                 weight.mul_(10)  # so that it says something
         batches = BatchSettings(max_batch_seconds=2.0, num_workers=0)
         corpus = read_corpus(speech_corpus)
-        return SpeechTask(model, CharacterTokenizer(), corpus, batches_settings=batches, **options)
+        task = SpeechTask(model, CharacterTokenizer(), corpus, batches_settings=batches, **options)
+        if decoding is not None:
+            task.recogniser = Recogniser(LogSpectrogram(), task.tokenizer, decoding)
+        return task
 
     return make
 

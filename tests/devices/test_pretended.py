@@ -162,11 +162,20 @@ def test_a_wait_of_the_engine_is_named():
         take_a_step(Wrong(), allowed=())
 
 
-def test_masks_of_another_device_are_named():
+def test_masks_follow_a_model_that_was_moved_by_one_wait():
     model = Wrong()
     masks = MaskSet.from_magnitude(model, resolve(model, [Rule("fc.weight")], 0.5))  # before it is moved
-    with pytest.raises((DeviceMixUp, HostWaits), match=r"seqdsd/sparsity/masks\.py:\d+ in "):
+    with pytest.raises(
+        HostWaits, match=r"seqdsd/sparsity/held_weights\.py:\d+ in laid_as: .*the CPU at once"
+    ):
         take_a_step(model, after_backward=masks.mask_gradients_)
+    moved, read = "seqdsd/sparsity/held_weights.py laid_as", "seqdsd/engine/loop.py _read"
+    model = Wrong()
+    masks = MaskSet.from_magnitude(model, resolve(model, [Rule("fc.weight")], 0.5))
+    waits = take_a_step(
+        model, after_backward=lambda: [masks.mask_gradients_() for _ in range(2)], allowed=(moved, read)
+    )
+    assert waits == [moved, read]
 
 
 def test_all_else_stays_on_the_cpu():

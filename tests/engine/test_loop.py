@@ -172,6 +172,14 @@ def test_ten_bad_steps_in_a_row_are_the_end_however_often_one_looks(read_every, 
     meter.judge()  # said once; a resumed run has ten more
 
 
+def test_a_process_without_items_stops_with_the_others():
+    meter = LossMeter()
+    for _ in range(MAX_BAD_STEPS):
+        meter.add(torch.tensor(math.nan), torch.tensor(True), (), torch.tensor(2))
+    with pytest.raises(TrainingDiverged, match="the last with no item here"):
+        meter.judge()
+
+
 def test_stopping_for_another_reason_can_always_save():
     meter = LossMeter()
     for number in range(12):

@@ -49,7 +49,8 @@ def test_scalars_histograms_and_transcripts(tmp_path, events):
     log = TensorBoardLog(tmp_path, first_epoch=0)
     for epoch, wer in enumerate((0.5, 0.25), start=1):
         log.epoch(epoch, train_loss=3.0 / epoch, learning_rate=0.1, dev=evaluation(wer))
-    log.phase(2, "Dense Iter 0", nn.Linear(2, 2), {"dev": evaluation(0.25), "test": evaluation(0.3)})
+    model = torch.compile(nn.Linear(2, 2), backend="eager")
+    log.phase(2, "Dense Iter 0", model, {"dev": evaluation(0.25), "test": evaluation(0.3)})
     log.close()
     read = events()
     assert [(one.step, one.value) for one in read.Scalars("dev/wer")] == [(1, 0.5), (2, 0.25)]

@@ -136,6 +136,9 @@ def test_a_sparse_gradient_is_masked_too():
     with masks.attach(torch.optim.SGD(model.parameters(), lr=0.1)):
         model(torch.arange(6)).sum().backward()
         assert torch.equal(model.weight.grad.to_dense(), masks.masks["weight"].float())
+        model.zero_grad()
+        (model(torch.tensor([1, 4, 1])) * math.nan).sum().backward()
+        assert torch.equal(model.weight.grad.to_dense().isnan()[[1, 4]], masks.masks["weight"][[1, 4]])
 
 
 def test_the_block_s_end_is_the_redense_step_also_after_an_exception():

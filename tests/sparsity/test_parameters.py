@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.optim.swa_utils import AveragedModel
 
-from seqdsd.sparsity.parameters import bare, named_parameters
+from seqdsd.sparsity.parameters import bare, by_alias, named_parameters
 
 compiled = partial(torch.compile, backend="eager")
 
@@ -81,6 +81,9 @@ def test_tied_parameters_with_all_their_names_and_holders():
     assert found["words.weight"].aliases == ("words.weight", "out.weight")
     assert found["words.weight"].holders == (model["words"], model["out"])
     assert found["hidden.bias"].aliases == ("hidden.bias", "again.bias")
+    every = by_alias(compiled(model))
+    assert set(every) == {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    assert all(one.parameter is model.get_parameter(name) for name, one in every.items())
     assert found["words.weight"].parameter is model["out"].weight
 
 
@@ -116,7 +119,7 @@ class Wrapper(nn.Module):
         self.add_module(attribute, model)
 
 
-@pytest.mark.parametrize("attribute", ["module", "_orig_mod"])
+@pytest.mark.parametrize("attribute", ["module", "_module", "_orig_mod", "_fsdp_wrapped_module"])
 def test_an_unknown_wrapper_is_refused_by_name(attribute: str):
     with pytest.raises(
         ValueError, match=rf"Wrapper looks like a wrapper.*\.{attribute}.*hand over that model"
@@ -125,7 +128,8 @@ def test_an_unknown_wrapper_is_refused_by_name(attribute: str):
     with_its_own = Wrapper(attribute, net())
     with_its_own.scale = nn.Parameter(torch.ones(1))
     assert named_parameters(with_its_own)[0].name == "scale"
-    assert named_parameters(Wrapper("encoder", net()))[0].name == "encoder.0.0.weight"
+    for own in ("encoder", "_model", "_net", "_modules_of_a_kind", "model"):
+        assert named_parameters(Wrapper(own, net()))[0].name == f"{own}.0.0.weight"
     assert named_parameters(nn.Sequential(Wrapper("module", net())))[0].name == "0.module.0.0.weight"
 
 

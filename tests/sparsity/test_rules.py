@@ -112,6 +112,10 @@ def test_the_first_module_of_a_type():
         resolve(ImageClassifier(), [Rule("*", 0.9, FirstOf(nn.Conv1d)), EVERYTHING], 0.5)
 
 
+def test_rules_that_can_be_walked_once_decide_for_every_parameter(model):
+    assert resolve(model, iter([EVERYTHING]), 0.5) == resolve(model, [EVERYTHING], 0.5)
+
+
 @pytest.fixture
 def tied() -> nn.ModuleDict:
     """Two layers that share a weight, and a third."""

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from seqdsd.sparsity import MaskSet, Rule, magnitude_mask, measured_sparsity, resolve
 from seqdsd.sparsity.stats import LayerStatistics, Moment, weight_statistics
@@ -44,6 +45,16 @@ def test_by_hand(model, names, share):
 def test_a_name_that_the_model_does_not_have(model):
     with pytest.raises(ValueError, match="no parameters 'wait'"):
         measured_sparsity(model, ["weight", "wait"])
+
+
+def test_names_are_the_bare_models_in_a_wrapper_and_of_tied_weights_any():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    masks = MaskSet.from_magnitude(model, resolve(model, [Rule("1.weight")], 0.5))
+    masks.apply_()
+    wrapped = torch.compile(AveragedModel(model), backend="eager")
+    assert measured_sparsity(wrapped, ["0.weight"]) == measured_sparsity(wrapped, ["1.weight"]) == 4 / 9
+    assert weight_statistics(wrapped, masks) == weight_statistics(model, masks)
 
 
 class Holder(nn.Module):

@@ -206,6 +206,10 @@ class FieldNorm(Holder):
     """A norm whose scale is a matrix."""
 
 
+class NormedLinear(Holder):
+    """A layer whose weight is normalised, of a class that torch does not know."""
+
+
 class Centred(nn.LayerNorm):
     """A norm by its base, not by its name."""
 
@@ -243,11 +247,15 @@ def decided(module: nn.Module, rule: Rule = EVERYTHING[0]) -> dict[str, str]:
         (Holder("W_hidden", 4, 4), {}),
         (Holder("gate_up_proj", 2, 3, 4), {}),
         (Holder("kernel1", 4, 4), {}),
+        (Holder("posterior_weight", 4, 4), {}),
+        (NormedLinear("weight", 4, 4), {}),
         (Holder("weight", 1, 1, 4), {"0.weight": "a scale: varies along one dimension"}),
         (Holder("gate_up_proj_bias", 4, 4), {"0.gate_up_proj_bias": "its name says bias"}),
         (Holder("embedding_weight", 4, 4), {"0.embedding_weight": "its name says embedding"}),
         (Holder("wpe", 4, 4), {"0.wpe": "its name does not say weight"}),
         (Holder("latents", 4, 4), {"0.latents": "its name does not say weight"}),
+        (Holder("positions_w", 4, 4), {"0.positions_w": "its name says position"}),
+        (Holder("Token_weight", 4, 4), {"0.Token_weight": "its name says token"}),
         (FieldNorm("weight", 4, 4), {"0.weight": "norm parameter"}),
         (Centred((4, 4), bias=False), {"0.weight": "norm parameter"}),
         (nn.RMSNorm((4, 4)), {"0.weight": "norm parameter"}),
@@ -262,6 +270,16 @@ def decided(module: nn.Module, rule: Rule = EVERYTHING[0]) -> dict[str, str]:
 )
 def test_weights_by_layer_name_and_shape(module: nn.Module, dense: dict[str, str]):
     assert decided(module) == dense
+
+
+@pytest.mark.parametrize("name", "W w W1 w_q Wq WQ Wih W_hh Wqkv wx U V Uf U_ih Kernel filters".split())
+def test_what_people_call_a_weight(name: str):
+    assert not decided(Holder(name, 4, 4))
+
+
+@pytest.mark.parametrize("name", "We wte wpe u v window value key query theta A T".split())
+def test_what_may_be_something_else(name: str):
+    assert decided(Holder(name, 4, 4)) == {f"0.{name}": "its name does not say weight"}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")

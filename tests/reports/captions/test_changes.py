@@ -117,7 +117,7 @@ def test_the_terminal_gets_no_control_characters(make_caption_run):
 def test_captions_with_half_a_character_are_refused(caption_run):
     path = caption_run.hypotheses("Dense Iter 0", "test")
     path.write_text(path.read_text().replace("two boys playing football", "two \\ud800"))
-    with pytest.raises(ValueError, match=r"dense-iter-0\.test\.jsonl:3: half a character"):
+    with pytest.raises(ValueError, match=r"dense-iter-0\.test\.jsonl:3: damaged record"):
         read_run_captions(caption_run)
 
 

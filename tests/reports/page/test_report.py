@@ -438,9 +438,9 @@ def test_long_lists_are_shown_in_parts(show, make_comparison):
 
 def test_captions_and_pictures(show, make_comparison):
     folder = make_comparison(kind="captions", seeds=[0])
-    Image.new("RGB", (640, 480), (200, 30, 30)).save(folder / "photo.png")
     run = RunFolder(folder / "seed-0/dsdsd")
-    write_json_lines(run.images, [{"id": f"{n:02d}.png", "path": "../../photo.png"} for n in range(42)])
+    Image.new("RGB", (640, 480), (200, 30, 30)).save(run.path / "photo.png")
+    write_json_lines(run.images, [{"id": f"{n:02d}.png", "path": "photo.png"} for n in range(42)])
     page = show(page_of(folder))
     first = page.locator("#cards .card").first
     assert first.locator("img").evaluate("one => one.decode().then(() => one.naturalWidth)") == 320

@@ -1,0 +1,143 @@
+"""What a run writes of itself: its plan, its phases with what they said and their weights, and how far it is.
+
+What it needs to go on is not here but in ``run_state``. Of several processes the first writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from seqdsd.engine.checkpoint import Checkpoint, save_checkpoint
+from seqdsd.engine.run_state import RunState
+from seqdsd.engine.task import Evaluation, Task
+from seqdsd.records import RunFolder, write_json_lines
+from seqdsd.sparsity import Phase, Plan, Schedule, measured_sparsity
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """The records of one run in its folder.
+
+    Attributes:
+        folder: Of the run.
+        task: What is trained.
+        schedule: All phases.
+        plans: What each sparse phase prunes.
+        writes: Whether this process writes; the others only make records.
+    """
+
+    folder: RunFolder
+    task: Task[Any]
+    schedule: Schedule
+    plans: Mapping[Phase, Plan]
+    writes: bool
+
+    def write_plan(self) -> None:
+        """What the sparse phases prune, if any does."""
+        if self.writes and self.plans:
+            write_json_lines(self.folder.plan, plan_rows(self.plans))
+
+    def write_progress(self, phase: Phase, state: RunState, *, dev: str) -> None:
+        """How far the run is; ``seconds`` is the time that its own epochs took, ``epochs_timed`` their number."""
+        if not self.writes:
+            return
+        own = [record for record in state.records if "taken_over_from" not in record]
+        spent = [record["train_seconds"] + record.get("evaluate_seconds", 0.0) for record in own]
+        now = state.now
+        self.folder.write_progress(
+            {
+                "phase": phase.name,
+                "epochs_done": self.epochs_planned_so_far(state),
+                "epochs_planned": self.schedule.total_epochs,
+                "epochs_timed": sum(record["epochs"] for record in own) + now.epoch,
+                "seconds": math.fsum(spent) + now.seconds + now.evaluate_seconds,
+                "dev": dev,
+            }
+        )
+
+    def epochs_planned_so_far(self, state: RunState) -> int:
+        """Epochs until here, as if no phase had ended early."""
+        finished = self.schedule.phases[: len(state.records)]
+        return sum(phase.epochs for phase in finished) + state.now.epoch
+
+    def phase_record(
+        self, phase: Phase, state: RunState, evaluations: Mapping[str, Evaluation]
+    ) -> dict[str, Any]:
+        """The line of ``phases.jsonl`` of the phase that ends."""
+        plan, now = self.plans.get(phase), state.now
+        statistics = (row["seconds"] for row in state.weight_rows if row["phase"] == phase.name)
+        return {
+            "index": len(state.records),
+            "name": phase.name,
+            "kind": phase.kind,
+            "epochs": now.epoch,
+            "epochs_planned": phase.epochs,
+            "best_epoch": now.best_epoch + 1,
+            "learning_rate": phase.learning_rate,
+            "sparsity": phase.sparsity,
+            "measured_sparsity": measured_sparsity(
+                self.task.model, plan.sparsities if plan else self._prunable_names
+            ),
+            "train_loss": now.train_loss,
+            "dev_loss": now.dev_loss,
+            "dev_score": now.dev_score,
+            **{split: dict(evaluation.metrics) for split, evaluation in evaluations.items()},
+            "train_seconds": round(now.seconds, 2),
+            "evaluate_seconds": round(now.evaluate_seconds, 2),
+            "statistics_seconds": round(math.fsum(statistics), 4),
+            "skipped": len(self._all_skipped(state)),
+            "nonfinite_steps": now.bad_steps,
+        }
+
+    def write_phase(self, phase: Phase, state: RunState, evaluations: Mapping[str, Evaluation]) -> None:
+        """What the phase that ends says of every split, its weights, and its masks."""
+        if not self.writes:
+            return
+        for split, evaluation in evaluations.items():
+            write_json_lines(self.folder.hypotheses(phase.name, split), evaluation.hypotheses)
+        save_checkpoint(
+            self.folder.weights(phase.name),
+            Checkpoint(dict(self.task.model.state_dict()), {"phase": phase.name}),
+        )
+        if phase.kind == "sparse" and state.masks is not None:
+            masks = Checkpoint(state.masks.state_dict(), {"phase": phase.name})
+            save_checkpoint(self.folder.mask(phase.name), masks)
+
+    def write_all(self, state: RunState) -> None:
+        """The records of all finished phases, the weights' statistics, and what was skipped."""
+        if not self.writes:
+            return
+        # Before the phases: another run may take these over as soon as they are there.
+        if state.weight_rows:
+            write_json_lines(self.folder.weight_statistics, state.weight_rows)
+        self.folder.write_phases(state.records)
+        if skipped := self._all_skipped(state):
+            rows = [{"source": name, "message": message} for name, message in skipped.items()]
+            write_json_lines(self.folder.path / "skipped.jsonl", rows)
+
+    def _all_skipped(self, state: RunState) -> dict[str, str]:
+        return {**state.skipped, **self.task.skipped}
+
+    @property
+    def _prunable_names(self) -> list[str]:
+        """What the run prunes in its sparse phases; a run without any has no prunable weights."""
+        return list(next(iter(self.plans.values())).sparsities) if self.plans else []
+
+
+def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:
+    """A row a parameter: which rule decided what, and how much each sparse phase prunes of it."""
+    first = next(iter(plans.values()))
+    return [
+        {
+            "parameter": row.name,
+            "shape": row.shape,
+            "count": row.numel,
+            "rule": row.rule.match if row.rule else None,
+            "why": row.why,
+            "sparsity_by_phase": {phase.name: plan.rows[index].sparsity for phase, plan in plans.items()},
+        }
+        for index, row in enumerate(first.rows)
+    ]

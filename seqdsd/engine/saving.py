@@ -1,0 +1,108 @@
+"""When a run is saved, and how it goes on: from its last checkpoint, or from the phases of another run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from seqdsd.engine.checkpoint import Checkpoint, load_latest, save_latest
+from seqdsd.engine.run_state import RunState
+from seqdsd.engine.takeover import take_over
+from seqdsd.engine.task import Task
+from seqdsd.records import RunFolder
+from seqdsd.sparsity import Schedule
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RunSaver:
+    """Writes a run's checkpoints and takes them up.
+
+    Attributes:
+        folder: Of the run.
+        task: What is trained.
+        schedule: All phases.
+        noted: What the training depends on: a checkpoint carries it, and is refused where it is another.
+        every_minutes: A checkpoint is due after this time.
+        writes: Whether this process writes, as one of several does.
+    """
+
+    folder: RunFolder
+    task: Task[Any]
+    schedule: Schedule
+    noted: Mapping[str, Any]
+    every_minutes: float | int
+    writes: bool
+    _saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is older than it may be."""
+        return time.monotonic() - self._saved_at >= 60 * self.every_minutes
+
+    def save(self, state: RunState, optimizer: torch.optim.Optimizer | None) -> None:
+        """Write a checkpoint; ``optimizer`` is None between two phases."""
+        self._saved_at = time.monotonic()
+        if not self.writes:
+            return
+        checkpoint = state.checkpoint(
+            self.task.model,
+            self.schedule,
+            optimizer=optimizer,
+            fingerprint=self.task.fingerprint,
+            skipped=self.task.skipped,
+            settings=self.noted,
+        )
+        save_latest(self.folder.checkpoints, checkpoint)
+
+    def restored(self, device: torch.device) -> tuple[RunState, Checkpoint] | None:
+        """Where the run stands by its last usable checkpoint, whose weights the model has then; None without one.
+
+        Raises:
+            CheckpointError: If there are checkpoints and none can be used.
+        """
+        states = []
+
+        def accept(checkpoint: Checkpoint) -> None:
+            states.append(
+                RunState.restored(checkpoint, self.task.model, self.schedule, device, settings=self.noted)
+            )
+
+        checkpoint = load_latest(self.folder.checkpoints, accept)
+        return None if checkpoint is None else (states[-1], checkpoint)
+
+    def say_where(self, state: RunState, checkpoint: Checkpoint) -> None:
+        """Say where a run goes on, and that its data have changed, if so."""
+        if checkpoint.state["fingerprint"] != self.task.fingerprint:
+            log.warning(
+                "the training data has changed since %s was begun: the run goes on, but differs from one unbroken run",
+                self.folder.path,
+            )
+        log.info(
+            "resuming in phase %d of %d, epoch %d, after %d steps",
+            len(state.records) + 1,
+            len(self.schedule),
+            state.now.epoch + 1,
+            state.now.step,
+        )
+
+    def taken_over(self, parent: RunFolder) -> RunState:
+        """Begin with the leading phases of another run (see ``take_over``), and save."""
+        state = take_over(
+            parent,
+            self.folder,
+            model=self.task.model,
+            schedule=self.schedule,
+            fingerprint=self.task.fingerprint,
+            copies_files=self.writes,
+        )
+        self.save(state, optimizer=None)
+        names = ", ".join(record["name"] for record in state.records)
+        log.info("taken over from %s: %s", parent.path, names)
+        return state
