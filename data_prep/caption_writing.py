@@ -18,6 +18,7 @@ from rich.table import Table
 from writing import warn
 
 from seqdsd.data import OnBadData
+from seqdsd.data.unpacking import read_unpacked
 from seqdsd.records import write_atomically
 
 _NOT_OF_A_WORD = re.compile(r"[^a-z0-9-]+")
@@ -66,8 +67,9 @@ def read_json(path: Path) -> Any:
         ValueError: If it is missing or damaged.
     """
     try:
-        raw = path.read_bytes()
-        return json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        return json.loads(read_unpacked(path))
+    except gzip.BadGzipFile as error:
+        raise ValueError(f"{path}: damaged gzip data ({error}). Fetch the file again.") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}). Is the corpus complete?") from error
     except (ValueError, RecursionError, EOFError, zlib.error) as error:

@@ -9,13 +9,13 @@ from seqdsd.data.caption_batches import (
     encode_captions,
     make_batch,
 )
+from seqdsd.data.caption_files import read_captions
 from seqdsd.data.captions import (
     CaptionCorpus,
     CaptionDataError,
     CaptionedImage,
     check_images_exist,
     check_known_words,
-    read_captions,
 )
 from seqdsd.data.manifest import Manifest, ManifestError, Utterance, read_manifest, write_manifest
 from seqdsd.data.sampler import BucketBatchSampler, padding_share

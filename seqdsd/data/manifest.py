@@ -15,13 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdsd.data.unpacking import TIMES, largest_unpacked
 from seqdsd.printable import printable_lines
 from seqdsd.records import replacing
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE_BYTES = 2**24
-_LARGEST_UNPACKED = (64_000_000, 100)
-"""Bytes that a gzip file may hold in any case, and times its own size: manifests pack to a tenth, rarely a fortieth."""
 _MOST_SKIPPED = 1_000_000
 _LONGEST_MESSAGE = 2_000
 
@@ -193,10 +192,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
     with file:
         try:
-            at_least, times = _LARGEST_UNPACKED
-            left = (
-                max(at_least, times * os.fstat(file.fileno()).st_size) if path.suffix == ".gz" else math.inf
-            )
+            is_packed = path.suffix == ".gz"
+            left = largest_unpacked(os.fstat(file.fileno()).st_size) if is_packed else math.inf
             line_number = 0
             while line := file.readline(LONGEST_LINE_BYTES + 1):
                 rest = line
@@ -208,7 +205,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 left -= len(rest)
                 if left < 0:
                     raise ManifestError(
-                        f"{path}: unpacks to more than {times} times its size; no manifest does. Copy it again."
+                        f"{path}: unpacks to more than {TIMES} times its size; no manifest does. Copy it again."
                     )
                 line_number += 1
                 if line_number == 1:

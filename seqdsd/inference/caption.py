@@ -47,7 +47,8 @@ class Caption:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a training run (its --out)."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
-    """Image files, and folders of them (searched to any depth)."""
+    """Image files, and folders of them (searched to any depth). One that cannot be read (cut short, damaged, of more
+    than 100 million pixels) is named on stderr, and the others are captioned."""
     beam: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Captions kept at each word; 1 is greedy search. By default the run's own."""
     max_words: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

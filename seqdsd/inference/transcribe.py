@@ -58,7 +58,8 @@ class Transcribe:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a training run (its --out), or an ONNX file of seqdsd export."""
     audio: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIO ...")]
-    """Recordings, and folders of them (searched to any depth)."""
+    """Recordings, and folders of them (searched to any depth). One that cannot be read (cut short, not finite, at a
+    rate outside 1 kHz to 1 MHz) is named on stderr, and the others are transcribed."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the phase whose weights are used; by default the best on dev."""
     max_piece_seconds: float = 20.0

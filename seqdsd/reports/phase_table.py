@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console, ConsoleRenderable
 
 from seqdsd.kinds import NONE
+from seqdsd.printable import printable
 from seqdsd.records import RunFolder, is_test_split
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.reading import read_origin
@@ -291,4 +292,4 @@ def main(argv: Sequence[str]) -> None:
         else:
             Console().print(phase_table(records))
     except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
+        parser.exit(1, f"error: {printable(str(error))}\n")

@@ -98,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Examples:\n"
         "  seqdsd report runs/an4-ds1\n"
         "  seqdsd report runs/an4-comparison --media-mb 20 --out report.html\n"
-        "  seqdsd report runs/an4-comparison runs/flickr8k --json numbers.json --latex tables.tex",
+        "  seqdsd report runs/an4-comparison runs/flickr8k --json numbers.json --latex tables.tex\n"
+        "Where a run's folder holds words.ctm (seqdsd transcribe --timestamps ctm), spectrograms show its words.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

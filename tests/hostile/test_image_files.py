@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 
 import seqdsd.images
-from seqdsd.data.captions import CaptionDataError, read_captions
+from seqdsd.data import CaptionDataError, read_captions
 from seqdsd.images import ImageError, decoded_image
 from seqdsd.printable import printable
 from seqdsd.vision import FeatureError, WeightsError, read_feature_file

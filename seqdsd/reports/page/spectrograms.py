@@ -6,6 +6,7 @@ Leaves out drawing the words, which is the page's, and finding their times: ``se
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,14 @@ def read_words(folder: RunFolder) -> dict[str, TimedWords]:
     """
     path = folder.path / WORDS_FILE
     words: dict[str, TimedWords] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines() if path.is_file() else (), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else (), start=1):
         try:
-            name, _, start, seconds, word = line.split()[:5]
+            if not (fields := line.decode("utf-8").split()):
+                continue
+            name, _, start, seconds, word = fields[:5]
             timed = (word, float(start), float(start) + float(seconds))
+            if not 0 <= timed[1] <= timed[2] < math.inf:
+                raise ValueError(f"from {start} for {seconds} s")
         except ValueError as error:
             raise RunFolderError(
                 f"{path}:{number}: not NAME 1 START SECONDS WORD; make it again by seqdsd transcribe --timestamps ctm"

@@ -61,7 +61,8 @@ def _common_folder(listed: Mapping[str, Path]) -> Path | None:
         end = os.sep + os.path.normpath(id_)
         if path.is_absolute() and str(path).endswith(end):
             folders[str(path).removesuffix(end)] += 1
-    return Path(folders.most_common(1)[0][0] or os.sep) if folders else None
+    folders.pop("", None)  # all files of a machine are no corpus
+    return Path(folders.most_common(1)[0][0]) if folders else None
 
 
 def _sorted_out(files: Mapping[str, Path], allowed: Sequence[Path], folder: Path | None) -> Pictures:

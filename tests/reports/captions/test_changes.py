@@ -155,6 +155,16 @@ def test_no_image_outside_the_corpus_is_shown(caption_run, tmp_path):
     assert read_run_captions(caption_run, images=corpus).outside == {"loss.jpg"}
 
 
+def test_the_whole_machine_is_no_corpus(make_caption_run, tmp_path):
+    """By ids that are whole paths a folder from somebody else would have all files shown."""
+    secret = tmp_path / "secret.jpg"
+    run = make_caption_run({str(secret)[1:]: (["a dog"], ["a dog"] * 3)})
+    (run.path / "drawn" / "0.png").rename(secret)
+    write_json_lines(run.images, [{"id": str(secret)[1:], "path": str(secret)}])
+    captions = read_run_captions(run)
+    assert captions.outside == {str(secret)[1:]} and captions.images[0].image is None
+
+
 def test_ids_lead_to_no_image_outside_the_folder_named(make_caption_run, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "private.png").touch()

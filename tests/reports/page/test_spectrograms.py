@@ -74,6 +74,12 @@ def test_words_of_a_recording(tmp_path):
     words = read_words(folder)
     assert words_of(tmp_path / "a 1.wav", words) == [("one", 0.5, 0.75), ("two", 1.0, 1.1)]
     assert words_of(tmp_path / "c.wav", words) == []
-    (tmp_path / "words.ctm").write_text("b 1 0.00 0.10 x\nb 1 soon 0.10 x\n")
+
+
+@pytest.mark.parametrize(
+    "line", [b"b 1 soon 0.10 x", b"b 1 nan 0.10 x", b"b 1 -1 0.10 x", b"b 1 0 0.1", b"\xff"]
+)
+def test_a_line_of_no_word_is_named(tmp_path, line):
+    (tmp_path / "words.ctm").write_bytes(b"b 1 0.00 0.10 x\n" + line + b"\n")
     with pytest.raises(RunFolderError, match=r"words\.ctm:2: not NAME 1 START"):
-        read_words(folder)
+        read_words(RunFolder(tmp_path))
