@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import WeakIdKeyDictionary
 
 from seqdsd.sparsity.parameters import NamedParameter, named_parameters
 
@@ -90,13 +89,11 @@ class MaskHandle:
         self.remove()
 
 
-_HANDLES = cast("dict[nn.Parameter, list[MaskHandle]]", WeakIdKeyDictionary())
-"""Handles by the parameters that they have hooks on: what finds a handle that was lost."""
-
-
 def handles_on(parameter: nn.Parameter) -> list[MaskHandle]:
     """The handles that now hold a parameter, also those that nobody else knows of any more."""
-    return [handle for handle in _HANDLES.get(parameter, []) if handle.is_attached]
+    # Kept by the hooks themselves: torch swaps no tensors (``.to`` of sharded ones) that somebody else watches.
+    hooks = (parameter._post_accumulate_grad_hooks or {}).values()
+    return [hook.handle for hook in hooks if isinstance(hook, _AfterBackward)]
 
 
 def hold(held: Mapping[str, NamedParameter], masks: Masks, optimizers: Sequence[Any]) -> MaskHandle:
@@ -114,7 +111,10 @@ def hold(held: Mapping[str, NamedParameter], masks: Masks, optimizers: Sequence[
     optimizers = [_unwrapped(optimizer) for optimizer in optimizers]
     names_of = [_names_in(optimizer, held) for optimizer in optimizers]
     _check(held, names={name for names in names_of for name in names})
-    with ExitStack() as hooks:
+    hooks = ExitStack()
+    handle = MaskHandle(hooks)
+    with ExitStack() as undo:
+        undo.callback(handle.remove)
         for optimizer, names in zip(optimizers, names_of, strict=True):
             of_optimizer = {name: held[name].parameter for name in names}
             hook = optimizer.register_step_post_hook(_AfterStep(of_optimizer, masks))
@@ -122,18 +122,15 @@ def hold(held: Mapping[str, NamedParameter], masks: Masks, optimizers: Sequence[
             # Before what was there already: an average of the weights must not see those that the step revived.
             optimizer._optimizer_step_post_hooks.move_to_end(hook.id, last=False)
         for name, one in held.items():
-            hooks.callback(
-                one.parameter.register_post_accumulate_grad_hook(_gradient_hook(name, masks)).remove
-            )
+            after_backward = _AfterBackward(name, masks, handle)
+            hooks.callback(one.parameter.register_post_accumulate_grad_hook(after_backward).remove)
             for holder in one.holders:
                 loaded = _AfterLoading({name: one.parameter}, masks)
                 hooks.callback(holder.register_load_state_dict_post_hook(loaded).remove)
         for name, one in held.items():
             zero_pruned_(one.parameter, masks.of(name, one.parameter))
-            _gradient_hook(name, masks)(one.parameter)
-        handle = MaskHandle(hooks.pop_all())
-    for one in held.values():
-        _HANDLES[one.parameter] = [*handles_on(one.parameter), handle]
+            _AfterBackward(name, masks, handle)(one.parameter)
+        undo.pop_all()
     return handle
 
 
@@ -163,14 +160,18 @@ class _AfterLoading(_AfterStep):
         return _AfterLoading, ({}, Masks())
 
 
-def _gradient_hook(name: str, masks: Masks) -> Callable[[Tensor], None]:
-    """It must not hold the parameter: Python's garbage collection does not see through such a hook."""
+class _AfterBackward:
+    """Zeroes the gradients of pruned weights.
 
-    def zero_pruned(parameter: Tensor) -> None:
+    It must not hold the parameter: Python's garbage collection does not see through such a hook.
+    """
+
+    def __init__(self, name: str, masks: Masks, handle: MaskHandle) -> None:
+        self._name, self._masks, self.handle = name, masks, handle
+
+    def __call__(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            zero_pruned_(parameter.grad, masks.of(name, parameter))
-
-    return zero_pruned
+            zero_pruned_(parameter.grad, self._masks.of(self._name, parameter))
 
 
 def _names_in(optimizer: Optimizer, held: Mapping[str, NamedParameter]) -> list[str]:

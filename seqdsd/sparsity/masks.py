@@ -164,6 +164,8 @@ class MaskSet:
 
         Weights changed in any other way (``copy_``, averages of weights that are put back) are as they are until the
         next step; ``apply_`` prunes them. ``load_state_dict(assign=True)`` makes other parameters, which nothing holds.
+        Convert a sharded model (``.to``, ``.bfloat16``) before: torch swaps its tensors, and their gradients are then
+        masked no more.
 
         Args:
             optimizers: One, or several that share the parameters; Accelerate's, Fabric's or Lightning's wrapper of it

@@ -37,9 +37,9 @@ class Rule:
             ``torch.compile``, DDP or Fabric put before it. A tied weight matches by any of its names.
         sparsity: Share of each tensor to prune, in [0, 1). 0 keeps it dense always; None takes the phase's
             sparsity. Either way only weights are pruned: biases, scales, norm parameters, embeddings and what is
-            tied to them, tokens and positions stay dense whatever their shape, and so does what is not called
-            a weight in a layer that torch does not know; unless ``match`` is the full name and ``sparsity``
-            is given.
+            tied to them, tokens and positions stay dense whatever their shape. So does what is not called a
+            weight in a layer that torch does not know, and what a parametrization turns into other weights
+            (orthogonal ones); unless ``match`` is the full name and ``sparsity`` is given.
         module: Only parameters held directly by a module of this type; ``FirstOf(type)`` for the first of it.
             The holder of a parametrized weight (weight norm, spectral norm) is its layer.
         why: The reason, shown in the plan.

@@ -36,6 +36,9 @@ WEIGHT_NAME = re.compile(
 OTHER_NAME = re.compile(
     r"(?:^|_)(bias|scale|gain|token|embed(?:ding)?|pos(?:ition)?(?!itive|t|e(?:_|$)))", re.IGNORECASE
 )
+PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.(\w+)\.")
+ZERO_KEEPING = ("_WeightNorm", "_SpectralNorm")
+"""Parametrizations (``torch.nn.utils.parametrize``) that make a weight of 0 from a 0."""
 NORM_NAME = re.compile(r"Norm(?!.*(?:Linear|Conv|LSTM|GRU|RNN|Cell|Attention|Classifier))")
 """Of classes; a ``LayerNormLSTMCell`` and a ``NormedLinear`` hold weights."""
 GAIN_NAME = re.compile(
@@ -56,6 +59,8 @@ def _why(name: str, holder: nn.Module, parameter: nn.Parameter) -> str:
         return "a vector: bias, norm or scale"
     if isinstance(holder, EMBEDDINGS):
         return "embedding table"
+    if mixing := _mixing(name, holder):
+        return f"zeros would not last: {mixing} makes other weights of it"
     if isinstance(holder, MATRIX_NORMS) or (NORM_NAME.search(type(holder).__name__) and not is_layer):
         return "norm parameter"
     if other := OTHER_NAME.search(own_name):
@@ -68,9 +73,16 @@ def _why(name: str, holder: nn.Module, parameter: nn.Parameter) -> str:
     return ""
 
 
+def _mixing(name: str, holder: nn.Module) -> str:
+    """The first parametrization of a tensor whose zeros need not be its original's, as of orthogonal matrices."""
+    parametrized = PARAMETRIZED.search(name)
+    chain = holder.get_submodule(f"parametrizations.{parametrized[1]}").children() if parametrized else ()
+    return next((kind for one in chain if (kind := type(one).__name__) not in ZERO_KEEPING), "")
+
+
 def _own_name(name: str, holder: nn.Module) -> str:
     """The last part of a name; of a parametrized tensor the tensor's, of a listed parameter with the list's before."""
-    if parametrized := re.search(r"(?:^|\.)parametrizations\.(\w+)\.", name):
+    if parametrized := PARAMETRIZED.search(name):
         return parametrized[1]
     num_parts = 2 if isinstance(holder, nn.ParameterList | nn.ParameterDict) else 1
     return "_".join(name.split(".")[-num_parts:])

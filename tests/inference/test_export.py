@@ -194,7 +194,7 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, write):
     (tmp_path / "file").write_text("no folder")
     path = tmp_path / "file" / "network"
     with pytest.raises(OSError, match="network: cannot be written .*make room or correct the path"):
-        write(captioner_graphs(model, 7)[""], path, {})
+        write(caption_graphs(model, 7)[""], path, {})
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
@@ -205,10 +205,10 @@ def test_a_graph_of_another_kind_with_our_metadata_is_refused(tmp_path):
 
     model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
     facts = {"tokenizer": CharacterTokenizer().to_json(), "frame_seconds": 0.02}
-    write_onnx(captioner_graphs(model, 7)[""], tmp_path / "x.onnx", facts)
+    write_onnx(caption_graphs(model, 7)[""], tmp_path / "x.onnx", facts)
     with pytest.raises(ValueError, match=r"x.onnx: not a recogniser .*inputs and outputs are"):
         load_exported_recogniser(tmp_path / "x.onnx", DecodingSettings())
-    recogniser = recogniser_graph(ready(next(iter(NETWORKS.values()))()))
+    recogniser = acoustic_graph(ready(next(iter(NETWORKS.values()))()))
     write_onnx(recogniser, tmp_path / "y.onnx", {**facts, "frame_seconds": -1})
     with pytest.raises(ValueError, match="y.onnx: not a recogniser"):
         load_exported_recogniser(tmp_path / "y.onnx", DecodingSettings())

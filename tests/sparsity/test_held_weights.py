@@ -191,6 +191,18 @@ def test_a_lost_handle_does_not_keep_its_model_alive():
     assert [one() for one in parameters] == [None] * 4
 
 
+def test_a_model_whose_tensors_torch_swaps_can_be_converted_afterwards(monkeypatch):
+    """As those of sharded models are; torch refuses where anything refers to them weakly."""
+    monkeypatch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)
+    model = net()
+    with half_of(model).attach(sgd(model)):
+        train(model, sgd(model))
+    model.zero_grad()
+    weight = model[0].weight
+    model.double()
+    assert model[0].weight is weight and weight.dtype == torch.float64
+
+
 def refused(model: nn.Module, masks: MaskSet, *optimizers: object) -> str:
     """The error of an attach that must leave no trace."""
     before = {name: one.clone() for name, one in model.state_dict().items()}

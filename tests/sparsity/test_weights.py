@@ -171,6 +171,11 @@ CASES = {
         {"?.parametrizations.weight.original1": 2},
         {"?.parametrizations.weight.original0": (2, "a scale")},
     ),
+    "orthogonal": Case(
+        lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(8, 4)), nn.Linear(4, 4)),
+        {"1.weight": 1},
+        {"0.parametrizations.weight.original": (1, "zeros would not last: _Orthogonal")},
+    ),
     "spectral norm": Case(
         lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(8, 4))),
         {"0.parametrizations.weight.original": 1},

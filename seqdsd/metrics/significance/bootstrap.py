@@ -64,7 +64,7 @@ def bootstrap_wer(
 
     Raises:
         ValueError: If the lists differ in length, there are fewer than two utterances, the references hold no word at
-            all, or ``resamples`` or ``confidence`` is out of range.
+            all or those of no resample do, or ``resamples`` or ``confidence`` is out of range.
 
     Reference: Bisani & Ney 2004 (bootstrap estimates in ASR), which Kaldi's ``compute-wer-bootci`` follows. Departure:
         their probability of improvement, the share of resamples in which a system is better, is turned into a
@@ -142,6 +142,8 @@ def _bootstrap(
     sums = _resampled_sums(np.hstack([before, after]), resamples, seed)
     scores = np.array([score(half) for half in np.split(sums, 2, axis=1)])
     scores = scores[:, np.isfinite(scores).all(axis=0)]
+    if not scores.size:
+        raise ValueError(f"no resample has a score: {resamples} are too few where so many items hold no word")
     values = [float(score(counts.sum(axis=0, keepdims=True))[0]) for counts in (before, after)]
     differences = scores[1] - scores[0]
     difference = values[1] - values[0]

@@ -242,6 +242,8 @@ def test_resamples_without_a_word_have_no_rate():
     test = bootstrap_wer(["a b", ""], ["a x", ""], ["a b", ""], resamples=1000)
     assert 700 < test.resamples < 800
     assert test.before == Interval(0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="no resample has a score: 1 are too few"):
+        bootstrap_wer(["a b", *[""] * 99], ["a x", *[""] * 99], ["a b", *[""] * 99], resamples=1, seed=1)
 
 
 def coin_flips(garbled, seed: int) -> tuple[list[str], list[str], list[str]]:
