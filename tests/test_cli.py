@@ -320,6 +320,16 @@ def test_names_that_a_terminal_or_utf8_cannot_take_leave_the_other_recordings_al
     assert status == 1 and r"red\x1b[31m.jsonl: cannot open" in err
 
 
+def test_brackets_in_names_are_no_markup(run, corpus, tmp_path, capsys):
+    manifest = corpus / "[red].jsonl"
+    shutil.copy(corpus / "test_a.jsonl", manifest)
+    status, out, _ = call(capsys, "evaluate", run.path, "--data", manifest)
+    assert status == 0 and any(line.split()[:2] == ["[red]", "WER"] for line in out.splitlines())
+    status, out, _ = call(capsys, "build-lm", manifest, "--out", tmp_path / "[red].arpa")
+    manifest.unlink()
+    assert status == 0 and out.startswith(f"{tmp_path}/[red].arpa: ")
+
+
 @pytest.mark.parametrize("cut", [{"type": "MonoCut"}, {"supervisions": {}}, {"supervisions": [5]}])
 def test_cuts_without_supervisions_make_no_language_model(tmp_path, capsys, cut):
     (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))

@@ -13,6 +13,7 @@ from rich.console import Console
 from seqdsd.data.lhotse import is_cut
 from seqdsd.data.manifest import check_length, parse_line, read_lines
 from seqdsd.data.shards import INDEX_NAME, is_utterance
+from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import write_atomically
 from seqdsd.text import ENGLISH_ALPHABET, normalise_transcript
@@ -60,7 +61,10 @@ def main(argv: Sequence[str]) -> None:
         write_atomically(asked.out, model.arpa())
         counts = ", ".join(f"{len(probs):,} {n}-grams" for n, probs in enumerate(model.log10_probs, start=1))
         Console().print(
-            f"{asked.out}: {counts} of {len(sentences):,} sentences", highlight=False, soft_wrap=True
+            printable(f"{asked.out}: {counts} of {len(sentences):,} sentences"),
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     run_command(parse_and_run)

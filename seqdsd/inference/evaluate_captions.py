@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from seqdsd.data import CaptionCorpus, CaptionedImage, OnBadData, read_captions
@@ -82,7 +83,7 @@ def score_captions(trained: TrainedCaptioner, asked: EvaluateCaptions, console: 
     task = _make_task(asked, trained, on_bad_data)
     with progress_bar(console) as progress:
         bar = progress.add_task(
-            f"{trained.phase['name']} on {asked.split}", total=task.num_images[asked.split]
+            escape(f"{trained.phase['name']} on {asked.split}"), total=task.num_images[asked.split]
         )
         evaluation = task.evaluate(
             trained.model, asked.split, trained.device, after_images=partial(progress.advance, bar)

@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from seqdsd.data import Manifest, OnBadData, find_splits, is_split_folder, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.inference.scoring import Evaluate, Scores, Scoring, print_facts, print_remarks, progress_bar
 from seqdsd.inference.trained import TrainedRecogniser
+from seqdsd.printable import printable
 from seqdsd.tasks import BatchSettings, DecodingSettings, SpeechTask
 
 _DESCRIPTION = """Score a trained recogniser: WER and CER with their counts, as its own run scores.
@@ -70,7 +72,9 @@ def score_speech(trained: TrainedRecogniser, asked: EvaluateSpeech, console: Con
     evaluations = {}
     with progress_bar(console) as progress:
         for split, manifest in manifests.items():
-            bar = progress.add_task(f"{trained.phase['name']} on {split}", total=len(manifest.utterances))
+            bar = progress.add_task(
+                escape(f"{trained.phase['name']} on {split}"), total=len(manifest.utterances)
+            )
             evaluations[split] = task.evaluate(
                 trained.model, split, trained.device, after_batch=partial(progress.advance, bar)
             )
@@ -85,7 +89,9 @@ def print_speech_scores(scores: Scores, command: str, console: Console) -> None:
     for split, one in scores.evaluations.items():
         words, characters = one.metrics, one.metrics["characters"]
         utterances = str(one.metrics["utterances"])
-        table.add_row(split, "WER", *_cells(words, words["wer"], words["ref_words"]), utterances)
+        table.add_row(
+            escape(printable(split)), "WER", *_cells(words, words["wer"], words["ref_words"]), utterances
+        )
         table.add_row(
             "", "CER", *_cells(characters, words["cer"], characters["ref_characters"]), "", end_section=True
         )

@@ -23,6 +23,7 @@ from seqdsd import __version__
 from seqdsd.inference.graphs import Graph
 from seqdsd.inference.networks import use_of
 from seqdsd.inference.trained import recipe_of
+from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder, write_atomically
 
@@ -171,8 +172,9 @@ def main(argv: Sequence[str]) -> None:
         for path, difference in export(asked).items():
             size = path.stat().st_size / 2**20
             Console().print(
-                f"{path}: {size:.1f} MiB, at most {difference:.1g} from the network",
+                printable(f"{path}: {size:.1f} MiB, at most {difference:.1g} from the network"),
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from seqdsd.data import OnBadData
 from seqdsd.engine import Evaluation
+from seqdsd.printable import printable
 from seqdsd.records import json_values, write_json_lines
 
 PROG = "seqdsd evaluate"
@@ -104,7 +105,9 @@ def print_remarks(scores: Scores, console: Console) -> None:
     """Print what calls for attention."""
     for split, one in scores.evaluations.items():
         for note in one.notes:
-            console.print(f"{split}: {note}", style="yellow", highlight=False, soft_wrap=True)
+            console.print(
+                printable(f"{split}: {note}"), style="yellow", highlight=False, markup=False, soft_wrap=True
+            )
     if scores.skipped:
         console.print(f"{len(scores.skipped)} items skipped", style="yellow", highlight=False)
 

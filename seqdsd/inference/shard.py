@@ -273,5 +273,6 @@ def _report(name: str, manifest: Manifest) -> None:
         f"{name}: {len(members):,} utterances, {_seconds(manifest) / 3600:.2f} h, {size_gb:.3f} GB in {len(shards):,} "
         f"{'shard' if len(shards) == 1 else 'shards'}{left_out}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.markup import escape
 
 from seqdsd.config import read_config
 from seqdsd.data import CaptionCorpus, CaptionedImage, check_images_exist, check_known_words, read_captions
@@ -220,7 +221,7 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     corpus = read_corpus(config)
     vocabulary = make_vocabulary(config.vocabulary, corpus.train)
     images = ", ".join(f"{split} {len(corpus.split(split))}" for split in corpus.splits)
-    console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (drawn)'}: images {images}")
+    console.print(f"[bold]Corpus[/bold] {escape(str(config.data or 'embedded (drawn)'))}: images {images}")
     console.print(f"[bold]Vocabulary[/bold] {vocabulary}")
     if config.features is None:
         feature_size = ENCODERS[config.encoder.name].feature_size

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from seqdsd.config import read_config, read_provenance
@@ -133,7 +134,9 @@ class SpeechRecipe:
         console = console or Console()
         task = self.make_task(config)
         seconds = ", ".join(f"{split} {total / 60:.1f} min" for split, total in task.seconds.items())
-        console.print(f"[bold]Corpus[/bold] {config.data or 'embedded (synthesised)'}: {seconds}")
+        console.print(
+            f"[bold]Corpus[/bold] {escape(str(config.data or 'embedded (synthesised)'))}: {seconds}"
+        )
         describe_training(task.model, config, rules=SPEECH_RULES, console=console)
 
     def make_task(

@@ -379,4 +379,5 @@ def describe_training(
     for phase in schedule:
         if phase.sparsity:
             console.print(f"[bold]{phase.name} prunes[/bold]")
-            console.print(str(resolve(model, rules, phase.sparsity)), highlight=False, soft_wrap=True)
+            plan = str(resolve(model, rules, phase.sparsity))
+            console.print(plan, highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -66,7 +67,7 @@ def jobs_table(states: JobStates) -> Group:
             progress = job.folder.read_progress()
             epochs = f"{progress['epochs_done']} of {progress['epochs_planned']}" if progress else "-"
             phase, dev = (progress["phase"], progress["dev"]) if progress else ("starting", "-")
-            table.add_row(job.name, phase, epochs, dev)
+            table.add_row(job.name, escape(phase), epochs, escape(dev))
     total = sum(job.epochs for job in states.jobs)
     done = total - sum(states.epochs_left().values())
     left = states.seconds_left()
