@@ -6,7 +6,6 @@ Images are looked for, never opened, copied or changed. Reading a corpus' own la
 import gzip
 import json
 import os
-import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,20 +19,10 @@ from writing import warn
 from seqdsd.data import OnBadData
 from seqdsd.data.unpacking import read_unpacked
 from seqdsd.records import write_atomically
+from seqdsd.text import caption_words
 
-_NOT_OF_A_WORD = re.compile(r"[^a-z0-9-]+")
 _MIN_COUNT = 5
 _NAMED = 20
-
-
-def tokenise(text: str) -> list[str]:
-    """Split a caption into words as Karpathy did: lower case, cut at white space, only a-z, 0-9 and hyphens kept.
-
-    This gives all 40,000 token lists of his dataset_flickr8k.json exactly; ``'s`` becomes the word ``s``, and a
-    hyphen on its own is a word.
-    """
-    words = (_NOT_OF_A_WORD.sub("", word) for word in text.lower().split())
-    return [word for word in words if word]
 
 
 def caption_entry(
@@ -51,7 +40,7 @@ def caption_entry(
     Raises:
         ValueError: If a caption has no words.
     """
-    sentences: list[dict[str, Any]] = [{"tokens": tokenise(text), "raw": text} for text in texts]
+    sentences: list[dict[str, Any]] = [{"tokens": caption_words(text), "raw": text} for text in texts]
     for sentence in sentences:
         if not sentence["tokens"]:
             raise ValueError(

@@ -12,7 +12,7 @@ from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
-from seqdsd.records import RunFolder, RunFolderError, provenance, write_atomically
+from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
 
 class UnknownRecipe(ValueError):
@@ -83,7 +83,7 @@ class Recipe:
         has_runs = any(path.parent.glob("seed-*/*/config.toml"))
         if not has_runs or not path.is_file():
             return
-        if (its_recipe := read_provenance(path).get("recipe")) != self.name:
+        if (its_recipe := _recipe_in(path)) != self.name:
             raise RunFolderError(
                 f"{path}: of runs of {its_recipe!r}, among which {self.name!r} has no place; take another --out"
             )
@@ -145,8 +145,13 @@ def find_recipe(named: str, recipe: str | None) -> tuple[Recipe, Path | None]:
     if not path.exists():
         raise UnknownRecipe(f"{named}: neither a settings file nor a recipe; recipes are {known}")
     by_name = next((name for name in RECIPES if path.stem.startswith(name)), None)
-    name = recipe or read_provenance(path).get("recipe") or by_name
+    name = recipe or _recipe_in(path) or by_name
     if name not in RECIPES:
         said = f"{name!r} is none" if name else "its name does not begin with one"
         raise UnknownRecipe(f"{path}: which recipe is it for? {said} of {known}; say so by --recipe")
     return RECIPES[name], path
+
+
+def _recipe_in(path: Path) -> str | None:
+    """The recipe that a settings file names, if it names one."""
+    return checked_provenance(read_provenance(path), path).get("recipe")

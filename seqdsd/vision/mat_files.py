@@ -22,6 +22,7 @@ _LEVEL_4_TYPES = ("f8", "f4", "i4", "i2", "u2", "u1")
 _COMPLEX = 0x0800
 _HDF5_VERSION = 0x0200
 _LEVEL_5_HEADER = 128
+_SMALL_BYTES, _MOST_TIMES = 64_000_000, 100
 
 
 def read_matrix(data: bytes, name: str) -> np.ndarray | None:
@@ -46,7 +47,7 @@ def read_matrix(data: bytes, name: str) -> np.ndarray | None:
 def _level_5(data: memoryview, name: bytes, order: str) -> np.ndarray | None:
     for kind, content in _elements(data, order):
         if kind == _COMPRESSED:
-            kind, content = next(_elements(memoryview(zlib.decompress(content)), order), (0, content))
+            kind, content = next(_elements(memoryview(_unpacked(content)), order), (0, content))
         if kind != _MATRIX:
             raise ValueError(f"an element of type {kind} where a variable is due")
         parts = _elements(content, order)
@@ -68,6 +69,18 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
             raise ValueError("an element reaches beyond its end")
         yield kind, data[start : start + size]
         offset = end
+
+
+def _unpacked(content: memoryview) -> bytes:
+    """A compressed element; a megabyte can hold a gigabyte of zeros, features never do."""
+    limit = max(_SMALL_BYTES, _MOST_TIMES * len(content))
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(content, limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"an element that unpacks to more than {_MOST_TIMES} times its size")
+    if not unpacker.eof:
+        raise ValueError("a compressed element that is cut short")
+    return data
 
 
 def _matrix(flags: memoryview, sizes: memoryview, real: tuple[int, memoryview], order: str) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import flickr8k
 import pytest
-from caption_writing import tokenise
 
 from seqdsd.data import check_images_exist, read_captions
 
@@ -92,22 +91,6 @@ def test_other_layouts(corpus, tmp_path, text_folder, images):
     (corpus / "Flicker8k_Dataset").rename(corpus / images)
     flickr8k.main(corpus, tmp_path / "out")
     check_images_exist(read_captions(tmp_path / "out"))
-
-
-def test_tokens_by_hand():
-    assert tokenise('A man\'s "t-shirt" , no. 9: AT&T -- (a - b) . ') == [
-        "a",
-        "mans",
-        "t-shirt",
-        "no",
-        "9",
-        "att",
-        "--",
-        "a",
-        "-",
-        "b",
-    ]
-    assert tokenise(" . ! ") == tokenise("") == []
 
 
 def test_absent_images_are_named_and_can_be_left_out(corpus, tmp_path, capsys):

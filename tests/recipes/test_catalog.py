@@ -156,6 +156,14 @@ def test_other_common_settings_are_refused_by_name(common):
     assert read_config(path, DS1.config_class()) == config
 
 
+@pytest.mark.parametrize("line", ["provenance = 3", "provenance = []", "provenance.recipe = 3"])
+def test_a_provenance_that_is_none_is_named(tmp_path, line):
+    path = tmp_path / "ds1.toml"
+    path.write_text(f"{line}\n")
+    with pytest.raises(RunFolderError, match=r"ds1\.toml: \[provenance\]: .*expected"):
+        find_recipe(str(path), None)
+
+
 def test_before_a_run_has_begun_settings_may_be_mended(common):
     path, config = common
     (path.parent / "seed-0" / "dense" / "config.toml").unlink()

@@ -286,6 +286,9 @@ def test_the_command_prints_markdown_or_one_clear_message(tmp_path, whole_record
     with pytest.raises(SystemExit, match="1"):
         main([str(tmp_path)])
     assert "has not finished its first phase" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path / "\x1b[2J")])
+    assert r"\x1b[2J: no phases.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from seqdsd.text import Tokenizer, WordVocabulary
+from seqdsd.text import Tokenizer, WordVocabulary, caption_words
 
 # Counted by hand: a 5, dog 3, cat 2, runs 2, sat 1.
 CAPTIONS = [
@@ -145,3 +145,19 @@ def test_damage_is_named(tmp_path, damage, message):
         path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
     with pytest.raises(ValueError, match=f"vocabulary.json: .*{message}"):
         WordVocabulary.load(tmp_path)
+
+
+def test_words_of_captions_by_hand():
+    assert caption_words('A man\'s "t-shirt" , no. 9: AT&T -- (a - b) . ') == [
+        "a",
+        "mans",
+        "t-shirt",
+        "no",
+        "9",
+        "att",
+        "--",
+        "a",
+        "-",
+        "b",
+    ]
+    assert caption_words(" . ! ") == caption_words("") == []

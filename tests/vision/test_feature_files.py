@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 import torch
 
-from seqdsd.vision import FeatureError, read_feature_file
+from seqdsd.vision import FeatureError, mat_files, read_feature_file
 
 DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data")) / "flickr8k"
 IDS = ["b.jpg", "a.jpg", "c.jpg", "d.jpg"]
@@ -224,3 +224,12 @@ def test_the_given_flickr8k_features():
     row = names.index(ids[1234])
     expected = np.load(DATA / "efficientnet_lite0_feats_f16.npy")[row].astype(np.float32)
     np.testing.assert_array_equal(features.take([ids[1234]])[0].numpy(), expected)
+
+
+def test_matrices_that_unpack_to_far_more_than_features_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mat_files, "_SMALL_BYTES", 100_000)
+    for size, path in ((10_000, tmp_path / "small.mat"), (1_000_000, tmp_path / "bomb.mat")):
+        scipy.io.savemat(path, {"feats": np.zeros((size, 1))}, do_compression=True)
+    assert read_feature_file(tmp_path / "small.mat", ["a.jpg"]).take(["a.jpg"]).shape == (1, 10_000)
+    with pytest.raises(FeatureError, match=r"bomb\.mat: damaged.*unpacks to more than 100 times its size"):
+        read_feature_file(tmp_path / "bomb.mat", ["a.jpg"])
