@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PART = 2**18
+SEEN_THROUGH = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}
+"""Packages whose wrapped optimizers move the weights by the optimizer within, and by nothing else."""
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
@@ -199,8 +201,12 @@ def _unwrapped(optimizer: Any) -> Optimizer:
     """The optimizer within those of Accelerate, Fabric and Lightning, which have no hooks of their own."""
     while "_optimizer_step_post_hooks" not in getattr(optimizer, "__dict__", {}):
         inner = getattr(optimizer, "optimizer", None) or getattr(optimizer, "_optimizer", None)
-        if inner is None:
-            raise TypeError(f"masks are attached to a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        packages = {base.__module__.partition(".")[0] for base in type(optimizer).__mro__}
+        if inner is None or not packages & SEEN_THROUGH:
+            raise TypeError(
+                f"masks are attached to a torch.optim.Optimizer, got {type(optimizer).__name__}; of a wrapper hand "
+                "over the optimizer within, and call apply_ after each step if the wrapper itself moves weights"
+            )
         optimizer = inner
     return optimizer
 

@@ -227,6 +227,18 @@ def test_an_attach_that_is_refused_changes_nothing():
     assert "torch.optim.Optimizer, got list" in refused(model, masks, sgd(model), [])
 
 
+class Lookahead:
+    """Moves the weights on after the optimizer within has."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+
+
+def test_a_wrapper_that_may_move_weights_itself_is_refused():
+    model = net()
+    assert "got Lookahead; of a wrapper hand over" in refused(model, half_of(model), Lookahead(sgd(model)))
+
+
 def test_the_optimizer_of_accelerate():
     accelerator = Accelerator(cpu=True)
     model = net()
