@@ -15,7 +15,7 @@ from rich.console import Console
 
 from seqdsd.config import read_config, to_toml
 from seqdsd.data import read_corpus
-from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, dsd, load_checkpoint, save_checkpoint
+from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, load_checkpoint, save_checkpoint, saving
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.recipes import ds1, speech
 from seqdsd.recipes.command import parse_command
@@ -268,7 +268,7 @@ def test_stopped_before_it_could_take_phases_over_it_does_so_when_it_goes_on(rou
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(dsd, "take_over", stop)
+        patch.setattr(saving, "take_over", stop)
         run(make(tmp_path / "run"), start_from=tmp_path / "parent")
     assert (tmp_path / "run" / "config.toml").is_file()
     result = run(make(tmp_path / "run"), RESUME, start_from=tmp_path / "parent")
