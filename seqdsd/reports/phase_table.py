@@ -7,14 +7,24 @@ one for both. Leaves out comparisons between runs, figures and significance.
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleRenderable
 
-from seqdsd.kinds import NONE
+from seqdsd.kinds import (
+    BLEU,
+    CAPTIONS,
+    KINDS,
+    NEURALTALK_BLEU,
+    NONE,
+    SPEECH,
+    WER,
+    Metric,
+    kind_of_scores,
+)
 from seqdsd.printable import printable
 from seqdsd.records import RunFolder, is_test_split
 from seqdsd.reports.layout import Cells, Grid
@@ -32,21 +42,16 @@ class _Scores:
     """Scores of a split that share a column, with slashes between them, and how they are written."""
 
     title: str  # with a place for the split's name; a line break holds in the terminal only
-    keys: tuple[str, ...]
-    scale: int  # from the record to the table
-    decimals: int
-    is_error: bool  # lower is better
+    metrics: tuple[Metric, ...]
 
     def gain(self, before: _Number, after: _Number) -> _Number:
         """How much better a score has become."""
-        if before is None or after is None:
-            return None
-        return before - after if self.is_error else after - before
+        return None if before is None or after is None else self.metrics[0].gain(before, after)
 
     def written(self, values: Sequence[_Number], *, scale: int | None = None) -> str:
         """A cell; ``scale`` stands in for that of the scores."""
-        factor = self.scale if scale is None else scale
-        cells = [NONE if value is None else f"{factor * value:z.{self.decimals}f}" for value in values]
+        metrics = [one if scale is None else replace(one, scale=scale) for one in self.metrics]
+        cells = [metric.written(value) for metric, value in zip(metrics, values, strict=True)]
         return NONE if set(cells) == {NONE} else "/".join(cells)
 
 
@@ -64,14 +69,13 @@ class _Column:
 
     def values(self, record: Record) -> list[_Number]:
         """The phase's scores; None where it has none."""
-        return [(record.get(self.split) or {}).get(key) for key in self.scores.keys]
+        return [metric.of(record, self.split) for metric in self.scores.metrics]
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is measured in one kind of run."""
+    """How the scores of one kind of run are set out."""
 
-    key: str  # a dev score that only this kind has
     on_dev: tuple[_Scores, ...]
     on_test: tuple[_Scores, ...]  # of every test set
     caption: Callable[[Record, Sequence[str]], str]  # of the best phase and all splits
@@ -161,13 +165,13 @@ def _measured(records: Sequence[Record]) -> _Measured:
     Raises:
         ValueError: If a phase, which is named, has not the scores of its kind.
     """
-    kind = _WORD_ERRORS if _WORD_ERRORS.key in (records[0].get("dev") or {}) else _CAPTIONS
+    kind = kind_of_scores(records[0].get("dev") or {})
     for record in records:
-        if kind.key not in (record.get("dev") or {}):
-            raise ValueError(
-                f"phase {record['name']!r} has no dev score {kind.key!r}; is its record complete?"
-            )
-    return kind
+        if kind is None or kind.primary.of(record, "dev") is None:
+            known = kind.primary.key if kind else " or ".join(one.primary.key for one in KINDS)
+            raise ValueError(f"phase {record['name']!r} has no dev score {known!r}; is its record complete?")
+    assert kind is not None  # there are records
+    return _MEASURED[kind]
 
 
 def _splits(records: Sequence[Record]) -> list[str]:
@@ -252,23 +256,18 @@ def _captions_caption(best: Record, splits: Sequence[str]) -> str:
     )
 
 
-def _bleu(title: str, *keys: str) -> _Scores:
-    return _Scores(title, keys, scale=1, decimals=1, is_error=False)
-
-
-_WORD_ERROR_RATE = _Scores("{split} WER", ("wer",), scale=100, decimals=2, is_error=True)
-_WORD_ERRORS = _Measured(
-    key="wer", on_dev=(_WORD_ERROR_RATE,), on_test=(_WORD_ERROR_RATE,), caption=_word_error_caption
-)
-_CAPTIONS = _Measured(
-    key="bleu4",
-    on_dev=(_bleu("{split}\nBLEU-4", "bleu4"),),
-    on_test=(
-        _bleu("{split}\nBLEU-1/2/3/4", *(f"bleu{n}" for n in (1, 2, 3, 4))),
-        _bleu("{split} NeuralTalk\nBLEU-1/2/3/4", *(f"neuraltalk_bleu{n}" for n in (1, 2, 3, 4))),
+_WORD_ERROR_RATE = _Scores("{split} WER", (WER,))
+_MEASURED = {
+    SPEECH: _Measured((_WORD_ERROR_RATE,), (_WORD_ERROR_RATE,), _word_error_caption),
+    CAPTIONS: _Measured(
+        on_dev=(_Scores("{split}\nBLEU-4", (CAPTIONS.primary,)),),
+        on_test=(
+            _Scores("{split}\nBLEU-1/2/3/4", BLEU),
+            _Scores("{split} NeuralTalk\nBLEU-1/2/3/4", NEURALTALK_BLEU),
+        ),
+        caption=_captions_caption,
     ),
-    caption=_captions_caption,
-)
+}
 
 
 def main(argv: Sequence[str]) -> None:
