@@ -14,7 +14,7 @@ from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.memory import OutOfMemory
 from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
-from seqdsd.engine.processes import Processes, is_first_process, is_lost_company
+from seqdsd.engine.processes import Processes, is_first_process, is_lost_company, leave_company
 from seqdsd.engine.task import Batch, Evaluation, Task
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "has_checkpoint",
     "is_first_process",
     "is_lost_company",
+    "leave_company",
     "load_checkpoint",
     "load_latest",
     "make_fabric",

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from seqdsd.config import read_config
-from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company
+from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
 
 ConfigT = TypeVar("ConfigT")
@@ -107,6 +107,7 @@ def run_command(main: Callable[[], None]) -> None:
     console = Console(stderr=True)
     try:
         main()
+        leave_company()
     except (ValueError, OSError, TrainingDiverged) as error:
         message = escape(printable_lines(_said(error)))
         console.print("[bold red]error:[/bold red]", message, highlight=False, soft_wrap=True)

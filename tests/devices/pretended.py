@@ -30,6 +30,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA = torch.device("cuda:0")
 REPOSITORY = Path(__file__).parents[2]
+OURS = tuple(
+    REPOSITORY / name for name in ("seqdsd", "tests", "benchmarks")
+)  # a virtual environment may lie beside them
 aten = torch.ops.aten
 
 _READING = {
@@ -305,7 +308,7 @@ def _site() -> tuple[str, str]:
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(REPOSITORY) and path != Path(__file__):
+        if path != Path(__file__) and any(path.is_relative_to(folder) for folder in OURS):
             name, function = path.relative_to(REPOSITORY), frame.f_code.co_name
             text = linecache.getline(str(path), frame.f_lineno).strip()
             return f"{name}:{frame.f_lineno} in {function}: {text}", f"{name} {function}"
