@@ -218,9 +218,8 @@ def kill_and_resume(settings: Settings, work: Path) -> Iterable[Row]:
     result = "bit-identical weights" if apart == 0 else f"weights within {apart:.1e}"
     wers = " and ".join(f"{100 * _phases(run)[-1]['test']['wer']:.2f} %" for run in (unbroken, killed))
     how = "killed while it ran" if was_running else "it had ended before it was killed"
-    is_same = (
-        apart == 0 or not settings.is_small
-    )  # what a GPU's sums may differ by is not known yet: the row says it
+    # What a GPU's sums may differ by is not known yet: there the row says it, and is no judgement.
+    is_same = apart == 0 or not settings.is_small
     yield Row(
         "killed by SIGKILL, then --resume", f"{result}; test WER {wers}; {how}", was_running and is_same
     )

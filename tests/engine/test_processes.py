@@ -144,9 +144,9 @@ def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_
     one, two = runs[1].read_phases(), runs[2].read_phases()
     losses, expected = two[0]["train_loss"], one[0]["train_loss"]
     assert losses[0] == pytest.approx(expected[0], rel=1e-4)
-    assert losses == pytest.approx(
-        expected, rel=1e-2
-    )  # rounding grows from step to step, more on some processors
+    assert losses[1] == pytest.approx(expected[1], rel=1e-3)
+    # One process alone, its first weights changed by 1e-7 of their size, is 7e-4 away by then.
+    assert losses[2] == pytest.approx(expected[2], rel=1e-2)
     assert len(two) == 3 and two[1]["measured_sparsity"] == one[1]["measured_sparsity"]
     assert read_provenance(runs[2].config)["processes"] == 2
     for split in ("dev", "test"):
