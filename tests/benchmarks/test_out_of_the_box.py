@@ -115,25 +115,25 @@ def corpus(tmp_path):
 def test_the_best_epochs_weights_are_tested(corpus):
     """All splits are one, so its dev WER is the test WER; the last epoch's weights are spoilt."""
     torch.manual_seed(0)
-    model = RIVALS["gru"][2](16)
+    model = RIVALS["gru"][2](32)
     seen = []
 
     def after_epoch(now):
         seen.append(now.dev_wer[-1])
-        if len(seen) == 30:
+        if len(seen) == 40:
             torch.nn.utils.vector_to_parameters(torch.zeros(parameters_of(model)), list(model.parameters()))
 
     done = train_rival(
         model,
         corpus,
         sample_rate_hz=16_000,
-        epochs=30,
+        epochs=40,
         batch_seconds=0.5,
-        peak=3e-2,
+        peak=1e-2,
         seed=0,
         after_epoch=after_epoch,
     )
-    assert seen == done.dev_wer and len(done.train_loss) == 30
+    assert seen == done.dev_wer and len(done.train_loss) == 40
     assert done.train_loss[-1] < 0.2 * done.train_loss[0]
     assert done.dev_wer[0] > done.test_wer == min(done.dev_wer) == 0
     assert done.dev_wer.index(0) == done.best_epoch - 1
