@@ -15,7 +15,7 @@ from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.memory import OutOfMemory
 from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes, is_first_process, is_lost_company, leave_company
-from seqdsd.engine.task import Batch, Evaluation, Task
+from seqdsd.engine.task import Batch, Evaluation, Note, Task
 
 __all__ = [
     "AdaptiveSettings",
@@ -25,6 +25,7 @@ __all__ = [
     "DSDTraining",
     "Evaluation",
     "NesterovSettings",
+    "Note",
     "OptimizerSettings",
     "OutOfMemory",
     "Precision",

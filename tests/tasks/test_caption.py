@@ -354,8 +354,8 @@ def test_a_network_that_says_the_same_of_all_is_called_so(make_task, corpus):
         task.model.image.weight.zero_()
     evaluation = task.evaluate(task.model, "dev", CPU)
     [caption] = {row["hyp"] for row in evaluation.hypotheses}
-    assert f"100% of the images get the same caption ({caption!r})" in evaluation.notes[0]
-    assert "feature rows" in evaluation.notes[0]
+    assert f"100% of the images get the same caption ({caption!r})" in str(evaluation.notes[0])
+    assert "feature rows" in str(evaluation.notes[0])
     lone = make_task(make_corpus({"train": 5, "dev": 1, "test": 1}))
     assert not lone.evaluate(lone.model, "dev", CPU).notes
 

@@ -119,7 +119,7 @@ def test_blank_collapse_is_said_in_words(make_task, model):
         model.output.bias[0] = 1e4  # nothing but blanks
     evaluation = make_task().evaluate(model, "test", CPU)
     assert evaluation.score == 1.0 and all(row["hyp"] == "" for row in evaluation.hypotheses)
-    assert "blank collapse: 100%" in evaluation.notes[0] and "learning rate" in evaluation.notes[0]
+    assert "blank collapse: 100%" in str(evaluation.notes[0]) and "learning rate" in str(evaluation.notes[0])
 
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
