@@ -49,7 +49,8 @@ class TrainSettings:
 
     optimizer: OptimizerSettings = field(default_factory=NesterovSettings)
     patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
+    """A phase ends early after this many epochs without a better dev score; 0 never ends it early. One whose learning
+    rate has a cosine for its curve then ends before the rate has fallen."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
@@ -202,10 +203,6 @@ class DSDTraining:
             TrainingDiverged: Where undoing it would not help, or has not helped several times.
         """
         started = time.monotonic()
-        learning_rate = phase.learning_rate * self._state.now.rate_factor
-        learning_rate /= self._settings.optimizer.anneal**self._state.now.epoch
-        for group in self._optimizer.optimizer.param_groups:
-            group["lr"] = learning_rate
         try:
             self._train_epoch(phase)
             self._check_steps(phase)
@@ -213,26 +210,17 @@ class DSDTraining:
             if not self._state.can_go_back:
                 raise
             self._display.warn(str(diverged))
-            self._go_back(phase, None, why="no finite loss in so many steps")
+            self._go_back(phase, None, why="no finite loss in too many steps")
             return
-        train_loss = self._state.meter.mean
-        dev = self._evaluate("dev")
-        if self._tensorboard:
-            self._tensorboard.epoch(
-                self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
-            )
+        train_loss, dev = self._state.meter.mean, self._evaluate("dev")
         has_diverged = self._state.has_diverged(phase, dev)
         if has_diverged and not self._state.can_go_back:
             raise TrainingDiverged(
-                f"{phase.name} has lost what it had learned again, in epoch {self._state.now.epoch + 1} (training loss "
-                f"{train_loss:.4g}, dev loss {dev.loss:.4g}), at 1/{2**MAX_RESTARTS} of its learning rate; take a "
+                f"{phase.name} has lost what it had learned once more, in epoch {self._state.now.epoch + 1} (training "
+                f"loss {train_loss:.4g}, dev loss {dev.loss:.4g}), at 1/{2**MAX_RESTARTS} of its learning rate; take a "
                 "lower one (--learning-rates) and another --out"
             )
-        self._dev_headline = dev.headline
-        seconds = time.monotonic() - started
-        self._display.epoch_ended(
-            phase, self._state.now.epoch + 1, train_loss=train_loss, dev=dev, seconds=seconds
-        )
+        self._show_epoch(phase, train_loss, dev, seconds=time.monotonic() - started)
         if has_diverged:
             self._go_back(phase, dev, why=f"training loss {train_loss:.4g}, dev loss {dev.loss:.4g}")
             return
@@ -244,7 +232,12 @@ class DSDTraining:
         self._records.write_progress(phase, self._state, dev=dev.headline)
 
     def _check_steps(self, phase: Phase) -> None:
-        """See that the epoch has had a step that changed something."""
+        """See that the epoch has had a step that changed something.
+
+        Raises:
+            ValueError: If nothing could be read.
+            TrainingDiverged: If no step had a finite loss.
+        """
         meter = self._state.meter
         if not meter.steps and not meter.bad_steps:
             raise ValueError("not one training item can be read; the warnings above say why")
@@ -255,6 +248,19 @@ class DSDTraining:
                 f"not one of the {bad_steps} steps of {phase.name}'s epoch {self._state.now.epoch + 1} had a finite "
                 "loss, and all were skipped; lower the learning rate or look at the items named above"
             )
+
+    def _show_epoch(self, phase: Phase, train_loss: float, dev: Evaluation, *, seconds: float) -> None:
+        self._dev_headline = dev.headline
+        if self._tensorboard:
+            self._tensorboard.epoch(
+                self._state.epochs_done,
+                train_loss=train_loss,
+                learning_rate=self._learning_rate(phase, self._task.num_batches - 1),
+                dev=dev,
+            )
+        self._display.epoch_ended(
+            phase, self._state.now.epoch + 1, train_loss=train_loss, dev=dev, seconds=seconds
+        )
 
     def _go_back(self, phase: Phase, dev: Evaluation | None, *, why: str) -> None:
         """Undo the epoch: on with the best weights, a fresh optimizer and half the learning rate."""
@@ -279,12 +285,27 @@ class DSDTraining:
                 seed=self._settings.seed,
                 settings=self._settings.optimizer,
                 meter=self._state.meter,
+                before_step=lambda step: self._set_learning_rate(phase, step),
                 after_step=lambda step: self._after_step(phase, step),
                 after_backward=lambda: self._mask_summed_gradients(phase),
             )
         finally:
             self._count_seconds()
             self._counted_until = None
+
+    def _learning_rate(self, phase: Phase, step: int) -> float:
+        """Of a step of the current epoch, from 0."""
+        return self._settings.optimizer.rate(
+            phase.learning_rate * self._state.now.rate_factor,
+            epochs=phase.epochs,
+            epoch=self._state.now.epoch,
+            step=step,
+            num_batches=self._task.num_batches,
+        )
+
+    def _set_learning_rate(self, phase: Phase, step: int) -> None:
+        for group in self._optimizer.optimizer.param_groups:
+            group["lr"] = self._learning_rate(phase, step)
 
     def _after_step(self, phase: Phase, step: int) -> None:
         self._state.now.step = step

@@ -206,10 +206,12 @@ class RunState:
         return bool(self.best) and is_changed and len(self.now.restarts) < MAX_RESTARTS
 
     def has_diverged(self, phase: Phase, dev: Evaluation) -> bool:
-        """Whether the epoch that ends has, against the phase's best one, or at its start what it began with."""
+        """Whether the epoch that ends has: by the phase's best one, or at its start by what it began with."""
         good = self._good_losses(phase)
         now = Losses(self.meter.mean, dev.loss)
-        return good is not None and has_diverged(now, good=good, first=self._first_losses(phase))
+        if good is None or not self.best:  # of a checkpoint from before there were weights to go back to
+            return False
+        return has_diverged(now, good=good, first=self._first_losses(phase))
 
     def _good_losses(self, phase: Phase) -> Losses | None:
         now = self.now

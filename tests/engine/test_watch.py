@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from seqdsd.engine import Evaluation, Note
 from seqdsd.engine.run_state import PhaseProgress, RunState
@@ -23,9 +24,11 @@ def evaluation(loss: float, score: float = 1.0, notes: tuple[Note, ...] = ()) ->
 def watched(folder: Path) -> tuple[list[tuple[str, int, str]], list[str]]:
     """What the engine would have remarked, and the epochs that it would have undone."""
     state, said, undone = RunState(), [], []
+    weights = {"weight": torch.zeros(1)}
     for record in RunFolder(folder).read_phases():
         phase = Phase(*(record[key] for key in ("name", "kind", "epochs", "learning_rate", "sparsity")))
         curves = (record[name] for name in ("train_loss", "dev_loss", "dev_score"))
+        state.best = weights
         for train, dev_loss, score in zip(*curves, strict=True):
             dev = evaluation(dev_loss, score)
             state.meter.sum, state.meter.steps = train, 1
@@ -113,7 +116,7 @@ def test_of_a_phase_s_first_epoch_the_phase_before_is_the_measure_but_not_of_a_p
         "train_loss": [56.0, None, 9.0],
         "dev_loss": [50.0, 12.0, 8.0],
     }
-    state = RunState(records=[{**record, "best_epoch": 3}])
+    state = RunState(records=[{**record, "best_epoch": 3}], best={"weight": torch.zeros(1)})
     state.meter.sum, state.meter.steps = 50.0, 1
     dev = evaluation(48.0)
     assert state.has_diverged(Phase("Dense Iter 1", "redense", 3, 0.1), dev)
