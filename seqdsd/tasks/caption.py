@@ -285,8 +285,10 @@ def _bleus(score: Bleu, prefix: str = "") -> Mapping[str, float]:
 
 def _notes(hyps: Sequence[str], bleu4: float) -> list[Note]:
     """Whether anything was learned at all; what it is not yet, in the first epochs."""
+    if len(hyps) == 1:  # which says nothing of the others
+        return []
     caption, count = Counter(hyps).most_common(1)[0]
-    if count >= SAME_CAPTION_SHARE * len(hyps) and len(hyps) > 1:
+    if count >= SAME_CAPTION_SHARE * len(hyps):
         found = f"{count / len(hyps):.0%} of the images get the same caption ({caption[:100]!r})"
     elif bleu4 < LOW_BLEU4:
         found = f"hardly a phrase is right (BLEU-4 {bleu4:.2f})"
