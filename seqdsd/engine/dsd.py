@@ -26,7 +26,7 @@ from seqdsd.engine.optimizer import NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes
 from seqdsd.engine.progress import RunDisplay, TensorBoardLog
 from seqdsd.engine.run_records import RunRecords
-from seqdsd.engine.run_state import RunState
+from seqdsd.engine.run_state import MAX_RESTARTS, RunState
 from seqdsd.engine.saving import RunSaver
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.engine.weight_log import weight_row
@@ -49,7 +49,8 @@ class TrainSettings:
 
     optimizer: OptimizerSettings = field(default_factory=NesterovSettings)
     patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
+    """A phase ends early after this many epochs without a better dev score; 0 never ends it early. One whose learning
+    rate has a cosine for its curve then ends before the rate has fallen."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
@@ -116,7 +117,8 @@ class DSDTraining:
 
         Raises:
             StopRequested: After Ctrl-C or SIGTERM; a checkpoint is written.
-            TrainingDiverged: After too many steps without a finite loss; a checkpoint is written.
+            TrainingDiverged: After too many steps without a finite loss, or too many epochs that had to be undone; a
+                checkpoint is written.
             ValueError: From the data (a checkpoint is written), or a checkpoint that does not fit.
         """
         restored = self._begin()
@@ -150,6 +152,10 @@ class DSDTraining:
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
         with self._start_phase(phase, restored):
+            if not self._state.now.epoch and not self._state.now.step:
+                self._state.best = _copied(
+                    self._task.model.state_dict()
+                )  # to go back to; pruned in a sparse phase
             if phase.kind == "sparse":
                 self._observe_weights("after pruning", phase)
             if is_first:
@@ -162,6 +168,11 @@ class DSDTraining:
         try:
             while not self._state.now.is_over(phase, self._settings.patience):
                 self._run_epoch(phase)
+            if self._state.now.best_epoch < 0:
+                raise TrainingDiverged(
+                    f"all of {phase.name}'s {phase.epochs} epochs have diverged, at half the learning rate each; take "
+                    "a lower one (--learning-rates) and another --out"
+                )
             return self._evaluate_best()
         except (StopRequested, TrainingDiverged):  # of all processes at once
             self._save()  # raised between two steps: weights and position agree
@@ -186,11 +197,47 @@ class DSDTraining:
         return self._state.masks.attach(optimizer)
 
     def _run_epoch(self, phase: Phase) -> None:
+        """Train an epoch and judge it; one that has diverged is undone.
+
+        Raises:
+            TrainingDiverged: Where undoing it would not help, or has not helped several times.
+        """
         started = time.monotonic()
-        learning_rate = phase.learning_rate / self._settings.optimizer.anneal**self._state.now.epoch
-        for group in self._optimizer.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._train_epoch(phase)
+        try:
+            self._train_epoch(phase)
+            self._check_steps(phase)
+        except TrainingDiverged as diverged:
+            if not self._state.can_go_back:
+                raise
+            self._display.warn(str(diverged))
+            self._go_back(phase, None, why="no finite loss in too many steps")
+            return
+        train_loss, dev = self._state.meter.mean, self._evaluate("dev")
+        has_diverged = self._state.has_diverged(phase, dev)
+        if has_diverged and not self._state.can_go_back:
+            raise TrainingDiverged(
+                f"{phase.name} has lost what it had learned once more, in epoch {self._state.now.epoch + 1} (training "
+                f"loss {train_loss:.4g}, dev loss {dev.loss:.4g}), at 1/{2**MAX_RESTARTS} of its learning rate; take a "
+                "lower one (--learning-rates) and another --out"
+            )
+        self._show_epoch(phase, train_loss, dev, seconds=time.monotonic() - started)
+        if has_diverged:
+            self._go_back(phase, dev, why=f"training loss {train_loss:.4g}, dev loss {dev.loss:.4g}")
+            return
+        is_best = self._state.finish_epoch(dev)
+        if is_best:
+            self._state.best = _copied(self._task.model.state_dict())
+        for remark in self._state.remark(phase, dev, is_best=is_best):
+            self._display.warn(remark.text)
+        self._records.write_progress(phase, self._state, dev=dev.headline)
+
+    def _check_steps(self, phase: Phase) -> None:
+        """See that the epoch has had a step that changed something.
+
+        Raises:
+            ValueError: If nothing could be read.
+            TrainingDiverged: If no step had a finite loss.
+        """
         meter = self._state.meter
         if not meter.steps and not meter.bad_steps:
             raise ValueError("not one training item can be read; the warnings above say why")
@@ -201,37 +248,64 @@ class DSDTraining:
                 f"not one of the {bad_steps} steps of {phase.name}'s epoch {self._state.now.epoch + 1} had a finite "
                 "loss, and all were skipped; lower the learning rate or look at the items named above"
             )
-        train_loss = meter.mean
-        dev = self._evaluate("dev")
+
+    def _show_epoch(self, phase: Phase, train_loss: float, dev: Evaluation, *, seconds: float) -> None:
+        self._dev_headline = dev.headline
         if self._tensorboard:
             self._tensorboard.epoch(
-                self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
+                self._state.epochs_done,
+                train_loss=train_loss,
+                learning_rate=self._learning_rate(phase, self._task.num_batches - 1),
+                dev=dev,
             )
-        if self._state.finish_epoch(dev):
-            self._state.best = _copied(self._task.model.state_dict())
-        self._dev_headline = dev.headline
-        self._records.write_progress(phase, self._state, dev=dev.headline)
         self._display.epoch_ended(
-            phase, self._state.now.epoch, train_loss=train_loss, dev=dev, seconds=time.monotonic() - started
+            phase, self._state.now.epoch + 1, train_loss=train_loss, dev=dev, seconds=seconds
         )
+
+    def _go_back(self, phase: Phase, dev: Evaluation | None, *, why: str) -> None:
+        """Undo the epoch: on with the best weights, a fresh optimizer and half the learning rate."""
+        restart = self._state.undo_epoch(phase, dev, why=why)
+        self._task.model.load_state_dict(self._state.best)
+        # In its place, so that it goes on holding the masks.
+        fresh = self._settings.optimizer.make(self._task.model.parameters(), restart.learning_rate)
+        self._optimizer.optimizer.load_state_dict(fresh.state_dict())
+        self._records.write_progress(phase, self._state, dev=self._dev_headline)
+        self._display.warn(str(restart))
 
     def _train_epoch(self, phase: Phase) -> None:
         self._counted_until = time.monotonic()
-        train_epoch(
-            self._fabric,
-            self._model,
-            self._optimizer,
-            self._task,
-            epoch=self._state.epochs_done,
-            first=self._state.now.step,
-            seed=self._settings.seed,
-            settings=self._settings.optimizer,
-            meter=self._state.meter,
-            after_step=lambda step: self._after_step(phase, step),
-            after_backward=lambda: self._mask_summed_gradients(phase),
+        try:
+            train_epoch(
+                self._fabric,
+                self._model,
+                self._optimizer,
+                self._task,
+                epoch=self._state.epochs_done,
+                first=self._state.now.step,
+                seed=self._settings.seed,
+                settings=self._settings.optimizer,
+                meter=self._state.meter,
+                before_step=lambda step: self._set_learning_rate(phase, step),
+                after_step=lambda step: self._after_step(phase, step),
+                after_backward=lambda: self._mask_summed_gradients(phase),
+            )
+        finally:
+            self._count_seconds()
+            self._counted_until = None
+
+    def _learning_rate(self, phase: Phase, step: int) -> float:
+        """Of a step of the current epoch, from 0."""
+        return self._settings.optimizer.rate(
+            phase.learning_rate * self._state.now.rate_factor,
+            epochs=phase.epochs,
+            epoch=self._state.now.epoch,
+            step=step,
+            num_batches=self._task.num_batches,
         )
-        self._count_seconds()
-        self._counted_until = None
+
+    def _set_learning_rate(self, phase: Phase, step: int) -> None:
+        for group in self._optimizer.optimizer.param_groups:
+            group["lr"] = self._learning_rate(phase, step)
 
     def _after_step(self, phase: Phase, step: int) -> None:
         self._state.now.step = step

@@ -41,7 +41,7 @@ class LossMeter:
     bad_steps: int = 0
     bad_in_a_row: int = 0
     _pending: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
-    _diverged_with: tuple[str, ...] | None = None
+    _last_bad: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -68,22 +68,27 @@ class LossMeter:
         """
         if len(self._pending) >= at_least:
             self._read()
-        if self._diverged_with is not None:  # of several processes, one may have had no item
-            last, self._diverged_with, self.bad_in_a_row = self._diverged_with, None, 0
+        if self.bad_in_a_row >= MAX_BAD_STEPS:
+            self.bad_in_a_row = 0
             raise TrainingDiverged(
                 f"{MAX_BAD_STEPS} steps in a row had no finite loss and were skipped (the last with "
-                f"{', '.join(last) or 'no item here'}); lower the learning rate or look at these items"
+                # Of several processes, one may have had none; and a resumed run knows them no more.
+                f"{', '.join(self._last_bad) or 'no item here'}); lower the learning rate or look at these items"
             )
 
     def _read(self) -> None:
-        """Copy what is pending to the host."""
+        """Copy what is pending to the host.
+
+        What comes after the last step of too many bad ones counts for nothing: how much that is depends on when one
+        looks, which a resumed run does at other steps.
+        """
         if not self._pending:
             return
         values = torch.stack([pair for pair, _ in self._pending]).tolist()
         names = [ids for _, ids in self._pending]
         self._pending.clear()
         for (loss, failed, items), ids in zip(values, names, strict=True):
-            if not items:
+            if not items or self.bad_in_a_row >= MAX_BAD_STEPS:
                 continue
             if not failed:
                 self.sum, self.steps, self.bad_in_a_row = self.sum + loss, self.steps + 1, 0
@@ -92,8 +97,7 @@ class LossMeter:
             log.warning(
                 "loss or gradient is not finite (loss %s): step skipped; its items: %s", loss, ", ".join(ids)
             )
-            if self.bad_in_a_row >= MAX_BAD_STEPS:
-                self._diverged_with = ids
+            self._last_bad = ids
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps. Never raises: a run that stops for whatever reason must be able to save."""
@@ -118,6 +122,7 @@ def train_epoch(
     seed: int,
     settings: OptimizerSettings,
     meter: LossMeter,
+    before_step: Callable[[int], None] = lambda step: None,
     after_step: Callable[[int], None],
     after_backward: Callable[[], None] = lambda: None,
 ) -> None:
@@ -133,6 +138,7 @@ def train_epoch(
         seed: Of the run.
         settings: How gradients are clipped.
         meter: Takes the losses.
+        before_step: Called with the number of batches done; sets the learning rate.
         after_step: Called with the number of batches done, when weights and optimizer are consistent.
         after_backward: Called when the gradients are complete, before they are clipped.
 
@@ -147,6 +153,7 @@ def train_epoch(
         if micro_batches:
             # Dropout knows no generator of its own.
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
+            before_step(done - 1)
             loss, failed, items = _train_step(
                 fabric, model, optimizer, task, micro_batches, settings, processes, after_backward
             )

@@ -1,7 +1,7 @@
 """Whether the largest batch fits into memory: tried before the first epoch, not found out in the middle of it.
 
-What comes later is left out: state that an optimizer makes in its first step (not Nesterov's), the best weights of a
-phase, and the masks of a sparse one; each is as large as the weights.
+What comes later is left out: state that an optimizer makes in its first step (not Nesterov's), and the masks of a
+sparse phase; each is as large as the weights.
 """
 
 from __future__ import annotations

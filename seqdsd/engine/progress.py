@@ -70,13 +70,15 @@ class RunDisplay:
     def epoch_ended(
         self, phase: Phase, epochs_done: int, *, train_loss: float, dev: Evaluation, seconds: float
     ) -> None:
-        """A line of an epoch, and below it what its evaluation remarks."""
+        """A line of an epoch."""
         self.say(
             f"{phase.name:<13} epoch {epochs_done:>2}/{phase.epochs}  loss {train_loss:7.2f}"
             f"  dev loss {dev.loss:7.2f}  {dev.headline}  {seconds:.0f} s"
         )
-        for note in dev.notes:
-            self.say(f"[yellow]{escape(note)}[/yellow]")
+
+    def warn(self, text: str) -> None:
+        """Print a line that stays and calls for attention; brackets in it are no markup."""
+        self.say(f"[yellow]{escape(text)}[/yellow]")
 
     def phase_ended(self, phase: Phase, *, best_epoch: int, evaluations: Mapping[str, Evaluation]) -> None:
         """A line of a phase: its scores."""
@@ -92,7 +94,7 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
 
     def epoch(self, epoch: int, *, train_loss: float, learning_rate: float, dev: Evaluation) -> None:
-        """Scalars of one epoch; ``epoch`` counts over the whole run."""
+        """Scalars of one epoch, which counts over the whole run; the rate is that of its last step."""
         scalars = {"train/loss": train_loss, "train/learning_rate": learning_rate, "dev/loss": dev.loss}
         for name, value in {**scalars, **_numbers("dev", dev.metrics)}.items():
             self._writer.add_scalar(name, value, epoch)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqdsd.engine.checkpoint import Checkpoint, save_checkpoint
@@ -90,6 +90,8 @@ class RunRecords:
             "statistics_seconds": round(math.fsum(statistics), 4),
             "skipped": len(self._all_skipped(state)),
             "nonfinite_steps": now.bad_steps,
+            "restarts": [asdict(one) for one in now.restarts],
+            "remarks": [asdict(one) for one in now.remarks],
         }
 
     def write_phase(self, phase: Phase, state: RunState, evaluations: Mapping[str, Evaluation]) -> None:

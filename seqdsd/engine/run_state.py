@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
@@ -13,9 +13,50 @@ from torch import Tensor, nn
 
 from seqdsd.engine.checkpoint import Checkpoint, optimizer_tensors
 from seqdsd.engine.loop import LossMeter
-from seqdsd.engine.task import Evaluation
+from seqdsd.engine.task import Evaluation, Note
+from seqdsd.engine.watch import Losses, has_diverged, remarks
 from seqdsd.records import check_phases, json_values
 from seqdsd.sparsity import MaskSet, Phase, Schedule
+
+MAX_RESTARTS = 3
+"""In a phase; each halves the learning rate."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """An epoch that had diverged and was undone.
+
+    Attributes:
+        epoch: It, from 1.
+        back_to: The epoch whose weights were taken up again; 0 for those that the phase began with.
+        learning_rate: The phase's from then on.
+        why: In words.
+    """
+
+    epoch: int
+    back_to: int
+    learning_rate: float
+    why: str
+
+    def __str__(self) -> str:
+        where = (
+            f"the weights of epoch {self.back_to}"
+            if self.back_to
+            else "the weights that the phase began with"
+        )
+        return (
+            f"epoch {self.epoch} has diverged ({self.why}) and is undone: on with {where} at half the learning rate "
+            f"({self.learning_rate:g})"
+        )
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What was said of the training after an epoch, from 1 (see ``Note``)."""
+
+    epoch: int
+    kind: str
+    text: str
 
 
 @dataclass
@@ -31,6 +72,20 @@ class PhaseProgress:
     bad_steps: int = 0
     seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    restarts: list[Restart] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+    noted_in_a_row: dict[str, int] = field(default_factory=dict)
+    """By the kind of a note: the epochs, up to the last one, that have had it."""
+
+    @property
+    def rate_factor(self) -> float:
+        """What the phase's learning rate is multiplied by."""
+        return 0.5 ** len(self.restarts)
+
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the current epoch began with the best weights."""
+        return self.epoch == self.best_epoch + 1 or any(one.epoch == self.epoch for one in self.restarts)
 
     def is_over(self, phase: Phase, patience: int) -> bool:
         """Whether the phase has had its epochs, or has not become better for ``patience`` of them."""
@@ -39,14 +94,44 @@ class PhaseProgress:
 
     def note_epoch(self, train_loss: float, dev: Evaluation) -> bool:
         """Add an epoch; True where it is the best so far (by dev score, then dev loss)."""
-        self.train_loss.append(train_loss)
-        self.dev_loss.append(dev.loss)
-        self.dev_score.append(dev.score)
-        is_best = self.best_epoch < 0 or self._rank(self.epoch) < self._rank(self.best_epoch)
+        self._add(train_loss, dev.loss, dev.score)
+        last = self.epoch - 1
+        is_best = self.best_epoch < 0 or self._rank(last) < self._rank(self.best_epoch)
         if is_best:
-            self.best_epoch = self.epoch
-        self.epoch, self.step = self.epoch + 1, 0
+            self.best_epoch = last
         return is_best
+
+    def note_restart(self, phase: Phase, *, train_loss: float, dev: Evaluation | None, why: str) -> Restart:
+        """Add an epoch that is undone; ``dev`` is None where it was not finished. It is never the best."""
+        self._add(train_loss, *((dev.loss, dev.score) if dev else (math.nan, math.nan)))
+        rate = phase.learning_rate * self.rate_factor / 2
+        self.restarts.append(Restart(self.epoch, self.best_epoch + 1, rate, why))
+        self.noted_in_a_row = {}
+        return self.restarts[-1]
+
+    def note_remarks(self, notes: Sequence[Note], phase: Phase) -> list[Remark]:
+        """Count the notes of the epoch that was added last; those that are to be said now, once each."""
+        self.noted_in_a_row = {note.kind: self.noted_in_a_row.get(note.kind, 0) + 1 for note in notes}
+        said = {remark.kind for remark in self.remarks}
+        due = [
+            Remark(self.epoch, note.kind, note.text)
+            for note in notes
+            if note.kind not in said and self.noted_in_a_row[note.kind] >= min(note.epochs, phase.epochs)
+        ]
+        self.remarks += due
+        return due
+
+    def losses(self) -> list[Losses]:
+        """Of the epochs that were not undone."""
+        undone = {one.epoch for one in self.restarts}
+        pairs = zip(self.train_loss, self.dev_loss, strict=True)
+        return [Losses(*pair) for epoch, pair in enumerate(pairs, start=1) if epoch not in undone]
+
+    def _add(self, train_loss: float, dev_loss: float, dev_score: float) -> None:
+        self.train_loss.append(train_loss)
+        self.dev_loss.append(dev_loss)
+        self.dev_score.append(dev_score)
+        self.epoch, self.step = self.epoch + 1, 0
 
     def _rank(self, epoch: int) -> list[tuple[bool, float]]:
         """Smaller is better; NaN, which compares as neither, comes last."""
@@ -59,6 +144,12 @@ class PhaseProgress:
 def is_within_round(phase: Phase | None) -> bool:
     """Whether a phase goes on with the masks of the one before: a sparse phase chooses its own."""
     return phase is not None and phase.kind == "redense"
+
+
+def _recorded_losses(record: Mapping[str, Any]) -> list[Losses]:
+    """By epoch, NaN where null stands for it; none where an earlier version has not written them."""
+    pairs = zip(record["train_loss"], record.get("dev_loss", []), strict=False)
+    return [Losses(*(math.nan if value is None else value for value in pair)) for pair in pairs]
 
 
 class _Meter(TypedDict):
@@ -89,7 +180,7 @@ class RunState:
         records: Of the finished phases.
         now: Where the current phase stands.
         meter: Losses of the current epoch so far.
-        best: Weights of the current phase's best epoch so far.
+        best: Weights of the current phase's best epoch so far; before its first one is over, what it began with.
         masks: Of the current round, from its sparse phase's start to its redense phase's end.
         weight_rows: Weights at the moments so far (see ``weight_log``).
         skipped: Bad data that processes before this one have left out.
@@ -107,6 +198,55 @@ class RunState:
     def epochs_done(self) -> int:
         """Counted over the whole run."""
         return sum(record["epochs"] for record in self.records) + self.now.epoch
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether going back to the best weights may help: they were changed since, and it was not done too often."""
+        is_changed = self.meter.steps > 0 or not self.now.is_at_best
+        return bool(self.best) and is_changed and len(self.now.restarts) < MAX_RESTARTS
+
+    def has_diverged(self, phase: Phase, dev: Evaluation) -> bool:
+        """Whether the epoch that ends has: by the phase's best one, or at its start by what it began with."""
+        good = self._good_losses(phase)
+        now = Losses(self.meter.mean, dev.loss)
+        if good is None or not self.best:  # of a checkpoint from before there were weights to go back to
+            return False
+        return has_diverged(now, good=good, first=self._first_losses(phase))
+
+    def _good_losses(self, phase: Phase) -> Losses | None:
+        now = self.now
+        if now.best_epoch >= 0:
+            return Losses(now.train_loss[now.best_epoch], now.dev_loss[now.best_epoch])
+        if (
+            phase.kind == "sparse" or not self.records
+        ):  # pruning takes away some of what the phase before had learned
+            return None
+        before = self.records[-1]
+        return next(iter(_recorded_losses(before)[before["best_epoch"] - 1 :]), None)
+
+    def _first_losses(self, phase: Phase) -> Losses | None:
+        """Of the run's first epoch that has some; None where the run began with weights that were trained."""
+        kind = self.records[0]["kind"] if self.records else phase.kind
+        epochs = _recorded_losses(self.records[0]) if self.records else self.now.losses()
+        finite = (one for one in epochs if all(map(math.isfinite, one)))
+        return None if kind == "sparse" else next(finite, None)
+
+    def remark(self, phase: Phase, dev: Evaluation, *, is_best: bool) -> list[Remark]:
+        """What is to be said of the epoch that was finished last."""
+        *before, now = self.now.losses()
+        notes = list(dev.notes)
+        if before:
+            lowest = Losses(
+                *(min(filter(math.isfinite, curve), default=math.inf) for curve in zip(*before, strict=True))
+            )
+            notes += remarks(now, lowest=lowest, first=self._first_losses(phase), is_best=is_best)
+        return self.now.note_remarks(notes, phase)
+
+    def undo_epoch(self, phase: Phase, dev: Evaluation | None, *, why: str) -> Restart:
+        """Count the current epoch, which is undone: the weights are to be ``best`` again."""
+        self.now.bad_steps += self.meter.bad_steps
+        mean, self.meter = self.meter.mean, LossMeter()
+        return self.now.note_restart(phase, train_loss=mean, dev=dev, why=why)
 
     def finish_epoch(self, dev: Evaluation) -> bool:
         """Note an epoch's end; True where its weights are the phase's best so far."""

@@ -26,6 +26,24 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a user should know of an epoch's end, with what to try.
+
+    Attributes:
+        kind: Names what is the matter, the same from epoch to epoch: it is said once a phase.
+        text: For the user.
+        epochs: Said when as many epochs in a row have had it, or all of a shorter phase: 1 where it is never usual.
+    """
+
+    kind: str
+    text: str
+    epochs: int = 1
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a model did on one split.
 
@@ -35,7 +53,7 @@ class Evaluation:
         headline: The score in words, for the progress line: ``WER 12.34 %``.
         metrics: What the phase record keeps, as JSON can hold it.
         hypotheses: One object an item: id, ref, hyp.
-        notes: What a user should know, in words ("blank collapse …").
+        notes: What a user should know ("blank collapse …").
     """
 
     loss: float
@@ -43,7 +61,7 @@ class Evaluation:
     headline: str
     metrics: Mapping[str, Any]
     hypotheses: Sequence[Mapping[str, Any]]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[Note] = field(default=())
 
 
 BatchT = TypeVar("BatchT", bound=Batch)

@@ -7,7 +7,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from seqdsd.config import read_config
+from seqdsd.config import kinds, of_kind, read_config, read_provenance
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
 
@@ -56,6 +56,8 @@ def parse_command(
 ) -> Command[ConfigT]:
     """Parse a recipe's command line; settings come from the class's defaults < the file < the command line.
 
+    Where a setting is one of several classes (``seqdsd.config.kinds``), the flags are those of the kind asked for.
+
     Args:
         config_class: Frozen dataclass of the recipe's settings; its docstrings are the help.
         prog: How the recipe is started.
@@ -70,18 +72,27 @@ def parse_command(
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first_look.add_argument("--config", type=Path)
     first_look.add_argument("--data")
+    choices = kinds(config_class)
+    for name in choices:
+        first_look.add_argument(f"--{name}.kind", dest=name)
     seen, _ = first_look.parse_known_args(argv)
     base = config_class()
     if seen.config:
         base = read_config(seen.config, base)
-    if seen.data is None and getattr(base, "data", None) is None:
+    # A run's own file is whole: what it does not set, as of an earlier version, is the class's.
+    is_whole = seen.config is not None and bool(read_provenance(seen.config))
+    if seen.data is None and getattr(base, "data", None) is None and not is_whole:
         base = read_config(seen.config, without_data()) if seen.config else without_data()
+    for name, classes in choices.items():
+        if kind := getattr(seen, name):
+            base = replace(base, **{name: of_kind(getattr(base, name), kind, classes, f"--{name}.")})  # type: ignore[type-var]
     return tyro.cli(
         Command[config_class],  # type: ignore[valid-type]
         prog=prog,
         description=description,
         default=Command(Invocation(), base),
         args=argv,
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

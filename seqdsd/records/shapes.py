@@ -50,6 +50,23 @@ class RunSettings(Struct):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
+class Restart(Struct):
+    """An epoch that had diverged and was undone: ``back_to`` the weights of another, 0 for the phase's first ones."""
+
+    epoch: Ordinal
+    back_to: Count
+    learning_rate: Positive
+    why: Line
+
+
+class Remark(Struct):
+    """What was said of the training after an epoch."""
+
+    epoch: Ordinal
+    kind: Line
+    text: Line
+
+
 class Phase(Struct):
     """A line of ``phases.jsonl``; beside ``dev`` there is an object for each test set."""
 
@@ -72,6 +89,8 @@ class Phase(Struct):
     statistics_seconds: Seconds | UnsetType = UNSET
     skipped: Count | UnsetType = UNSET
     nonfinite_steps: Count | UnsetType = UNSET
+    restarts: list[Restart] | UnsetType = UNSET
+    remarks: list[Remark] | UnsetType = UNSET
     taken_over_from: str | UnsetType = UNSET
 
 

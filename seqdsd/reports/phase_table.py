@@ -127,7 +127,8 @@ def phase_grid(
             if baseline or len(records) > 1
             else (),
         ),
-        caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}".strip(),
+        caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}"
+        f"{_undone([*records, *([baseline] if baseline else [])])}".strip(),
         num_last=len(_TRAINING),
         best=next(number for number, record in enumerate(records) if record is best),
     )
@@ -231,6 +232,16 @@ def _improvement(records: Sequence[Record], baseline: Record | None) -> str:
             f"({baseline['epochs']} epochs to {epochs})."
         )
     return " Improve: from the first phase to the last." if len(records) > 1 else ""
+
+
+def _undone(records: Sequence[Record]) -> str:
+    """Where epochs had diverged: which, and the learning rate that their phase went on with."""
+    said = [
+        f"{record['name']} epoch {one['epoch']} (on with {one['learning_rate']:g})"
+        for record in records
+        for one in record.get("restarts", [])
+    ]
+    return f" Diverged and undone at half the rate: {', '.join(said)}." if said else ""
 
 
 def _word_error_caption(best: Record, splits: Sequence[str]) -> str:

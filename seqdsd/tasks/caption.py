@@ -24,14 +24,16 @@ from seqdsd.data import (
     make_batch,
 )
 from seqdsd.decode import NextWordModel, NonFiniteCaptions, ScoredCaption, beam_captions, greedy_captions
-from seqdsd.engine import Evaluation, Processes
+from seqdsd.engine import Evaluation, Note, Processes
 from seqdsd.metrics import Bleu, bleu, cider_d, rouge_l
 from seqdsd.tasks.decoding import check_beam
 from seqdsd.text import WordVocabulary
 from seqdsd.vision import ImageFeatures
 
 SAME_CAPTION_SHARE = 0.9
-
+LOW_BLEU4 = 1.0
+USUAL_EPOCHS = 3
+"""In which a captioner's first phrases come right."""
 
 MAX_WORDS = 10_000
 
@@ -268,7 +270,7 @@ def _judged(
             "rouge_l_signature": rouge.signature,
         },
         hypotheses=rows,
-        notes=_notes(hyps),
+        notes=_notes(hyps, standard.bleu4),
     )
 
 
@@ -281,11 +283,23 @@ def _bleus(score: Bleu, prefix: str = "") -> Mapping[str, float]:
     return {f"{prefix}{name}": getattr(score, name) for name in ("bleu1", "bleu2", "bleu3", "bleu4")}
 
 
-def _notes(hyps: Sequence[str]) -> list[str]:
+def _notes(hyps: Sequence[str], bleu4: float) -> list[Note]:
+    """Whether anything was learned at all; what it is not yet, in the first epochs."""
+    if len(hyps) == 1:  # which says nothing of the others
+        return []
     caption, count = Counter(hyps).most_common(1)[0]
-    if count < SAME_CAPTION_SHARE * len(hyps) or len(hyps) == 1:
+    if count >= SAME_CAPTION_SHARE * len(hyps):
+        found = f"{count / len(hyps):.0%} of the images get the same caption ({caption[:100]!r})"
+    elif bleu4 < LOW_BLEU4:
+        found = f"hardly a phrase is right (BLEU-4 {bleu4:.2f})"
+    else:
         return []
     return [
-        f"{count / len(hyps):.0%} of the images get the same caption ({caption!r}). Usual in the first epochs; if it "
-        "stays, check that feature rows belong to their images, or train longer"
+        Note(
+            "no phrase right",
+            f"{found}. If the training loss still falls, train for more epochs (--epochs) or at a higher learning rate "
+            "(--learning-rates); if it stands, at a lower one; if neither helps, see that captions and feature rows "
+            "belong to their images",
+            epochs=USUAL_EPOCHS,
+        )
     ]

@@ -28,7 +28,7 @@ from seqdsd.data import (
     check_transcripts,
     load_batches,
 )
-from seqdsd.engine import Evaluation, Processes
+from seqdsd.engine import Evaluation, Note, Processes
 from seqdsd.metrics import cer, wer
 from seqdsd.metrics.wer import ErrorRate
 from seqdsd.tasks.decoding import DecodingSettings, make_decoder
@@ -37,6 +37,11 @@ from seqdsd.text import Tokenizer
 log = logging.getLogger(__name__)
 
 BLANK_COLLAPSE_SHARE = 0.9
+FEW_WORDS_SHARE = 0.05
+USUAL_STEPS = 600
+"""In which a recogniser's first words come right: AN4's and the embedded corpus' come in fewer."""
+USUAL_EPOCHS = 3
+"""The least, however many steps they have."""
 
 
 class AcousticModel(Protocol):
@@ -320,7 +325,16 @@ class SpeechTask:
         if not ordered:
             raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
         mean_loss = float(self.processes.sum_(loss)) / len(ordered)
-        return _judged(ordered, mean_loss=mean_loss, decoding=str(self.recogniser.decoding))
+        return _judged(
+            ordered, mean_loss, decoding=str(self.recogniser.decoding), usual_epochs=self._usual_epochs
+        )
+
+    @property
+    def _usual_epochs(self) -> int:
+        """In which no word is right; 1 where nothing is trained."""
+        if "train" not in self._splits:
+            return 1
+        return max(USUAL_EPOCHS, math.ceil(USUAL_STEPS / self.num_batches))
 
     @torch.inference_mode()
     def outputs(
@@ -427,7 +441,7 @@ def _source(message: str) -> str:
     return message.split(": ")[0]
 
 
-def _judged(rows: list[dict[str, str]], *, mean_loss: float, decoding: str) -> Evaluation:
+def _judged(rows: list[dict[str, str]], mean_loss: float, *, decoding: str, usual_epochs: int) -> Evaluation:
     refs, hyps = [row["ref"] for row in rows], [row["hyp"] for row in rows]
     words, characters = wer(refs, hyps), cer(refs, hyps)
     metrics = {
@@ -440,21 +454,34 @@ def _judged(rows: list[dict[str, str]], *, mean_loss: float, decoding: str) -> E
         "signature": words.signature,
         "decoding": decoding,
     }
-    empty = sum(not hyp for hyp in hyps) / len(hyps)
-    notes = []
-    if empty >= BLANK_COLLAPSE_SHARE:
-        notes.append(
-            f"blank collapse: {empty:.0%} of the hypotheses are empty. Usual in the first epochs; if it stays, raise "
-            "the learning rate or check that transcripts belong to their recordings"
-        )
     return Evaluation(
         loss=mean_loss,
         score=words.rate,
         headline=f"WER {100 * words.rate:.2f} %",
         metrics=metrics,
         hypotheses=rows,
-        notes=notes,
+        notes=_notes(hyps, words, usual_epochs),
     )
+
+
+def _notes(hyps: Sequence[str], words: ErrorRate, usual_epochs: int) -> list[Note]:
+    """Whether anything was learned at all; what it is not yet, in the first epochs."""
+    empty = sum(not hyp for hyp in hyps) / len(hyps)
+    if empty >= BLANK_COLLAPSE_SHARE:
+        found = f"blank collapse: {empty:.0%} of the hypotheses are empty"
+    elif words.hits < FEW_WORDS_SHARE * words.ref_length:
+        found = f"hardly a word is right: {words.hits:,} of {words.ref_length:,}"
+    else:
+        return []
+    return [
+        Note(
+            "no word right",
+            f"{found}. If the training loss still falls, train for more epochs (--epochs) or at a higher learning rate "
+            "(--learning-rates); if it stands, at a third of the rate and then at three times as much; if neither "
+            "helps, see that the transcripts belong to their recordings",
+            epochs=usual_epochs,
+        )
+    ]
 
 
 def _counts(rate: ErrorRate) -> dict[str, int]:

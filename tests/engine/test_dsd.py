@@ -480,11 +480,12 @@ def test_single_bad_steps_are_counted(start, make_task):
 
 
 def test_ten_bad_steps_in_a_row_stop_the_run_with_its_last_good_weights(start, make_task, tmp_path):
+    """After it has gone back to them once, and it was no use."""
     task, good = make_task(), {}
     task.num_batches = 12
 
     def spoil(epoch, index, batch):
-        if (epoch, index) == (1, 1):
+        if (epoch, index) == (1, 0):
             good.update({name: tensor.clone() for name, tensor in task.model.state_dict().items()})
         if (epoch, index) >= (1, 1):
             batch.numbers[0] = math.inf
@@ -497,7 +498,8 @@ def test_ten_bad_steps_in_a_row_stop_the_run_with_its_last_good_weights(start, m
     assert good.keys() == kept.keys() and all(torch.equal(kept[name], good[name]) for name in good)
     task.at_step = lambda *_: None  # the data mended
     [record] = start(task, schedule=schedule)
-    assert record["nonfinite_steps"] >= 10 and record["epochs"] == 9
+    assert record["nonfinite_steps"] >= 20 and record["epochs"] == 9
+    assert [one["epoch"] for one in record["restarts"]] == [2]
 
 
 def test_an_epoch_without_one_good_step_stops_the_run_and_is_begun_again(start, make_task, tmp_path):

@@ -184,9 +184,21 @@ def test_stopping_for_another_reason_can_always_save():
     meter = LossMeter()
     for number in range(12):
         meter.add(torch.tensor(math.nan), torch.tensor(True), (f"step{number}",))
-    assert meter.state() == {"sum": 0.0, "steps": 0, "bad_steps": 12, "bad_in_a_row": 12}
+    assert meter.state() == {"sum": 0.0, "steps": 0, "bad_steps": 10, "bad_in_a_row": 10}
+    again = LossMeter(**meter.state())  # nobody was told yet
+    for one in (meter, again):
+        with pytest.raises(TrainingDiverged):
+            one.judge(at_least=10)
+        one.judge()
+
+
+@pytest.mark.parametrize("read_every", [1, 4, 10, 100])
+def test_what_comes_after_too_many_bad_steps_counts_for_nothing_however_often_one_looks(read_every):
+    """Else the curves of a run that was resumed among them would differ from an unbroken one's."""
+    meter = LossMeter()
     with pytest.raises(TrainingDiverged):
-        meter.judge(at_least=10)
+        run_of(meter, [True, True, *[False] * 10, True, True, False], read_every=read_every)
+    assert (meter.mean, meter.steps, meter.bad_steps) == (0.5, 2, 10)
 
 
 def test_the_meter_goes_on_from_its_state():

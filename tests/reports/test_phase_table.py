@@ -167,6 +167,16 @@ def test_epochs_cut_short_and_missing_test_sets(records):
     assert (row[3], row[6]) == ("-", "12 of 50")
 
 
+def test_epochs_that_were_undone_are_named(records):
+    assert "iverged" not in phase_markdown(records)
+    records[1]["restarts"] = [
+        {"epoch": 3, "back_to": 2, "learning_rate": 2.5e-4, "why": "x"},
+        {"epoch": 7, "back_to": 2, "learning_rate": 1.25e-4, "why": "x"},
+    ]
+    expected = "Sparse Iter 1 epoch 3 (on with 0.00025), Sparse Iter 1 epoch 7 (on with 0.000125)."
+    assert f"Diverged and undone at half the rate: {expected}" in phase_markdown(records)
+
+
 def test_a_perfect_start_has_no_relative_improvement(records):
     records[0]["test"]["wer"] = 0.0
     *_, absolute, relative = cells(phase_markdown(records))

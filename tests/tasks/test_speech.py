@@ -1,4 +1,5 @@
 import json
+import math
 
 import jiwer
 import numpy as np
@@ -114,12 +115,33 @@ def test_hypotheses_come_in_the_manifest_s_order(make_task, model, tone_corpus):
 
 
 def test_blank_collapse_is_said_in_words(make_task, model):
-    assert not make_task().evaluate(model, "test", CPU).notes
+    [untrained] = make_task().evaluate(model, "test", CPU).notes
+    assert untrained.text.startswith("hardly a word is right: 0 of 13. If ")
     with torch.no_grad():
         model.output.bias[0] = 1e4  # nothing but blanks
     evaluation = make_task().evaluate(model, "test", CPU)
     assert evaluation.score == 1.0 and all(row["hyp"] == "" for row in evaluation.hypotheses)
-    assert "blank collapse: 100%" in evaluation.notes[0] and "learning rate" in evaluation.notes[0]
+    assert "blank collapse: 100%" in str(evaluation.notes[0]) and "learning rate" in str(evaluation.notes[0])
+
+
+def test_no_word_right_is_usual_for_600_steps_or_3_epochs(make_task, model):
+    [note] = make_task().evaluate(model, "test", CPU).notes
+    assert note.epochs == math.ceil(600 / make_task().num_batches) > 3
+    task = make_task()
+    task.num_batches = 5000
+    assert task.evaluate(model, "test", CPU).notes[0].epochs == 3
+    judged_alone = make_task()
+    del judged_alone._splits["train"]
+    assert judged_alone.evaluate(model, "test", CPU).notes[0].epochs == 1
+
+
+def test_of_words_that_come_right_nothing_is_said(make_task, model, monkeypatch):
+    task = make_task()
+    refs = iter([row["ref"] for row in task.evaluate(model, "test", CPU).hypotheses])
+    monkeypatch.setattr(
+        task.recogniser, "texts", lambda log_probs, num_frames: [next(refs) for _ in num_frames]
+    )
+    assert not task.evaluate(model, "test", CPU).notes
 
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
