@@ -256,7 +256,10 @@ def test_help_shows_the_flags_of_the_kind_asked_for(capsys, monkeypatch):
         with pytest.raises(SystemExit):
             parse("--optimizer.kind", kind, "--help")
         shown[kind] = " ".join(capsys.readouterr().out.split())
-        assert "rises in a line from 0.04 of its peak" in shown[kind] and "along half a cosine" in shown[kind]
+        assert (
+            "rises in a line from 0.04 of its peak" in shown[kind]
+            and "half a cosine to a thousandth" in shown[kind]
+        )
     assert "--optimizer.kind adamw takes AdamW" in shown["nesterov"]
     assert "--optimizer.decay" in shown["adamw"] and "--optimizer.decay" not in shown["nesterov"]
     assert "(default: cosine)" in shown["adamw"] and "(default: cosine)" not in shown["nesterov"]
