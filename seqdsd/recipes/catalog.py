@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.config import differences, read_config, read_provenance, to_toml
+from seqdsd.data import OnBadData
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
+from seqdsd.recipes.fitting import Fitted
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
@@ -27,6 +29,8 @@ class Recipe:
     config_class: type[Any]
     without_data: Callable[[], Any]
     """Settings for the embedded corpus."""
+    with_data: Callable[[Path, OnBadData], Fitted] | None
+    """Settings that fit the corpus in a folder; None where they are the class's own."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""
 
@@ -65,6 +69,7 @@ class Recipe:
             prog=f"{prog} … --",
             description=f"Settings of the {self.name} recipe.",
             without_data=self.without_data,
+            with_data=self.with_data,
             argv=[*(["--config", str(file)] if file else []), *arguments],
         )
         return parsed.settings
@@ -115,13 +120,16 @@ RECOGNISERS = {recipe.name: recipe for recipe in (ds1.RECIPE, ds2.RECIPE)}
 
 RECIPES = {
     **{
-        name: Recipe(name, recipe.config_class, recipe.embedded_settings, speech.MAY_CHANGE_ON_RESUME)
+        name: Recipe(
+            name, recipe.config_class, recipe.embedded_settings, recipe.fit, speech.MAY_CHANGE_ON_RESUME
+        )
         for name, recipe in RECOGNISERS.items()
     },
     neuraltalk.RECIPE: Recipe(
         neuraltalk.RECIPE,
         neuraltalk.Config,
         neuraltalk.embedded_settings,
+        None,
         neuraltalk.MAY_CHANGE_ON_RESUME,
     ),
 }

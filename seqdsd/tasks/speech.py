@@ -37,6 +37,8 @@ from seqdsd.text import Tokenizer
 log = logging.getLogger(__name__)
 
 BLANK_COLLAPSE_SHARE = 0.9
+LONGEST_EVALUATED_SECONDS = 300.0
+"""Of one utterance, however small the batches are: it is evaluated alone, without gradients."""
 
 
 class AcousticModel(Protocol):
@@ -358,11 +360,14 @@ class SpeechTask:
             num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)
             return self.model.output_frames(LogSpectrogram.num_frames(num_samples))  # type: ignore[operator]
 
+        longest = self.batches_settings.max_batch_seconds
+        if split != "train":
+            longest = max(longest, LONGEST_EVALUATED_SECONDS)
         checked = check_transcripts(
             manifest,
             self.tokenizer,
             output_frames=output_frames,
-            longest_seconds=self.batches_settings.max_batch_seconds,
+            longest_seconds=longest,
             on_bad_data=self.on_bad_data,
         )
         self.skipped |= {_source(message): message for message in checked.skipped}
