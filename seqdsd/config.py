@@ -1,11 +1,13 @@
 """Settings: frozen dataclass <-> TOML. Order of precedence: the dataclass's defaults < file < command line.
 
-Values only; which class a choice stands for is decided in code. Checking a value is the dataclass's ``__post_init__``.
+Values only; which class a choice stands for is decided in code: of a union of dataclasses, ``kind``, a ``Literal`` in
+each, picks one. Checking a value is the dataclass's ``__post_init__``.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -69,6 +71,29 @@ def read_values(path: Path) -> dict[str, Any]:
     if _is_deeper(values, MAX_DEPTH):
         raise ConfigError(f"{path}: more than {MAX_DEPTH} tables or arrays within each other")
     return values
+
+
+def kinds(config_class: type[Any]) -> dict[str, dict[str, type[Any]]]:
+    """The settings that are one of several dataclasses, each with the class of every ``kind``."""
+    hints = get_type_hints(config_class)
+    return {field.name: found for field in fields(config_class) if (found := _kinds(hints[field.name]))}
+
+
+def of_kind(current: Any, kind: Any, classes: Mapping[str, type[Any]], where: str) -> Any:
+    """``current`` where its class has this kind, too; otherwise that kind's own defaults.
+
+    Args:
+        current: One of ``classes``.
+        kind: As asked for.
+        classes: By kind (see ``kinds``).
+        where: The setting, as the message is to name it.
+
+    Raises:
+        ConfigError: If there is no such kind.
+    """
+    if not isinstance(kind, str) or kind not in classes:
+        raise ConfigError(f"{where}kind: expected {' or '.join(map(repr, classes))}, got {kind!r}")
+    return replace(current if isinstance(current, classes[kind]) else classes[kind](), kind=kind)
 
 
 def to_values(config: Any) -> dict[str, Any]:
@@ -136,13 +161,34 @@ def _merge(base: Config, values: dict[str, Any], where: str) -> Config:
             raise ConfigError(f"{where}unknown setting {key!r}{hint}")
         current = getattr(base, key)
         if is_dataclass(current) and isinstance(value, dict):
-            changes[key] = _merge(current, value, f"{where}{key}.")
+            changes[key] = _merge_kind(current, value, _kinds(hints[key]), f"{where}{key}.")
         else:
             changes[key] = _convert(value, hints[key], f"{where}{key}")
     try:
         return replace(base, **changes)  # type: ignore[type-var]
     except ValueError as error:
         raise ConfigError(f"{where}{error}") from error
+
+
+def _merge_kind(current: Any, values: dict[str, Any], classes: Mapping[str, type[Any]], where: str) -> Any:
+    """The same for a setting that may be one of several classes, of which ``values`` may name another."""
+    if classes and "kind" in values:
+        current = of_kind(current, values["kind"], classes, where)
+    for key in values:
+        if classes and not hasattr(current, key):
+            knowing = [kind for kind, one in classes.items() if key in get_type_hints(one)]
+            if knowing:
+                said = " and ".join(map(repr, knowing))
+                raise ConfigError(f"{where}{key}: not a setting of kind {current.kind!r} but of {said}")
+    return _merge(current, values, where)
+
+
+def _kinds(hint: Any) -> dict[str, type[Any]]:
+    """The dataclasses of a union by the values of their ``kind``; none where it is no such union."""
+    options = [one for one in get_args(hint) if isinstance(one, type) and is_dataclass(one)]
+    if len(options) < 2:
+        return {}
+    return {kind: option for option in options for kind in get_args(get_type_hints(option)["kind"])}
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

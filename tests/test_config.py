@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seqdsd.config import ConfigError, differences, read_config, to_toml
-from seqdsd.recipes import ds1
+from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings
+from seqdsd.recipes import ds1, neuraltalk
 from seqdsd.recipes.command import parse_command
 
 
@@ -120,14 +121,96 @@ def test_differences_name_the_settings():
     assert differences(other, other) == []
 
 
-def parse(*argv):
+@dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"] = "circle"
+    width: float = 1.0
+    radius: float = 2.0
+
+
+@dataclass(frozen=True)
+class Polygon:
+    kind: Literal["square", "hexagon"] = "square"
+    width: float = 3.0
+    side: float = 4.0
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shape: Circle | Polygon = field(default_factory=Circle)
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "expected"),
+    [
+        (Circle(radius=5.0), "width = 9", Circle(width=9.0, radius=5.0)),  # without a kind it stays
+        (Circle(radius=5.0), 'kind = "circle"', Circle(radius=5.0)),
+        (Polygon(side=6.0), "side = 7", Polygon(side=7.0)),
+        (Polygon(width=6.0), 'kind = "hexagon"', Polygon("hexagon", width=6.0)),
+        (Circle(width=9.0), 'kind = "hexagon"\nside = 1', Polygon("hexagon", width=3.0, side=1.0)),
+        (Polygon(width=9.0), 'kind = "circle"', Circle(width=1.0)),
+    ],
+)
+def test_the_kind_in_a_file_picks_the_class(tmp_path, base, text, expected):
+    config = read(tmp_path, f"[shape]\n{text}", Drawing(base))
+    assert config == Drawing(expected)
+    assert (
+        read(tmp_path, to_toml(config), Drawing()) == read(tmp_path, to_toml(config), Drawing(base)) == config
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('kind = "cube"', r"shape\.kind: expected 'circle' or 'square' or 'hexagon', got 'cube'"),
+        ("kind = [3]", r"shape\.kind: expected 'circle' or 'square' or 'hexagon', got \[3\]"),
+        ("side = 3", r"shape\.side: not a setting of kind 'circle' but of 'square' and 'hexagon'"),
+        ('kind = "square"\nradius = 3', r"shape\.radius: not a setting of kind 'square' but of 'circle'"),
+        ("radus = 3", r"shape\.unknown setting 'radus'; did you mean 'radius'\?"),
+        ('kind = "square"\nwidth = "x"', r"shape\.width: expected a number, got 'x'"),
+    ],
+)
+def test_what_no_kind_or_another_one_knows_is_named(tmp_path, text, what):
+    with pytest.raises(ConfigError, match=rf"settings\.toml: {what}"):
+        read(tmp_path, f"[shape]\n{text}", Drawing())
+
+
+def parse(*argv, recipe=ds1, without_data=None):
     return parse_command(
-        ds1.Config,
+        recipe.Config,
         prog="ds1",
         description="",
-        without_data=ds1.RECIPE.embedded_settings,
+        without_data=without_data or ds1.RECIPE.embedded_settings,
         argv=[str(arg) for arg in argv],
     )
+
+
+def test_the_optimizer_s_kind_on_the_command_line_brings_its_flags(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("[optimizer]\nmomentum = 0.8\n")
+    common = ("--config", path, "--data", "d")
+    assert parse(*common).settings.optimizer == NesterovSettings(momentum=0.8)
+    adamw = parse(*common, "--optimizer.kind", "adamw", "--optimizer.decay", "0.95").settings.optimizer
+    assert adamw == AdamWSettings(decay=0.95)  # that kind's own momentum
+    assert parse(*common, "--optimizer.kind=nesterov").settings.optimizer == NesterovSettings(momentum=0.8)
+    captions = parse("--data", "d", "--optimizer.kind", "adam", recipe=neuraltalk).settings.optimizer
+    assert captions == AdaptiveSettings("adam")
+    path.write_text('[optimizer]\nkind = "adamw"\nclip_norm = 5\n')
+    assert parse(*common, "--optimizer.decay", "0.95").settings.optimizer == AdamWSettings(
+        decay=0.95, clip_norm=5.0
+    )
+    back = parse(*common, "--optimizer.kind", "nesterov", "--optimizer.momentum", "0.5").settings.optimizer
+    assert back == NesterovSettings(momentum=0.5)
+
+
+def test_a_run_s_settings_of_before_there_were_kinds_stay_what_they_were(tmp_path):
+    """Whatever the embedded corpus's have become since: a run's own file is whole."""
+    path = tmp_path / "config.toml"
+    path.write_text('[optimizer]\nmomentum = 0.8\n[provenance]\nrecipe = "ds1"\n')
+    now = lambda: ds1.Config(optimizer=AdamWSettings())  # noqa: E731
+    assert parse("--config", path, without_data=now).settings.optimizer == NesterovSettings(momentum=0.8)
+    path.write_text("[optimizer]\nmomentum = 0.8\n")  # a file of one's own changes the embedded settings
+    assert parse("--config", path, without_data=now).settings.optimizer == AdamWSettings(momentum=0.8)
 
 
 def test_defaults_give_way_to_the_file_and_the_file_to_the_command_line(tmp_path):
@@ -166,6 +249,19 @@ def test_flags_that_every_recipe_has():
     assert command.invocation.resume and command.invocation.dry_run
 
 
+def test_help_shows_the_flags_of_the_kind_asked_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = {}
+    for kind in ("nesterov", "adamw"):
+        with pytest.raises(SystemExit):
+            parse("--optimizer.kind", kind, "--help")
+        shown[kind] = " ".join(capsys.readouterr().out.split())
+        assert "rises in a line from 0.04 of its peak" in shown[kind] and "along half a cosine" in shown[kind]
+    assert "--optimizer.kind adamw takes AdamW" in shown["nesterov"]
+    assert "--optimizer.decay" in shown["adamw"] and "--optimizer.decay" not in shown["nesterov"]
+    assert "(default: cosine)" in shown["adamw"] and "(default: cosine)" not in shown["nesterov"]
+
+
 def test_help_shows_every_field_with_its_docstring(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as stopped:
@@ -193,6 +289,8 @@ def test_help_shows_every_field_with_its_docstring(capsys, monkeypatch):
     [
         (["--hidden-size", "0"], "hidden_size must be at least 1, got 0", 1),
         (["--optimizer.momentum", "1.5"], "momentum must be in (0, 1), got 1.5", 2),
+        (["--optimizer.kind", "adam"], "--optimizer.kind: expected 'nesterov' or 'adamw', got 'adam'", 1),
+        (["--optimizer.kind", "adamw", "--optimizer.decay", "1"], "decay must be in [0, 1), got 1.0", 2),
         (["--epochs", "0"], "epochs must be at least 1, got 0", 1),
         (["--hiden-size", "3"], "--hidden-size", 2),
         (["--seed", "x"], "--seed", 2),

@@ -13,11 +13,12 @@ from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.memory import OutOfMemory
-from seqdsd.engine.optimizer import AdaptiveSettings, NesterovSettings, OptimizerSettings
+from seqdsd.engine.optimizer import AdamWSettings, AdaptiveSettings, NesterovSettings, OptimizerSettings
 from seqdsd.engine.processes import Processes, is_first_process, is_lost_company, leave_company
 from seqdsd.engine.task import Batch, Evaluation, Task
 
 __all__ = [
+    "AdamWSettings",
     "AdaptiveSettings",
     "Batch",
     "Checkpoint",

@@ -49,7 +49,8 @@ class TrainSettings:
 
     optimizer: OptimizerSettings = field(default_factory=NesterovSettings)
     patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
+    """A phase ends early after this many epochs without a better dev score; 0 never ends it early. One whose learning
+    rate has a cosine for its curve then ends before the rate has fallen."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
@@ -187,9 +188,6 @@ class DSDTraining:
 
     def _run_epoch(self, phase: Phase) -> None:
         started = time.monotonic()
-        learning_rate = phase.learning_rate / self._settings.optimizer.anneal**self._state.now.epoch
-        for group in self._optimizer.optimizer.param_groups:
-            group["lr"] = learning_rate
         self._train_epoch(phase)
         meter = self._state.meter
         if not meter.steps and not meter.bad_steps:
@@ -205,7 +203,10 @@ class DSDTraining:
         dev = self._evaluate("dev")
         if self._tensorboard:
             self._tensorboard.epoch(
-                self._state.epochs_done, train_loss=train_loss, learning_rate=learning_rate, dev=dev
+                self._state.epochs_done,
+                train_loss=train_loss,
+                learning_rate=self._learning_rate(phase, self._task.num_batches - 1),
+                dev=dev,
             )
         if self._state.finish_epoch(dev):
             self._state.best = _copied(self._task.model.state_dict())
@@ -227,11 +228,26 @@ class DSDTraining:
             seed=self._settings.seed,
             settings=self._settings.optimizer,
             meter=self._state.meter,
+            before_step=lambda step: self._set_learning_rate(phase, step),
             after_step=lambda step: self._after_step(phase, step),
             after_backward=lambda: self._mask_summed_gradients(phase),
         )
         self._count_seconds()
         self._counted_until = None
+
+    def _learning_rate(self, phase: Phase, step: int) -> float:
+        """Of a step of the current epoch, from 0."""
+        return self._settings.optimizer.rate(
+            phase.learning_rate,
+            epochs=phase.epochs,
+            epoch=self._state.now.epoch,
+            step=step,
+            num_batches=self._task.num_batches,
+        )
+
+    def _set_learning_rate(self, phase: Phase, step: int) -> None:
+        for group in self._optimizer.optimizer.param_groups:
+            group["lr"] = self._learning_rate(phase, step)
 
     def _after_step(self, phase: Phase, step: int) -> None:
         self._state.now.step = step

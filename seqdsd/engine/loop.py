@@ -118,6 +118,7 @@ def train_epoch(
     seed: int,
     settings: OptimizerSettings,
     meter: LossMeter,
+    before_step: Callable[[int], None] = lambda step: None,
     after_step: Callable[[int], None],
     after_backward: Callable[[], None] = lambda: None,
 ) -> None:
@@ -133,6 +134,7 @@ def train_epoch(
         seed: Of the run.
         settings: How gradients are clipped.
         meter: Takes the losses.
+        before_step: Called with the number of batches done; sets the learning rate.
         after_step: Called with the number of batches done, when weights and optimizer are consistent.
         after_backward: Called when the gradients are complete, before they are clipped.
 
@@ -147,6 +149,7 @@ def train_epoch(
         if micro_batches:
             # Dropout knows no generator of its own.
             torch.manual_seed(step_seed(seed, epoch, done, processes.rank))
+            before_step(done - 1)
             loss, failed, items = _train_step(
                 fabric, model, optimizer, task, micro_batches, settings, processes, after_backward
             )

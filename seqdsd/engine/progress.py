@@ -92,7 +92,7 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
 
     def epoch(self, epoch: int, *, train_loss: float, learning_rate: float, dev: Evaluation) -> None:
-        """Scalars of one epoch; ``epoch`` counts over the whole run."""
+        """Scalars of one epoch, which counts over the whole run; the rate is that of its last step."""
         scalars = {"train/loss": train_loss, "train/learning_rate": learning_rate, "dev/loss": dev.loss}
         for name, value in {**scalars, **_numbers("dev", dev.metrics)}.items():
             self._writer.add_scalar(name, value, epoch)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from seqdsd.config import ConfigError, read_config, read_provenance
+from seqdsd.config import ConfigError, kinds, of_kind, read_config, read_provenance
 from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
@@ -73,6 +73,8 @@ def parse_command(
     From the file that ``--config`` names, on the class's defaults; without it, those of the run that is gone on with,
     if there is one; else, by ``--preset``, those that fit the corpus, or the class's defaults.
 
+    Where a setting is one of several classes (``seqdsd.config.kinds``), the flags are those of the kind asked for.
+
     Args:
         config_class: Frozen dataclass of the recipe's settings; its docstrings are the help.
         prog: How the recipe is started.
@@ -93,11 +95,16 @@ def parse_command(
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
     first_look.add_argument("--resume", action="store_true")
+    choices = kinds(config_class)
+    for name in choices:
+        first_look.add_argument(f"--{name}.kind", dest=name)
     seen, _ = first_look.parse_known_args(argv)
     base, fitted = config_class(), None
     if seen.config:
         base = read_config(seen.config, base)
-        if seen.data is None and getattr(base, "data", None) is None:
+        # A run's own file is whole: what it does not set, as of an earlier version, is the class's.
+        is_whole = bool(read_provenance(seen.config))
+        if seen.data is None and getattr(base, "data", None) is None and not is_whole:
             base = read_config(seen.config, without_data())
     elif seen.preset == "paper":
         pass
@@ -108,12 +115,16 @@ def parse_command(
     elif with_data:
         fitted = with_data(seen.data, seen.on_bad_data)
         base = fitted.settings
+    for name, classes in choices.items():
+        if kind := getattr(seen, name):
+            base = replace(base, **{name: of_kind(getattr(base, name), kind, classes, f"--{name}.")})  # type: ignore[type-var]
     return tyro.cli(
         Command[config_class],  # type: ignore[valid-type]
         prog=prog,
         description=description,
         default=Command(Invocation(), base, fitted),
         args=argv,
+        config=(tyro.conf.AvoidSubcommands,),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from seqdsd.engine import NesterovSettings
+from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
 from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
 from seqdsd.text import ENGLISH_ALPHABET
@@ -72,7 +72,9 @@ class Numbers:
 DS1 = Numbers(network={"batch_norm": True})
 DS2 = Numbers(network={"cell": "gru"}, recurrent_layers=((10, 2), (100, 3), (math.inf, 5)))
 
-OPTIMIZER = NesterovSettings(momentum=0.9, clip_norm=40.0, anneal=1.08)
+OPTIMIZER = AdamWSettings(
+    curve="cosine", warmup=0.2, momentum=0.9, decay=0.99, weight_decay=0.01, clip_norm=100.0
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitt
         _rates(numbers),
         Choice(
             {"optimizer": OPTIMIZER},
-            "Nesterov SGD, its rate divided by 1.08 after each epoch: each phase ends at a low rate",
+            f"optimizer {OPTIMIZER.kind}: in each phase the rate rises over the first {OPTIMIZER.warmup:.0%} of the "
+            "steps, then falls to 0 along a cosine",
         ),
         Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
         *_augmentation(measure, numbers),

@@ -24,7 +24,7 @@ from rich.markup import escape
 from seqdsd.config import read_config
 from seqdsd.data import CaptionCorpus, CaptionedImage, check_images_exist, check_known_words, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
-from seqdsd.engine import AdaptiveSettings, Processes, is_first_process, make_fabric
+from seqdsd.engine import AdamWSettings, AdaptiveSettings, Processes, is_first_process, make_fabric
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.recipes.command import parse_command, run_command
@@ -145,7 +145,7 @@ class Config(RunConfig):
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
-    optimizer: AdaptiveSettings = field(default_factory=AdaptiveSettings)
+    optimizer: AdaptiveSettings | AdamWSettings = field(default_factory=AdaptiveSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ from torch import nn
 from seqdsd.config import read_config, read_provenance
 from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import NesterovSettings, Processes, is_first_process, make_fabric
+from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
 from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.fitting import Fitted, Numbers, fitted, show_choices
 from seqdsd.recipes.measuring import measure
@@ -78,7 +78,7 @@ class SpeechConfig(RunConfig):
     iters: int = 2
     """Rounds of sparse and redense phases after the first dense phase (Tables 7 and 9: 2)."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
-    optimizer: NesterovSettings = field(default_factory=NesterovSettings)
+    optimizer: NesterovSettings | AdamWSettings = field(default_factory=NesterovSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 

@@ -70,7 +70,8 @@ class RunConfig:
     score_test: bool = True
     """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not read."""
     patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early."""
+    """A phase ends early after this many epochs without a better dev score; 0 never ends it early. One with
+    optimizer.curve "cosine" then ends before its rate has fallen: take 0, or at least the phase's epochs."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at least this often, and at every phase's end."""
     on_bad_data: OnBadData = "error"

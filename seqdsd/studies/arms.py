@@ -52,8 +52,8 @@ def make_arms(common: RunConfig, wanted: Sequence[str], *, baseline_anneal: floa
     Args:
         common: The recipe's settings.
         wanted: Names out of ``ARMS``.
-        baseline_anneal: What the baseline's learning rate is divided by after every epoch; by default so that it
-            falls from the first phase's first rate to the last phase's last.
+        baseline_anneal: What the baseline's learning rate is divided by after every epoch; by default as
+            ``own_annealing`` says.
 
     Raises:
         ValueError: If an arm is unknown, there is no round, or the annealing is out of range.
@@ -83,12 +83,22 @@ def make_arms(common: RunConfig, wanted: Sequence[str], *, baseline_anneal: floa
 
 
 def own_annealing(common: RunConfig) -> float:
-    """The factor by which one dense phase falls from the ladder's first rate to its last over all epochs."""
+    """The factor by which one dense phase falls from the ladder's first rate to its last over all epochs.
+
+    1 where the rates follow a cosine: the baseline's one cycle, over all its epochs, falls by itself.
+    """
+    if follows_cosine(common):
+        return 1.0
     schedule = Schedule.dsd(common.iters, common.epochs, common.sparsities, common.learning_rates)
     first, last = schedule.phases[0], schedule.phases[-1]
     end = last.learning_rate / _optimizer(common).anneal ** (last.epochs - 1)
     factor = (first.learning_rate / end) ** (1 / (schedule.total_epochs - 1))
     return max(1.0, float(f"{factor:.6g}"))  # as one may type it
+
+
+def follows_cosine(common: RunConfig) -> bool:
+    """Whether the learning rate falls along a cosine within each phase."""
+    return bool(_optimizer(common).curve == "cosine")
 
 
 def new_epochs(arm: Arm, arms: Iterable[Arm], common: RunConfig) -> int:

@@ -21,7 +21,7 @@ from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.comparison.tables import contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
-from seqdsd.studies.arms import ARMS, Arm, make_arms, make_jobs, new_epochs
+from seqdsd.studies.arms import ARMS, Arm, follows_cosine, make_arms, make_jobs, new_epochs
 from seqdsd.studies.cluster import print_script, submit_to_slurm
 from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
 from seqdsd.studies.job_display import JobDisplay, in_words
@@ -32,7 +32,7 @@ PROG = "seqdsd compare"
 _DESCRIPTION = """\
 Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
 
-  baseline  one dense phase of as many epochs, with its own annealing of the learning rate
+  baseline  one dense phase of as many epochs, with its own annealing of the learning rate (or one cosine over all)
   llr       the same phases and learning rates, nothing pruned
   dsd       one round: dense, sparse, redense
   dsdsd     all rounds (--iters)
@@ -177,7 +177,9 @@ def _arms_table(plan: ComparisonPlan) -> Table:
     for arm in plan.arms:
         schedule = arm.config(plan.common).schedule
         rates = ", ".join(f"{phase.learning_rate:g}" for phase in schedule)
-        if arm.anneal is not None:
+        if follows_cosine(plan.common):
+            rates += ", one cycle in all" if len(schedule) == 1 else ", a cycle each"
+        if arm.anneal is not None and not (follows_cosine(plan.common) and arm.anneal == 1):
             rates += f", divided by {arm.anneal:g} after every epoch"
         new = new_epochs(arm, plan.arms, plan.common)
         table.add_row(arm.name, str(len(schedule)), str(schedule.total_epochs), str(new), rates)
@@ -269,7 +271,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="X",
         help="the baseline's learning rate is divided by X after every epoch (1: stays); by default it falls to the "
-        "last phase's",
+        "last phase's, or, where optimizer.curve is cosine, along one cosine over all epochs",
     )
     add(
         "--dry-run",

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from pretended import PretendedCuda, pretended_fabric
 
-from seqdsd.engine import AdaptiveSettings, NesterovSettings
+from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings
 from seqdsd.engine.loop import READ_EVERY_STEPS, LossMeter, train_epoch
 from seqdsd.engine.memory import try_largest_batch
 from seqdsd.sparsity import CAPTION_RULES, SPEECH_RULES, MaskSet, resolve
@@ -25,6 +25,7 @@ NETWORKS = [
 ]
 OPTIMIZERS = {
     "nesterov": NesterovSettings(momentum=0.9, weight_decay=1e-3, clip_norm=1.0),
+    "adamw": AdamWSettings(clip_norm=1.0),
     "rmsprop": AdaptiveSettings(),
     "adam": AdaptiveSettings(kind="adam"),
 }
@@ -65,6 +66,11 @@ def train(
             if rules:
                 masks = MaskSet.from_magnitude(task.model, resolve(task.model, rules, 0.5))
                 stack.callback(masks.attach(own).remove)
+
+        def set_rate(step: int) -> None:
+            for group in own.param_groups:
+                group["lr"] = settings.rate(1e-3, epochs=1, epoch=0, step=step, num_batches=steps)
+
         train_epoch(
             *(fabric, model, optimizer, FewBatches(task, steps)),
             epoch=1,
@@ -72,6 +78,7 @@ def train(
             seed=0,
             settings=settings,
             meter=meter,
+            before_step=set_rate,
             after_step=lambda step: None,
         )
         with cuda.between_steps() if cuda else nullcontext():

@@ -110,7 +110,6 @@ def start(tmp_path, monkeypatch):
         *,
         schedule=None,
         rules=None,
-        anneal=1.0,
         optimizer=None,
         start_from=None,
         noted=None,
@@ -121,9 +120,7 @@ def start(tmp_path, monkeypatch):
             task,
             schedule or Schedule.dsd(1, 2, (0.5,), (0.05, 0.02, 0.01)),
             rules or [Rule("*")],
-            settings=TrainSettings(
-                optimizer or NesterovSettings(momentum=0.9, anneal=anneal), seed=5, **settings
-            ),
+            settings=TrainSettings(optimizer or NesterovSettings(momentum=0.9), seed=5, **settings),
             folder=RunFolder(tmp_path / name),
             fabric=Fabric(accelerator="cpu", devices=1),
             console=Console(quiet=True),

@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from seqdsd.engine import (
+    AdamWSettings,
     AdaptiveSettings,
     Checkpoint,
     CheckpointError,
@@ -230,9 +231,67 @@ def test_every_phase_has_a_fresh_optimizer_and_the_rate_is_annealed_within_it(st
         momenta[epoch, index] = max(float(entry["momentum_buffer"].abs().max()) for entry in state.values())
 
     task.at_step = look
-    start(task, anneal=2.0)
+    start(task, optimizer=NesterovSettings(momentum=0.9, anneal=2.0))
     assert list(rates.values()) == [0.05, 0.025, 0.02, 0.01, 0.01, 0.005] and len(optimizers) == 3
     assert [momentum == 0 for momentum in momenta.values()] == [True, *[False] * 5] * 3
+
+
+@pytest.fixture
+def adamw_rates(monkeypatch):
+    """The rates of every step that AdamW makes, one list a phase."""
+    found, make = [], AdamWSettings.make
+
+    def make_observed(*args):
+        optimizer, rates = make(*args), []
+        found.append(rates)
+        optimizer.register_step_pre_hook(
+            lambda one, *_: rates.append({group["lr"] for group in one.param_groups})
+        )
+        return optimizer
+
+    monkeypatch.setattr(AdamWSettings, "make", make_observed)
+    return found
+
+
+CYCLE = [0.04, 1.0, *(0.001 + 0.999 * (1 + math.cos(math.pi * share / 4)) / 2 for share in range(1, 5))]
+"""Of its peak, the rate of each of a phase's six steps: a fifth of them, one, is warm-up."""
+
+
+def test_each_phase_warms_up_and_falls_along_its_own_cosine(start, make_task, tmp_path, adamw_rates):
+    start(make_task(), optimizer=AdamWSettings())
+    for rates, peak in zip(adamw_rates, (0.05, 0.02, 0.01), strict=True):
+        assert [rate for (rate,) in rates] == pytest.approx([peak * share for share in CYCLE])
+    shown = EventAccumulator(str(tmp_path / "run" / "tb")).Reload().Scalars("train/learning_rate")
+    by_epoch = [peak * CYCLE[step] for peak in (0.05, 0.02, 0.01) for step in (2, 5)]
+    assert [one.value for one in shown] == pytest.approx(by_epoch)
+
+
+def test_a_resumed_cosine_has_the_rates_that_it_would_have_had(start, make_task, adamw_rates):
+    start(make_task(), "unbroken", optimizer=AdamWSettings())
+    unbroken = [*adamw_rates]
+    adamw_rates.clear()
+    task = make_task()
+    stop_at(task, (2, 1))  # its second step is made
+    with pytest.raises(StopRequested):
+        start(task, optimizer=AdamWSettings())
+    start(make_task(), optimizer=AdamWSettings())
+    first, sparse, rest, redense = adamw_rates
+    assert (len(sparse), len(rest)) == (2, 4) and [first, sparse + rest, redense] == unbroken
+
+
+def test_adamw_s_weight_decay_revives_no_pruned_weight(start, make_task):
+    task, seen, signs = make_task(), {}, []
+
+    def look(epoch, index, batch):
+        seen[epoch, index] = task.model[0].weight == 0
+        signs.append(torch.signbit(task.model[0].weight[seen[epoch, index]]).any())
+
+    task.at_step = look
+    start(task, optimizer=AdamWSettings(weight_decay=5.0))
+    pruned = seen[2, 0]
+    assert int(pruned.sum()) == 48 and all(torch.equal(seen[step], pruned) for step in STEPS[6:12])
+    assert not any(signs)  # +0.0, not -0.0
+    assert int(seen[STEPS[-1]].sum()) < 5
 
 
 def test_pruned_weights_stay_zero_at_every_step_and_move_again_after(start, make_task):
@@ -256,23 +315,32 @@ def stop_at(task, step):
     task.at_step = at_step
 
 
-def test_stopped_after_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path):
-    anneal = 1.5  # an optimizer restored must not forget that its rate has sunk
-    start(make_task(), "unbroken", anneal=anneal)
+WITHIN_A_PHASE = {
+    "annealed": NesterovSettings(momentum=0.9, anneal=1.5),
+    "cosine": AdamWSettings(weight_decay=0.5),
+}
+"""Optimizers that, restored, must not forget where their rate stands."""
+
+
+@pytest.mark.parametrize("optimizer", WITHIN_A_PHASE.values(), ids=WITHIN_A_PHASE)
+def test_stopped_after_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path, optimizer):
+    start(make_task(), "unbroken", optimizer=optimizer)
     for number, step in enumerate(STEPS):
         task = make_task()
         stop_at(task, step)
         with pytest.raises(StopRequested, match=rf"--resume --config .*run{number}/config\.toml"):
-            start(task, f"run{number}", anneal=anneal)
+            start(task, f"run{number}", optimizer=optimizer)
         assert task.steps[-1] == step
         again = make_task()
-        start(again, f"run{number}", anneal=anneal)
+        start(again, f"run{number}", optimizer=optimizer)
         assert again.steps == STEPS[number + 1 :]  # nothing twice, nothing left out
         assert_same_run(tmp_path / f"run{number}", tmp_path / "unbroken")
 
 
-def test_killed_in_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path, unbroken):
+@pytest.mark.parametrize("optimizer", WITHIN_A_PHASE.values(), ids=WITHIN_A_PHASE)
+def test_killed_in_any_step_it_ends_with_the_same_bits(start, make_task, tmp_path, optimizer):
     """With a checkpoint after every step, nothing but the step that was under way is done again."""
+    start(make_task(), "unbroken", optimizer=optimizer)
     for number, killed_in in enumerate(STEPS):
 
         def die(epoch, index, batch, killed_in=killed_in):
@@ -282,11 +350,11 @@ def test_killed_in_any_step_it_ends_with_the_same_bits(start, make_task, tmp_pat
         task = make_task()
         task.at_step = die
         with pytest.raises(Killed):
-            start(task, f"run{number}", checkpoint_minutes=0.0)
+            start(task, f"run{number}", checkpoint_minutes=0.0, optimizer=optimizer)
         again = make_task()
-        start(again, f"run{number}", checkpoint_minutes=0.0)
+        start(again, f"run{number}", checkpoint_minutes=0.0, optimizer=optimizer)
         assert again.steps == STEPS[number:]
-        assert_same_run(tmp_path / f"run{number}", unbroken)
+        assert_same_run(tmp_path / f"run{number}", tmp_path / "unbroken")
 
 
 def test_killed_at_any_rename_it_ends_with_the_same_bits(start, make_task, tmp_path, unbroken, monkeypatch):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from seqdsd.engine import AdaptiveSettings, NesterovSettings, OptimizerSettings
+from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings, OptimizerSettings
 from seqdsd.optim import NeuralTalkRMSprop
 
-EVERY = [NesterovSettings(), AdaptiveSettings(), AdaptiveSettings(kind="adam")]
-NAMES = ["nesterov", "rmsprop", "adam"]
+EVERY = [NesterovSettings(), AdamWSettings(), AdaptiveSettings(), AdaptiveSettings(kind="adam")]
+NAMES = ["nesterov", "adamw", "rmsprop", "adam"]
 
 
 @pytest.fixture
@@ -48,7 +48,10 @@ def test_a_step_with_found_inf_changes_nothing(settings, is_first, model):
     )
 
 
-@pytest.mark.parametrize("settings", [NesterovSettings(clip_norm=0.5), AdaptiveSettings(clip_value=0.1)])
+@pytest.mark.parametrize(
+    "settings",
+    [NesterovSettings(clip_norm=0.5), AdamWSettings(clip_norm=0.5), AdaptiveSettings(clip_value=0.1)],
+)
 def test_clipping_returns_the_norm_before_it(settings, model, fabric):
     module = fabric.setup_module(model)
     optimizer = fabric.setup_optimizers(settings.make(model.parameters(), 0.1))
@@ -57,7 +60,7 @@ def test_clipping_returns_the_norm_before_it(settings, model, fabric):
     norm = settings.clip_(fabric, module, optimizer)
     after = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     assert float(norm) == pytest.approx(float(before.norm()))
-    if isinstance(settings, NesterovSettings):
+    if not isinstance(settings, AdaptiveSettings):
         assert float(after.norm()) == pytest.approx(0.5, rel=1e-4)
     else:
         assert torch.equal(after, before.clamp(-0.1, 0.1))
@@ -82,6 +85,26 @@ def test_only_matrices_decay(model):
     assert not torch.equal(model.weight, before[0]) and torch.equal(model.bias, before[1])
 
 
+def test_adamw_by_its_formula(model):
+    """Loshchilov & Hutter 2019, Algorithm 2, in double precision; only the matrix decays."""
+    settings = AdamWSettings(momentum=0.8, decay=0.9, epsilon=1e-3, weight_decay=0.5)
+    optimizer, rate = settings.make(model.parameters(), 0.1), 0.1
+    weights = [one.detach().double() for one in model.parameters()]
+    means, squares = [torch.zeros_like(one) for one in weights], [torch.zeros_like(one) for one in weights]
+    for step in range(1, 4):
+        optimizer.found_inf = torch.tensor(0.0)
+        for index, (parameter, share) in enumerate(zip(model.parameters(), (0.5, 0.0), strict=True)):
+            parameter.grad = torch.full_like(parameter, step * (index + 1.0))
+            gradient = parameter.grad.double()
+            means[index] = 0.8 * means[index] + 0.2 * gradient
+            squares[index] = 0.9 * squares[index] + 0.1 * gradient**2
+            mean, square = means[index] / (1 - 0.8**step), squares[index] / (1 - 0.9**step)
+            weights[index] = weights[index] - rate * (mean / (square.sqrt() + 1e-3) + share * weights[index])
+        optimizer.step()
+    for parameter, expected in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(parameter.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -92,3 +115,15 @@ def test_only_matrices_decay(model):
 def test_bad_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
         AdaptiveSettings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("decay", 1.0), ("momentum", math.nan), ("epsilon", 0.0), ("clip_norm", 0.0)),
+        *(("weight_decay", -0.1), ("warmup", 1.0)),
+    ],
+)
+def test_bad_settings_of_adamw_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
+        AdamWSettings(**{name: value})

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from seqdsd.config import to_toml
-from seqdsd.engine import AdaptiveSettings, NesterovSettings
+from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings
 from seqdsd.recipes import neuraltalk
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.recipes.command import parse_command
@@ -86,7 +86,11 @@ def test_epochs_that_an_arm_trains_itself(common):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [NesterovSettings(momentum=0.9, anneal=1.1), NesterovSettings(momentum=0.9)]
+    "optimizer",
+    [
+        *(NesterovSettings(momentum=0.9, anneal=1.1), NesterovSettings(momentum=0.9)),
+        *(AdamWSettings(decay=0.95), AdamWSettings(anneal=1.1)),
+    ],
 )
 def test_flags_give_the_recipe_the_arm_s_settings(common, tmp_path, optimizer):
     """Read by the recipe's own command line."""
@@ -131,6 +135,21 @@ def test_annealing_by_hand(common):
 
 def test_a_ladder_that_rises_keeps_the_baseline_s_rate(common):
     assert own_annealing(replace(common, learning_rates=(1e-3, 2e-3, 4e-3, 5e-3, 6e-3))) == 1
+
+
+@pytest.mark.parametrize(
+    "optimizer", [AdamWSettings(), AdamWSettings(anneal=1.2), NesterovSettings(curve="cosine")]
+)
+def test_the_baseline_of_cosines_is_one_of_them_over_all_epochs(common, optimizer):
+    common = replace(common, optimizer=optimizer)
+    baseline = arms_of(common)["baseline"].config(common)
+    assert baseline.optimizer == replace(optimizer, anneal=1.0)
+    (phase,) = baseline.schedule
+    assert (phase.epochs, phase.learning_rate) == (21, 8e-3)
+    assert arms_of(common)["dsd"].config(common).optimizer == optimizer
+    assert arms_of(common, anneal=1.3)["baseline"].config(common).optimizer == replace(optimizer, anneal=1.3)
+    constant = replace(common, optimizer=AdamWSettings(curve="constant"))
+    assert arms_of(constant)["baseline"].anneal == own_annealing(constant) > 1
 
 
 def test_annealing_can_be_given(common):

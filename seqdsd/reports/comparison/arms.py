@@ -37,7 +37,14 @@ _BOOKKEEPING = (
     "batches.num_workers",
     "network.recompute_layers",
 )
-_ADDED_SINCE = (("score_test", True), ("batches.open_shards", 8), ("accumulate", 1))
+_ADDED_SINCE = (
+    ("score_test", True),
+    ("batches.open_shards", 8),
+    ("accumulate", 1),
+    ("optimizer.kind", "nesterov"),
+    ("optimizer.curve", "constant"),
+    ("optimizer.warmup", 0.0),
+)
 """Settings that older folders do not have, with what these did."""
 SPARSITIES = "sparsities"
 """Of no effect on runs that prune nothing."""

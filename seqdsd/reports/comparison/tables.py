@@ -170,7 +170,10 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     """What a reader of any table must know: how the baseline is annealed, and which runs do not count."""
     notes = []
     own, others = comparison.baseline_anneal, comparison.anneal
-    if comparison.arm("Baseline") and own is not None and own != others:
+    if comparison.arm("Baseline") and comparison.settings.get("optimizer.curve") == "cosine":
+        beside = "" if others is None else ", that of the other arms within each phase"
+        notes.append(f"The baseline's learning rate makes one cycle over all its epochs{beside}")
+    if comparison.arm("Baseline") and own not in (None, 1.0 if others is None else others):
         beside = "" if others is None else f", that of the other arms by {others:g} within each phase"
         notes.append(f"The baseline's learning rate is divided by {own:g} an epoch{beside}")
     if comparison.unfinished:

@@ -111,6 +111,7 @@ def test_epochs_until_the_end_of_a_phase(runs):
         {"score_test": True},  # folders from before this was a setting did; the next two, too
         {"batches": {"open_shards": 8}},
         {"accumulate": 1},
+        {"optimizer__kind": "nesterov", "optimizer__curve": "constant", "optimizer__warmup": 0.0},
         {"network": {"recompute_layers": True}},
     ],
 )
@@ -125,6 +126,9 @@ def test_what_changes_no_result_does_not_divide(of, change):
         ({"hidden_size": 64}, ["hidden_size 32", "hidden_size 64"]),
         ({"sparsities": [0.3]}, ["sparsities 0.5/0.25", "sparsities 0.3"]),
         ({"optimizer__momentum": 0.5}, ["optimizer.momentum 0.9", "optimizer.momentum 0.5"]),
+        ({"optimizer__kind": "adamw"}, ["optimizer.kind not set", "optimizer.kind adamw"]),
+        ({"optimizer__curve": "cosine"}, ["optimizer.curve not set", "optimizer.curve cosine"]),
+        ({"optimizer__warmup": 0.2}, ["optimizer.warmup not set", "optimizer.warmup 0.2"]),
         ({"score_test": False}, ["score_test not set", "score_test False"]),
         ({"data": "other/an4"}, ["data data/an4", "data other/an4"]),
         ({"optimizer__anneal": 1.2}, ["anneal 1.0", "anneal 1.2"]),

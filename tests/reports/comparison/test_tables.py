@@ -75,6 +75,16 @@ def test_table_10_says_what_its_numbers_are(speech):
     assert "Signature: words|split on white space|no normalisation|seqdsd" in said
 
 
+def test_cycles_of_the_learning_rate_are_said(make_arm):
+    optimizer = {"kind": "adamw", "curve": "cosine", "warmup": 0.2, "anneal": 1.0}
+    arms = [make_arm(f"here/{arm}", arm, optimizer=optimizer).path for arm in ("dense", "baseline", "dsd")]
+    one = "The baseline's learning rate makes one cycle over all its epochs"
+    notes = comparison_notes(compare_runs(read_runs(arms).runs)[0])
+    assert notes == [f"{one}, that of the other arms within each phase"]
+    assert comparison_notes(compare_runs(read_runs(arms[1:2]).runs)[0]) == [one]
+    assert comparison_notes(compare_runs(read_runs(arms[2:]).runs)[0]) == []
+
+
 def test_table_10_of_captions_has_four_scores_a_row(captions):
     grid = table_10(captions, split="test", family=BLEU)
     assert grid.plain_header[2:7] == ("test BLEU-1", "test BLEU-2", "test BLEU-3", "test BLEU-4", "Seeds")
