@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from seqdsd.config import differences, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
-from seqdsd.recipes.fitting import Fitted
+from seqdsd.recipes.fitting import Fitted, show_choices
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
@@ -45,15 +47,22 @@ class Recipe:
         return f"seqdsd.recipes.{self.name}"
 
     def settings(
-        self, file: Path | None, arguments: Sequence[str], *, prog: str, reserved: Sequence[str]
+        self,
+        file: Path | None,
+        arguments: Sequence[str],
+        *,
+        prog: str,
+        reserved: Sequence[str],
+        console: Console | None = None,
     ) -> RunConfig:
-        """The settings of a file, or of the embedded corpus, under those of a command line.
+        """The settings of a file, or those that fit the corpus, under those of a command line.
 
         Args:
             file: Settings file; None takes the embedded corpus, unless the command line names data.
             arguments: Flags of the recipe.
             prog: The command that asks, for its messages.
             reserved: Flags that may not be among them, since the command decides what they would.
+            console: Where it is said what was chosen for the corpus, and why.
 
         Raises:
             ConfigError: If the file cannot be used.
@@ -72,6 +81,8 @@ class Recipe:
             with_data=self.with_data,
             argv=[*(["--config", str(file)] if file else []), *arguments],
         )
+        if parsed.fitted and console:
+            show_choices(parsed.fitted, parsed.settings, console)
         return parsed.settings
 
     def check_common(self, path: Path, config: RunConfig) -> None:
