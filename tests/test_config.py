@@ -302,7 +302,7 @@ def test_help_shows_every_field_with_its_docstring(capsys, monkeypatch):
 )
 def test_wrong_flags_are_explained_without_a_traceback(capsys, argv, what, code):
     with pytest.raises(SystemExit) as stopped:
-        ds1.main(["--data", "d", *argv])
+        ds1.main(["--data", "d", "--preset", "paper", *argv])
     assert stopped.value.code == code
     shown = capsys.readouterr()
     assert what in " ".join((shown.out + shown.err).split()) and "Traceback" not in shown.err

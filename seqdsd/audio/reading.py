@@ -97,6 +97,16 @@ def audio_channels(path: AudioFile) -> int:
         return sound.channels
 
 
+def audio_rate_hz(path: AudioFile) -> int:
+    """Return the sample rate that the file's header states.
+
+    Raises:
+        AudioError: If the file is missing, empty or not audio.
+    """
+    with _opened(path) as sound:
+        return sound.samplerate
+
+
 def read_audio(
     path: AudioFile, *, sample_rate_hz: int | None = 16_000, expected_seconds: float | None = None
 ) -> Waveform:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from seqdsd.config import differences, read_config, read_provenance, to_toml
+from seqdsd.data import OnBadData
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech
 from seqdsd.recipes.command import parse_command
+from seqdsd.recipes.fitting import Fitted, show_choices
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
@@ -27,6 +31,8 @@ class Recipe:
     config_class: type[Any]
     without_data: Callable[[], Any]
     """Settings for the embedded corpus."""
+    with_data: Callable[[Path, OnBadData], Fitted] | None
+    """Settings that fit the corpus in a folder; None where they are the class's own."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""
 
@@ -41,15 +47,22 @@ class Recipe:
         return f"seqdsd.recipes.{self.name}"
 
     def settings(
-        self, file: Path | None, arguments: Sequence[str], *, prog: str, reserved: Sequence[str]
+        self,
+        file: Path | None,
+        arguments: Sequence[str],
+        *,
+        prog: str,
+        reserved: Sequence[str],
+        console: Console | None = None,
     ) -> RunConfig:
-        """The settings of a file, or of the embedded corpus, under those of a command line.
+        """The settings of a file, or those that fit the corpus, under those of a command line.
 
         Args:
             file: Settings file; None takes the embedded corpus, unless the command line names data.
             arguments: Flags of the recipe.
             prog: The command that asks, for its messages.
             reserved: Flags that may not be among them, since the command decides what they would.
+            console: Where it is said what was chosen for the corpus, and why.
 
         Raises:
             ConfigError: If the file cannot be used.
@@ -65,8 +78,11 @@ class Recipe:
             prog=f"{prog} … --",
             description=f"Settings of the {self.name} recipe.",
             without_data=self.without_data,
+            with_data=self.with_data,
             argv=[*(["--config", str(file)] if file else []), *arguments],
         )
+        if parsed.fitted and console:
+            show_choices(parsed.fitted, parsed.settings, console)
         return parsed.settings
 
     def check_common(self, path: Path, config: RunConfig) -> None:
@@ -115,13 +131,16 @@ RECOGNISERS = {recipe.name: recipe for recipe in (ds1.RECIPE, ds2.RECIPE)}
 
 RECIPES = {
     **{
-        name: Recipe(name, recipe.config_class, recipe.embedded_settings, speech.MAY_CHANGE_ON_RESUME)
+        name: Recipe(
+            name, recipe.config_class, recipe.embedded_settings, recipe.fit, speech.MAY_CHANGE_ON_RESUME
+        )
         for name, recipe in RECOGNISERS.items()
     },
     neuraltalk.RECIPE: Recipe(
         neuraltalk.RECIPE,
         neuraltalk.Config,
         neuraltalk.embedded_settings,
+        None,
         neuraltalk.MAY_CHANGE_ON_RESUME,
     ),
 }

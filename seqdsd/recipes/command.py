@@ -9,18 +9,23 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from seqdsd.config import kinds, of_kind, read_config, read_provenance
+from seqdsd.config import ConfigError, kinds, of_kind, read_config, read_provenance
+from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
+from seqdsd.recipes.fitting import Fitted
+from seqdsd.records import RunFolder
 
 ConfigT = TypeVar("ConfigT")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,14 @@ class Invocation:
     """What is asked of a run, as opposed to what the run is."""
 
     config: Path | None = None
-    """TOML file with settings; the command line overrides it."""
+    """TOML file with settings; what it leaves out is as in the paper. The command line overrides it."""
+    preset: Literal["auto", "paper"] = "auto"
+    """What the settings begin from without --config. auto: recognisers measure the corpus that --data names, and say
+    what they choose for it and why; where no data is named, settings made for the embedded corpus. paper: the paper's,
+    as the defaults of the settings below are documented."""
     resume: bool = False
-    """Go on where the run in --out stopped; start it where there is none; return at once where it is complete."""
+    """Go on where the run in --out stopped; start it where there is none; return at once where it is complete.
+    Without --config the settings are that run's own."""
     start_from: Path | None = None
     """Folder of a run with the same settings and seed: the leading phases that both have in common are taken over from
     it, where they are finished, not trained again."""
@@ -44,6 +54,8 @@ class Command(Generic[ConfigT]):
 
     invocation: Annotated[Invocation, tyro.conf.arg(name="")]
     settings: Annotated[ConfigT, tyro.conf.arg(name="")]
+    fitted: Annotated[Fitted | None, tyro.conf.Suppress, tyro.conf.Fixed] = None
+    """What the settings lie on, where they were chosen for the corpus."""
 
 
 def parse_command(
@@ -52,9 +64,14 @@ def parse_command(
     prog: str,
     description: str,
     without_data: Callable[[], ConfigT],
+    with_data: Callable[[Path, OnBadData], Fitted] | None = None,
+    recipe: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Command[ConfigT]:
-    """Parse a recipe's command line; settings come from the class's defaults < the file < the command line.
+    """Parse a recipe's command line; the flags lie on settings from elsewhere.
+
+    From the file that ``--config`` names, on the class's defaults; without it, those of the run that is gone on with,
+    if there is one; else, by ``--preset``, those that fit the corpus, or the class's defaults.
 
     Where a setting is one of several classes (``seqdsd.config.kinds``), the flags are those of the kind asked for.
 
@@ -63,26 +80,41 @@ def parse_command(
         prog: How the recipe is started.
         description: For ``--help``.
         without_data: Settings to begin with where neither ``--data`` nor the file names a corpus.
+        with_data: Settings that fit the corpus in a folder; by default the class's own.
+        recipe: Its name: a run of another is not gone on with.
         argv: For tests; the process's own by default.
 
     Raises:
         ConfigError: If the file cannot be used.
+        ValueError: If the corpus cannot be.
         SystemExit: After ``--help`` or a wrong flag, as argparse does.
     """
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first_look.add_argument("--config", type=Path)
-    first_look.add_argument("--data")
+    for flag in ("--config", "--data", "--out"):
+        first_look.add_argument(flag, type=Path)
+    first_look.add_argument("--preset", default="auto")
+    first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
+    first_look.add_argument("--resume", action="store_true")
     choices = kinds(config_class)
     for name in choices:
         first_look.add_argument(f"--{name}.kind", dest=name)
     seen, _ = first_look.parse_known_args(argv)
-    base = config_class()
+    base, fitted = config_class(), None
     if seen.config:
         base = read_config(seen.config, base)
-    # A run's own file is whole: what it does not set, as of an earlier version, is the class's.
-    is_whole = seen.config is not None and bool(read_provenance(seen.config))
-    if seen.data is None and getattr(base, "data", None) is None and not is_whole:
-        base = read_config(seen.config, without_data()) if seen.config else without_data()
+        # A run's own file is whole: what it does not set, as of an earlier version, is the class's.
+        is_whole = bool(read_provenance(seen.config))
+        if seen.data is None and getattr(base, "data", None) is None and not is_whole:
+            base = read_config(seen.config, without_data())
+    elif seen.preset == "paper":
+        pass
+    elif seen.resume and (own := _own_settings(seen.out, base, recipe)):
+        base = own
+    elif seen.data is None:
+        base = without_data()
+    elif with_data:
+        fitted = with_data(seen.data, seen.on_bad_data)
+        base = fitted.settings
     for name, classes in choices.items():
         if kind := getattr(seen, name):
             base = replace(base, **{name: of_kind(getattr(base, name), kind, classes, f"--{name}.")})  # type: ignore[type-var]
@@ -90,10 +122,26 @@ def parse_command(
         Command[config_class],  # type: ignore[valid-type]
         prog=prog,
         description=description,
-        default=Command(Invocation(), base),
+        default=Command(Invocation(), base, fitted),
         args=argv,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _own_settings(out: Path | None, base: ConfigT, recipe: str | None) -> ConfigT | None:
+    """Those of the run in a folder, by default the recipe's, if there is one."""
+    folder = RunFolder(out or base.out)  # type: ignore[attr-defined]  # every recipe's settings have one
+    if not folder.config.is_file():
+        return None
+    provenance = read_provenance(folder.config)
+    its_recipe = provenance.get("recipe", recipe) if isinstance(provenance, dict) else recipe
+    if recipe and its_recipe != recipe:
+        raise ConfigError(
+            f"{folder.path}: a run of {its_recipe!r}, with which {recipe!r} cannot go on; take another --out"
+        )
+    own = read_config(folder.config, base)
+    log.info("going on with the settings of the run in %s", folder.path)
+    return replace(own, out=folder.path)  # type: ignore[type-var]  # where it lies now
 
 
 class _PrintableFormatter(logging.Formatter):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seqdsd.audio import LogSpectrogram
 from seqdsd.models import DeepSpeech1
+from seqdsd.recipes.fitting import DS1
 from seqdsd.recipes.speech import SpeechConfig, SpeechRecipe, TokenizerSettings
 from seqdsd.recipes.training import RunResult
 from seqdsd.sparsity.schedule import DS1_LEARNING_RATES, DS1_SPARSITIES
@@ -65,7 +66,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech1:
     )
 
 
-RECIPE = SpeechRecipe("ds1", "DeepSpeech 1", Config, make_model)
+RECIPE = SpeechRecipe("ds1", "DeepSpeech 1", Config, make_model, DS1)
 run, dry_run, make_task, main = RECIPE.run, RECIPE.dry_run, RECIPE.make_task, RECIPE.main
 
 __all__ = [

@@ -15,6 +15,7 @@ from pathlib import Path
 from seqdsd.audio import LogSpectrogram
 from seqdsd.models import DeepSpeech2
 from seqdsd.models.deepspeech2 import Cell
+from seqdsd.recipes.fitting import DS2
 from seqdsd.recipes.speech import SpeechConfig, SpeechRecipe, TokenizerSettings
 from seqdsd.recipes.training import RunResult
 from seqdsd.sparsity.schedule import DS2_LEARNING_RATES, DS2_SPARSITIES
@@ -79,7 +80,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
     )
 
 
-RECIPE = SpeechRecipe("ds2", "DeepSpeech 2", Config, make_model)
+RECIPE = SpeechRecipe("ds2", "DeepSpeech 2", Config, make_model, DS2)
 run, dry_run, make_task, main = RECIPE.run, RECIPE.dry_run, RECIPE.make_task, RECIPE.main
 
 __all__ = [

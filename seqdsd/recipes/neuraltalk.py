@@ -342,6 +342,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "it takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
             "paper's and the original NeuralTalk's.",
             without_data=embedded_settings,
+            recipe=RECIPE,
             argv=argv,
         )
         if command.invocation.dry_run:

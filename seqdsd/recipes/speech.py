@@ -18,10 +18,12 @@ from rich.markup import escape
 from torch import nn
 
 from seqdsd.config import read_config, read_provenance
-from seqdsd.data import Corpus, read_corpus
+from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
 from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.fitting import Fitted, Numbers, fitted, show_choices
+from seqdsd.recipes.measuring import measure
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
@@ -36,7 +38,7 @@ from seqdsd.records import RunFolder, RunFolderError, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES
 from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
-from seqdsd.text import CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
+from seqdsd.text import ENGLISH_ALPHABET, CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
 
 MAY_CHANGE_ON_RESUME = (
     "out",
@@ -53,9 +55,17 @@ class TokenizerSettings:
     """What the network spells with."""
 
     kind: Literal["characters", "subwords"] = "characters"
-    """29 characters (a-z, space, apostrophe, blank), or SentencePiece pieces learnt from the training transcripts."""
+    """The characters of an alphabet and the blank, or SentencePiece pieces learnt from the training transcripts."""
+    alphabet: str = ENGLISH_ALPHABET
+    """The characters, each once; with the blank, English ones are 29. Of no consequence for sub-words."""
     vocab_size: int = 128
-    """Number of sub-words, the blank included; characters are always 29."""
+    """Number of sub-words, the blank included."""
+
+    def __post_init__(self) -> None:
+        try:
+            CharacterTokenizer(self.alphabet)
+        except ValueError as error:
+            raise ValueError(f"alphabet: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,8 @@ class SpeechRecipe:
     """A ``SpeechConfig`` with a default for everything."""
     make_model: Callable[[Any, Tokenizer], nn.Module]
     """The network for these settings and this tokenizer, with fresh weights from torch's generator."""
+    numbers: Numbers
+    """By which settings are chosen for a corpus."""
 
     def run(
         self,
@@ -93,10 +105,12 @@ class SpeechRecipe:
         resume: bool = False,
         start_from: Path | None = None,
         console: Console | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> RunResult:
         """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
 
-        ``start_from`` is a run whose leading phases are taken over, as far as both have them in common.
+        ``start_from`` is a run whose leading phases are taken over, as far as both have them in common. ``origin`` is
+        noted of a run that begins: where its settings are from.
 
         Raises:
             ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
@@ -122,7 +136,7 @@ class SpeechRecipe:
                 folder=folder,
                 fabric=fabric,
                 console=console,
-                save_parts=lambda path: _save_parts(task, path),
+                save_parts=lambda path: {**_save_parts(task, path), **(origin or {})},
                 may_change=MAY_CHANGE_ON_RESUME,
                 start_from=parent,
             )
@@ -172,6 +186,15 @@ class SpeechRecipe:
         """Settings for the embedded corpus: small enough for two CPU cores."""
         return read_config(Path(__file__).with_name(f"{self.name}_embedded.toml"), self.config_class())
 
+    def fit(self, data: Path, on_bad_data: OnBadData = "error") -> Fitted:
+        """Settings for the corpus in a folder, and why these.
+
+        Raises:
+            ValueError: See ``read_corpus``.
+        """
+        corpus = read_corpus(data, on_bad_data=on_bad_data, with_test=False)
+        return fitted(measure(corpus), self.config_class(), self.numbers)
+
     def main(self, argv: Sequence[str] | None = None) -> None:
         """Entry point of ``python -m seqdsd.recipes.NAME``."""
 
@@ -180,16 +203,21 @@ class SpeechRecipe:
                 self.config_class,
                 prog=f"python -m seqdsd.recipes.{self.name}",
                 description=f"Train a {self.title} recogniser with Dense-Sparse-Dense training. Where no data is "
-                "named, it takes a small synthesised corpus and settings made for it; otherwise the settings begin "
-                "from the paper's.",
+                "named, it takes a small synthesised corpus and settings made for it; with --data alone, it chooses "
+                "settings that fit the corpus and says why; every one can be set. The paper's: --preset paper.",
                 without_data=self.embedded_settings,
+                with_data=self.fit,
+                recipe=self.name,
                 argv=argv,
             )
-            if command.invocation.dry_run:
-                self.dry_run(command.settings)
+            asked, settings, chosen = command.invocation, command.settings, command.fitted
+            if chosen and is_first_process():
+                show_choices(chosen, settings, Console())
+            if asked.dry_run:
+                self.dry_run(settings)
             else:
-                asked = command.invocation
-                self.run(command.settings, resume=asked.resume, start_from=asked.start_from)
+                origin = chosen.provenance(settings) if chosen else None
+                self.run(settings, resume=asked.resume, start_from=asked.start_from, origin=origin)
 
         run_command(parse_and_run)
 
@@ -197,7 +225,7 @@ class SpeechRecipe:
 def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:
     """The tokenizer asked for; sub-words are learnt from the training transcripts."""
     if settings.kind == "characters":
-        return CharacterTokenizer()
+        return CharacterTokenizer(settings.alphabet)
     return SubwordTokenizer.train([one.text for one in corpus.train.utterances], settings.vocab_size)
 
 

@@ -171,7 +171,7 @@ def holds_run(folder: RunFolder, config: RunConfig, *, resume: bool, may_change:
     if changed := _changed(folder, config, may_change):
         raise RunFolderError(
             f"{folder.path}: the run there has other settings ({'; '.join(changed)}); resume with its own "
-            f"(--config {folder.config}) or take another --out"
+            f"(--resume without these flags, or --config {folder.config}) or take another --out"
         )
     if not has_checkpoint(folder.checkpoints):
         _check_no_phase_is_lost(folder, config)

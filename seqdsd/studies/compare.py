@@ -102,7 +102,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
     """
     asked, settings = split_arguments(argv)
     options = _parse(asked)
-    plan = _resolve(options, settings)
+    plan = _resolve(options, settings, console)
     if options.dry_run:
         describe(plan, options.jobs, console, processes_per_run=options.processes_per_run)
         return
@@ -200,9 +200,9 @@ def _show_tables(comparison: Comparison, console: Console) -> None:
             console.print(make(comparison, split=split, family=family).to_terminal())
 
 
-def _resolve(options: argparse.Namespace, settings: Sequence[str]) -> ComparisonPlan:
+def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> ComparisonPlan:
     recipe, file = find_recipe(options.recipe_file, options.recipe)
-    common = recipe.settings(file, settings, prog=PROG, reserved=RESERVED)
+    common = recipe.settings(file, settings, prog=PROG, reserved=RESERVED, console=console)
     common = replace(common, iters=common.iters if options.iters is None else options.iters)
     arms = make_arms(common, options.arms, baseline_anneal=options.baseline_anneal)
     out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"

@@ -158,7 +158,7 @@ def sweep(argv: Sequence[str], console: Console) -> None:
     """
     asked, settings = split_arguments(argv)
     options = parse_options(_parser(), asked)
-    plan = _resolve(options, settings)
+    plan = _resolve(options, settings, console)
     if options.dry_run:
         jobs = plan.jobs()
         for job in jobs:
@@ -229,10 +229,10 @@ def _toml(point: Point) -> str:
     return f"learning_rates = {list(point.learning_rates)}\nsparsities = {list(point.sparsities)}"
 
 
-def _resolve(options: argparse.Namespace, settings: Sequence[str]) -> SweepPlan:
+def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> SweepPlan:
     recipe, file = find_recipe(options.recipe_file, options.recipe)
     reserved = (*RESERVED, "--score-test", "--sparsities", "--learning-rates")
-    common = recipe.settings(file, settings, prog=PROG, reserved=reserved)
+    common = recipe.settings(file, settings, prog=PROG, reserved=reserved, console=console)
     out = options.out or Path("runs") / f"sweep-{file.stem if file else recipe.name}"
     iters = common.iters if options.iters is None else options.iters
     if iters < 1:

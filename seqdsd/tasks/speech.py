@@ -42,6 +42,8 @@ USUAL_STEPS = 600
 """In which a recogniser's first words come right: AN4's and the embedded corpus' come in fewer."""
 USUAL_EPOCHS = 3
 """The least, however many steps they have."""
+LONGEST_EVALUATED_SECONDS = 300.0
+"""Of one utterance, however small the batches are: it is evaluated alone, without gradients."""
 
 
 class AcousticModel(Protocol):
@@ -372,11 +374,14 @@ class SpeechTask:
             num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)
             return self.model.output_frames(LogSpectrogram.num_frames(num_samples))  # type: ignore[operator]
 
+        longest = self.batches_settings.max_batch_seconds
+        if split != "train":
+            longest = max(longest, LONGEST_EVALUATED_SECONDS)
         checked = check_transcripts(
             manifest,
             self.tokenizer,
             output_frames=output_frames,
-            longest_seconds=self.batches_settings.max_batch_seconds,
+            longest_seconds=longest,
             on_bad_data=self.on_bad_data,
         )
         self.skipped |= {_source(message): message for message in checked.skipped}

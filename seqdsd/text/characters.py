@@ -3,6 +3,7 @@
 It never changes a text: what it cannot write it refuses. ``normalise.py`` makes transcripts fit.
 """
 
+import unicodedata
 from pathlib import Path
 
 from seqdsd.text.tokenizer import OutOfAlphabet, check_ids, read_description, write_description
@@ -87,6 +88,11 @@ def _refusal(text: str, alphabet: str) -> str:
         remedy = "case mismatch: transcripts are upper-case but the alphabet is lower-case. Lower-case them."
     elif all(character.upper() in alphabet for character in outside):
         remedy = "case mismatch: transcripts are lower-case but the alphabet is upper-case. Upper-case them."
+    elif all(unicodedata.category(character)[0] in "LM" for character in outside):
+        remedy = (
+            "other letters: add them to the alphabet (--tokenizer.alphabet), learn sub-words "
+            "(--tokenizer.kind subwords), or fold them (data_prep/from_csv.py; seqdsd.text.normalise_transcript)."
+        )
     else:
         remedy = "use seqdsd.text.normalise_transcript, and write digits and signs out as words."
     return (

@@ -101,7 +101,8 @@ def test_settings_of_the_embedded_corpus_the_file_and_the_command_line(tmp_path)
     config = settings(DS1, "--iters", "1", "--optimizer.momentum", "0.5", file=file)
     assert (config.data, config.hidden_size, config.iters) == (Path("corpus"), 7, 1)
     assert config.optimizer.momentum == 0.5
-    assert settings(DS1, "--data", "corpus") == replace(DS1.config_class(), data=Path("corpus"))
+    paper = ("--data", "corpus", "--preset", "paper")
+    assert settings(DS1, *paper) == replace(DS1.config_class(), data=Path("corpus"))
 
 
 @pytest.mark.parametrize("flag", ["--seed", "--seed=3", "--resume", "--no-resume"])
@@ -125,7 +126,7 @@ def test_a_flag_that_is_none_of_the_recipe_s(capsys):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("arguments", [(), ("--data", "corpus", "--epochs", "3", "1")])
+@pytest.mark.parametrize("arguments", [(), ("--data", "corpus", "--preset", "paper", "--epochs", "3", "1")])
 def test_runs_started_from_the_common_file_have_the_common_settings(tmp_path, recipe, arguments):
     path, config = tmp_path / "common.toml", settings(recipe, *arguments)
     recipe.write_common(path, config)

@@ -31,6 +31,11 @@ def test_round_trip(text):
         ),
         ("AB ", "ab", ["case mismatch: transcripts are lower-case but the alphabet is upper-case"]),
         (ENGLISH_ALPHABET, "add 5 & 6", ["'5', '&', '6'", "position 4", "normalise_transcript"]),
+        (
+            ENGLISH_ALPHABET,
+            "né ω",
+            ["'é', 'ω'", "position 1", "--tokenizer.alphabet", "--tokenizer.kind subwords"],
+        ),
         (ENGLISH_ALPHABET, "Go 5", ["'G', '5'", "position 0", "normalise_transcript"]),
     ],
 )

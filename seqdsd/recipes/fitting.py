@@ -1,0 +1,302 @@
+"""Settings that fit a corpus: the rule that chooses those of recognisers by what was measured of it (``measuring``).
+
+The rule is a pure function, ``fitted``. Its numbers stand in ``Numbers``, one table a network (``DS1``, ``DS2``); which
+of them were measured, and on what, docs/experiments.md says.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from seqdsd.engine import AdamWSettings
+from seqdsd.printable import printable
+from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
+from seqdsd.text import ENGLISH_ALPHABET
+
+if TYPE_CHECKING:
+    from seqdsd.recipes.speech import SpeechConfig
+
+FEW_CHARACTERS_A_SECOND = 3.0
+"""Read speech has 12 to 16."""
+FEW_DEV_UTTERANCES = 30
+
+Steps = tuple[tuple[float | int, int], ...]
+"""Pairs of hours and a value: the first whose hours are more than the corpus has decides."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The rule's numbers for one network. Hours are of training audio."""
+
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of ``[network]`` that are the same for every corpus."""
+    recurrent_layers: Steps = ()
+    """Number of recurrent layers, where it can be chosen."""
+    hidden_sizes: Steps = ((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024))
+    """Units of each layer; the paper's above."""
+    steps_an_epoch: int = 150
+    """What the batch is cut for."""
+    batch_seconds: tuple[float, float] = (8.0, 120.0)
+    """The smallest and the largest batch."""
+    utterances_a_batch: float = 4.0
+    """At least so many of mean length, as far as the largest batch holds them: norms are over a batch."""
+    longest_batch_seconds: float = 300.0
+    """A batch is made longer for the longest utterance up to here; beyond, recordings should be cut."""
+    dense_steps: int = 3000
+    """Of the first phase, up to ``many_hours``; above, they grow with the hours' square root."""
+    many_hours: float = 5.0
+    dense_epochs: tuple[int, int] = (5, 60)
+    """The fewest and the most of the first phase."""
+    later_epochs: float = 1 / 3
+    """Of each further phase, as a share of the first's."""
+    peak_rate: float = 2e-3
+    """Learning rate of the first phase."""
+    ladder: tuple[float | int, ...] = (8, 5, 3, 1, 0.3)
+    """Ratios of the phases' rates: Table 7's."""
+    dropout: float = 0.1
+    dropout_few: float = 0.2
+    """Below ``few_hours``."""
+    few_hours: float = 1 / 6
+    augmented_hours: float = 100.0
+    """Speech is varied in training below so many."""
+    measured_hours: tuple[float, float] = (0.08, 5.0)
+    """What the rule was measured on; the rest is extrapolated."""
+
+
+DS1 = Numbers(network={"batch_norm": True})
+DS2 = Numbers(network={"cell": "gru"}, recurrent_layers=((10, 2), (100, 3), (math.inf, 5)))
+
+OPTIMIZER = AdamWSettings(
+    curve="cosine", warmup=0.2, momentum=0.9, decay=0.99, weight_decay=0.01, clip_norm=100.0
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that go together, and in one line what they are and why."""
+
+    values: Mapping[str, Any]
+    """By name, such as ``batches.max_batch_seconds``."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Settings that fit a corpus."""
+
+    settings: Any
+    """Of the class that they were chosen for."""
+    choices: tuple[Choice, ...]
+    notes: tuple[str, ...]
+    """What a user should know of the corpus beforehand, a line each."""
+    measure: CorpusMeasure
+
+    def standing(self, settings: Any) -> list[Choice]:
+        """The choices that are still the rule's in settings that lie on these."""
+        return [
+            choice
+            for choice in self.choices
+            if all(_value(settings, name) == value for name, value in choice.values.items())
+        ]
+
+    def lines(self, settings: Any) -> list[str]:
+        """What was measured and chosen, and why, a line each; without what has been set otherwise."""
+        return [
+            f"corpus: {self.measure}",
+            *self.notes,
+            *(choice.reason for choice in self.standing(settings)),
+        ]
+
+    def provenance(self, settings: Any) -> dict[str, Any]:
+        """For ``[provenance]`` of a run with settings that lie on these: what was chosen, and by which measure."""
+        measured = asdict(self.measure) | {"sample_rates_hz": list(self.measure.sample_rates_hz)}
+        kept = {name: one for name, one in measured.items() if one is not None and name != "alphabet"}
+        chosen = [name for choice in self.standing(settings) for name in choice.values]
+        return {"chosen_automatically": chosen, "corpus": kept}
+
+
+def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitted:
+    """Choose settings for a corpus; nothing but the arguments decides.
+
+    Args:
+        measure: Of the corpus.
+        base: The recipe's defaults, which all that is not chosen keeps.
+        numbers: Of the recipe's network.
+    """
+    batch_seconds, batches = _batches(measure, numbers)
+    steps = steps_an_epoch(measure, batch_seconds)
+    alphabet = _alphabet(measure)
+    choices = (
+        *((alphabet,) if alphabet else ()),
+        _width(measure, base, numbers),
+        *_network(measure, numbers),
+        _dropout(measure, numbers),
+        batches,
+        _epochs(measure, steps, numbers),
+        _rates(numbers),
+        Choice(
+            {"optimizer": OPTIMIZER},
+            f"optimizer {OPTIMIZER.kind}: in each phase the rate rises over the first {OPTIMIZER.warmup:.0%} of the "
+            "steps, then falls to 0 along a cosine",
+        ),
+        Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
+        *_augmentation(measure, numbers),
+    )
+    settings: Any = base
+    for choice in choices:
+        for name, value in choice.values.items():
+            settings = _with(settings, name, value)
+    return Fitted(settings, choices, tuple(_notes(measure, numbers)), measure)
+
+
+def steps_an_epoch(measure: CorpusMeasure, batch_seconds: float) -> int:
+    """About how many batches an epoch has."""
+    return max(1, round(measure.utterances / max(1.0, batch_seconds // measure.mean_seconds)))
+
+
+def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
+    least, most = numbers.batch_seconds
+    seconds = 3600 * measure.hours / numbers.steps_an_epoch
+    seconds = min(most, max(least, seconds, numbers.utterances_a_batch * measure.mean_seconds))
+    why = ""
+    if seconds < measure.longest_seconds <= numbers.longest_batch_seconds:
+        seconds, why = measure.longest_seconds, ", and the longest utterance must fit"
+    seconds = float(math.ceil(seconds))
+    steps = steps_an_epoch(measure, seconds)
+    given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch"
+    reason = f"batches of {seconds:g} s: {given}{why}"
+    return seconds, Choice({"batches.max_batch_seconds": seconds}, reason)
+
+
+def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
+    wanted = numbers.dense_steps * max(1.0, measure.hours / numbers.many_hours) ** 0.5
+    least, most = numbers.dense_epochs
+    first = min(most, max(least, round(wanted / steps)))
+    later = max(2, round(first * numbers.later_epochs))
+    epochs = (first, *[later] * (len(numbers.ladder) - 1))
+    return Choice(
+        {"epochs": epochs},
+        f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,.0f}, in "
+        f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one",
+    )
+
+
+def _rates(numbers: Numbers) -> Choice:
+    rates = tuple(float(f"{numbers.peak_rate * one / numbers.ladder[0]:.4g}") for one in numbers.ladder)
+    ratios = " : ".join(f"{one:g}" for one in numbers.ladder)
+    return Choice(
+        {"learning_rates": rates},
+        f"learning rates {', '.join(f'{rate:g}' for rate in rates)}: the first is the optimizer's, the ratios are "
+        f"{ratios} (Table 7)",
+    )
+
+
+def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Choice:
+    bound, units = _at(measure.hours, (*numbers.hidden_sizes, (math.inf, base.hidden_size)))
+    return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}")
+
+
+def _network(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
+    choices = []
+    if numbers.recurrent_layers:
+        bound, layers = _at(measure.hours, numbers.recurrent_layers)
+        choices.append(
+            Choice({"network.num_recurrent_layers": layers}, f"{layers} recurrent layers: {_below(bound)}")
+        )
+    for name, value in numbers.network.items():
+        choices.append(Choice({f"network.{name}": value}, _NETWORK_REASONS[name]))
+    return choices
+
+
+_NETWORK_REASONS = {
+    "batch_norm": "batch norm: without it small corpora do not train at such rates",
+    "cell": "GRU cells: they learn from less speech than plain ones",
+}
+
+
+def _dropout(measure: CorpusMeasure, numbers: Numbers) -> Choice:
+    is_few = measure.hours < numbers.few_hours
+    share = numbers.dropout_few if is_few else numbers.dropout
+    why = _below(numbers.few_hours) if is_few else f"for {duration(numbers.few_hours)} of audio and more"
+    return Choice({"network.dropout": share}, f"dropout {share:g}: {why}")
+
+
+def _augmentation(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
+    if measure.hours >= numbers.augmented_hours:
+        return []
+    masks = {"augment.spec_augment": True, "augment.freq_width_bins": 20, "augment.time_width_frames": 20}
+    why = _below(numbers.augmented_hours)
+    return [
+        Choice(masks, f"masked spectrograms (SpecAugment), up to 20 bins and 20 frames: {why}"),
+        Choice(
+            {"augment.speed_factors": (0.9, 1.0, 1.1)}, f"played at 0.9, 1.0 and 1.1 times the speed: {why}"
+        ),
+    ]
+
+
+def _alphabet(measure: CorpusMeasure) -> Choice | None:
+    """Where there are letters beside a to z, and nothing but letters; what else there is the tokenizer refuses."""
+    others = [one for one in measure.alphabet if one not in ENGLISH_ALPHABET]
+    if not others or not all(unicodedata.category(one) in ("Ll", "Lo", "Lm", "Mn", "Mc") for one in others):
+        return None
+    has_latin = any(one in ENGLISH_ALPHABET for one in measure.alphabet if one not in " '")
+    alphabet = (ENGLISH_ALPHABET if has_latin else " '") + "".join(others)
+    reason = f"an alphabet of {len(alphabet)} characters: transcripts have {_some(others)}, too"
+    return Choice({"tokenizer.alphabet": alphabet}, reason)
+
+
+def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
+    notes, (least, most) = [], numbers.measured_hours
+    if not least <= measure.hours <= most:
+        where = "below" if measure.hours < least else "above"
+        notes.append(
+            f"note: {where} the {duration(least)} to {duration(most)} that the rule was measured on: extrapolated"
+        )
+    if measure.characters_a_second < FEW_CHARACTERS_A_SECOND:
+        notes.append(
+            f"note: {measure.characters_a_second:.2g} characters a second are few (read speech has 12 to 16): cut long "
+            "silences off, or complete the transcripts"
+        )
+    if measure.dev_utterances < FEW_DEV_UTTERANCES:
+        notes.append(
+            f"note: dev has {counted(measure.dev_utterances, 'utterance')}, which choose the best epoch: its error "
+            "rate will be coarse"
+        )
+    return notes
+
+
+def show_choices(chosen: Fitted, settings: Any, console: Console) -> None:
+    """Print what was measured and chosen, and why."""
+    console.print("[bold]Chosen for this corpus[/bold] (each can be set; --preset paper takes the paper's)")
+    for line in chosen.lines(settings):
+        console.print(f"  {printable(line)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _at(hours: float, steps: Steps) -> tuple[float | int, int]:
+    return next(step for step in steps if hours < step[0])
+
+
+def _below(hours: float | int) -> str:
+    return "as for large corpora" if hours == math.inf else f"for less than {duration(hours)} of audio"
+
+
+def _some(characters: Sequence[str]) -> str:
+    """The first few."""
+    return "".join(characters[:8]) + (" …" if len(characters) > 8 else "")
+
+
+def _value(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        settings = getattr(settings, part, None)
+    return settings
+
+
+def _with(settings: Any, name: str, value: Any) -> Any:
+    first, _, rest = name.partition(".")
+    return replace(settings, **{first: _with(getattr(settings, first), rest, value) if rest else value})

@@ -1,0 +1,144 @@
+"""The rule by which settings are chosen for a corpus, from five minutes to a thousand hours."""
+
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from seqdsd.config import differences, read_config, to_toml
+from seqdsd.recipes import ds1, ds2
+from seqdsd.recipes.fitting import DS1, DS2, fitted, steps_an_epoch
+from seqdsd.recipes.measuring import CorpusMeasure
+from seqdsd.text import ENGLISH_ALPHABET
+
+HOURS = (1 / 12, 1 / 6, 1 / 4, 0.5, 0.7, 1, 2.5, 5, 10, 30, 100, 300, 960, 1000)
+MEAN_SECONDS = (0.5, 3.0, 12.0)
+RECIPES = {"ds1": (ds1.Config(), DS1), "ds2": (ds2.Config(), DS2)}
+
+
+def corpus(hours, mean_seconds=3.0, **changes):
+    measured = CorpusMeasure(
+        hours=float(hours),
+        utterances=max(1, round(3600 * hours / mean_seconds)),
+        mean_seconds=mean_seconds,
+        median_seconds=mean_seconds,
+        longest_seconds=2 * mean_seconds,
+        characters_a_second=14.0,
+        speakers=20,
+        sample_rates_hz=(16_000,),
+        alphabet=ENGLISH_ALPHABET,
+        dev_utterances=100,
+    )
+    return replace(measured, **changes)
+
+
+@pytest.fixture(params=RECIPES)
+def fit(request):
+    base, numbers = RECIPES[request.param]
+    return lambda measured: fitted(measured, base, numbers)
+
+
+@pytest.mark.parametrize("mean_seconds", MEAN_SECONDS)
+@pytest.mark.parametrize("hours", HOURS)
+def test_every_corpus_gets_settings_within_bounds(fit, tmp_path, hours, mean_seconds):
+    measured = corpus(hours, mean_seconds)
+    found = fit(measured)
+    settings = found.settings
+    assert max(8, 2 * mean_seconds) <= settings.batches.max_batch_seconds <= 120
+    first, *later = settings.epochs
+    assert 5 <= first <= 60 and set(later) == {max(2, round(first / 3))} and len(later) == 4
+    steps = first * steps_an_epoch(measured, settings.batches.max_batch_seconds)
+    assert 300 <= steps and (first == 5 or steps < 60_000)
+    assert list(settings.learning_rates) == sorted(settings.learning_rates, reverse=True)
+    assert len(settings.schedule) == 5 and 128 <= settings.hidden_size <= type(settings)().hidden_size
+    assert settings.augment.spec_augment == (settings.augment.speed_factors != (1.0,)) == (hours < 100)
+    (tmp_path / "config.toml").write_text(to_toml(settings))
+    assert read_config(tmp_path / "config.toml", type(settings)()) == settings
+
+
+@pytest.mark.parametrize("mean_seconds", MEAN_SECONDS)
+def test_more_speech_never_means_less_of_what_grows_with_it(fit, mean_seconds):
+    every = [fit(corpus(hours, mean_seconds)).settings for hours in HOURS]
+    for less, more in pairwise(every):
+        assert less.hidden_size <= more.hidden_size
+        assert less.batches.max_batch_seconds <= more.batches.max_batch_seconds
+        assert less.epochs[0] >= more.epochs[0] and less.network.dropout >= more.network.dropout
+    assert every[0].hidden_size < every[-1].hidden_size and every[0].epochs[0] > every[-1].epochs[0]
+
+
+def test_deeper_networks_for_more_speech():
+    layers = [fitted(corpus(hours), *RECIPES["ds2"]).settings.network.num_recurrent_layers for hours in HOURS]
+    assert layers == sorted(layers) and (layers[0], layers[-1]) == (2, 5)
+    assert {fitted(corpus(hours), *RECIPES["ds2"]).settings.network.cell for hours in HOURS} == {"gru"}
+    assert all(fitted(corpus(hours), *RECIPES["ds1"]).settings.network.batch_norm for hours in HOURS)
+
+
+def test_a_quarter_of_an_hour_by_hand(fit):
+    """1,800 utterances of half a second: 16 a batch of 8 s, 112.5 steps an epoch, 3,000 / 112 = 27 epochs."""
+    found = fit(corpus(0.25, 0.5))
+    assert found.settings.batches.max_batch_seconds == 8.0
+    assert found.settings.epochs == (27, 9, 9, 9, 9)
+    assert "batches of 8 s: 15 min of audio give about 112 steps an epoch" in found.lines(found.settings)
+
+
+def test_every_setting_that_is_chosen_says_why_and_no_other_is_changed(fit):
+    found = fit(corpus(0.25))
+    changed = {line.split(":")[0] for line in differences(type(found.settings)(), found.settings)}
+    chosen = [name for choice in found.choices for name in choice.values]
+    assert len(chosen) == len(set(chosen))
+    assert all(any(one == name or one.startswith(f"{name}.") for name in chosen) for one in changed)
+    assert all(choice.reason.count("\n") == 0 and ":" in choice.reason for choice in found.choices)
+
+
+def test_what_is_set_otherwise_is_not_said_to_be_chosen(fit):
+    found = fit(corpus(0.25))
+    settings = replace(
+        found.settings, hidden_size=77, batches=replace(found.settings.batches, max_batch_seconds=9.0)
+    )
+    assert any("units a layer" in line for line in found.lines(found.settings))
+    lines = "\n".join(found.lines(settings))
+    assert "units a layer" not in lines and "batches of" not in lines and "dropout" in lines
+    noted = found.provenance(settings)
+    assert "hidden_size" not in noted["chosen_automatically"] and "epochs" in noted["chosen_automatically"]
+    assert noted["corpus"]["hours"] == 0.25 and noted["corpus"]["sample_rates_hz"] == [16_000]
+
+
+def test_a_batch_holds_the_longest_utterance_unless_that_is_a_recording_to_be_cut(fit):
+    assert fit(corpus(0.1, longest_seconds=59.2)).settings.batches.max_batch_seconds == 60
+    assert fit(corpus(0.1, longest_seconds=3000.0)).settings.batches.max_batch_seconds < 300
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "chosen"),
+    [
+        (" abcdeé", " 'abcdefghijklmnopqrstuvwxyzé"),
+        (" αβγάς", " 'αβγάς"),
+        (" дом", " 'дом"),
+        (" कखि", " 'कखि"),
+        (" abc", ENGLISH_ALPHABET),
+        (" ABC", ENGLISH_ALPHABET),  # these the tokenizer refuses, and says what to do
+        (" αβ5", ENGLISH_ALPHABET),
+        (" abc.é", ENGLISH_ALPHABET),
+    ],
+)
+def test_letters_beside_a_to_z_become_the_alphabet(fit, alphabet, chosen):
+    """But not upper case, digits and punctuation, which are more likely mishaps."""
+    found = fit(corpus(1, alphabet=alphabet))
+    assert found.settings.tokenizer.alphabet == chosen
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hours": 0.01}, "note: below the 5 min to 5 h that the rule was measured on"),
+        ({"hours": 960.0}, "note: above the 5 min to 5 h"),
+        ({"characters_a_second": 0.8}, "note: 0.8 characters a second are few"),
+        ({"dev_utterances": 1}, "note: dev has 1 utterance, "),
+    ],
+)
+def test_what_a_user_should_know_beforehand(fit, changes, said):
+    assert not [line for line in fit(corpus(1.0)).lines(SimpleNamespace()) if line.startswith("note")]
+    assert any(
+        line.startswith(said) for line in fit(corpus(**{"hours": 1.0, **changes})).lines(SimpleNamespace())
+    )

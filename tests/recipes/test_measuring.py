@@ -1,0 +1,75 @@
+"""What is measured of a corpus, against what was written into it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from seqdsd.cli import main as seqdsd
+from seqdsd.data import read_corpus
+from seqdsd.recipes.measuring import counted, duration, measure
+
+
+@pytest.fixture
+def entries(tone_corpus):
+    return tone_corpus.read_manifest("train")
+
+
+def measured(folder):
+    return measure(read_corpus(folder, with_test=False))
+
+
+def test_numbers_are_those_of_the_training_manifest(tone_corpus, entries):
+    for index, entry in enumerate(entries):
+        entry["speaker"] = f"s{index % 3}"
+    tone_corpus.write_manifest("train", entries)
+    found = measured(tone_corpus.folder)
+    seconds = [entry["duration"] for entry in entries]
+    assert found.hours == pytest.approx(sum(seconds) / 3600) and found.utterances == 24
+    assert found.mean_seconds == pytest.approx(np.mean(seconds))
+    assert found.median_seconds == pytest.approx(np.median(seconds))
+    assert found.longest_seconds == max(seconds) and found.speakers == 3
+    assert found.characters_a_second == pytest.approx(sum(len(e["text"]) for e in entries) / sum(seconds))
+    assert found.alphabet == " abcdefgh" and found.dev_utterances == 6
+    assert "24 utterances (mean 0.703 s, longest 1.04 s), 3 speakers" in str(found)
+    assert str(found).endswith("sample rate 16,000 Hz; dev has 6 utterances")
+
+
+def test_sample_rates_are_those_of_the_headers_and_what_cannot_be_read_is_passed_over(tone_corpus, entries):
+    assert measured(tone_corpus.folder).sample_rates_hz == (16_000,)
+    assert measured(tone_corpus.folder).speakers is None
+    soundfile.write(tone_corpus.folder / entries[3]["audio_filepath"], np.zeros(8_000), 8_000)
+    (tone_corpus.folder / entries[0]["audio_filepath"]).write_bytes(b"RIFF")
+    assert measured(tone_corpus.folder).sample_rates_hz == (8_000, 16_000)
+    for entry in entries:
+        (tone_corpus.folder / entry["audio_filepath"]).write_bytes(b"RIFF")
+    assert measured(tone_corpus.folder).sample_rates_hz == ()
+    assert "sample rate unknown" in str(measured(tone_corpus.folder))
+
+
+def test_a_corpus_in_shards_is_measured_alike(tone_corpus, tmp_path):
+    plain = measured(tone_corpus.folder)
+    seqdsd(["shard", str(tone_corpus.folder), str(tmp_path / "shards")])
+    assert replace(measured(tmp_path / "shards"), hours=plain.hours) == plain
+
+
+def test_a_large_manifest_is_looked_into_at_fifty_places(tone_corpus, entries, monkeypatch):
+    corpus = read_corpus(tone_corpus.folder, with_test=False)
+    many = corpus.train.utterances * 100
+    read = []
+    monkeypatch.setattr("seqdsd.recipes.measuring.audio_rate_hz", lambda path: read.append(path) or 16_000)
+    assert measure(replace(corpus, train=replace(corpus.train, utterances=many))).utterances == 2400
+    assert len(read) == 50 and len(set(read)) > 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [(0.004, "14 s"), (0.25, "15 min"), (0.999, "60 min"), (5.16, "5.16 h"), (960, "960 h")],
+)
+def test_a_time_is_said_in_the_unit_that_suits_it(hours, said):
+    assert duration(hours) == said
+
+
+def test_one_thing_is_not_several():
+    assert (counted(1, "step"), counted(1200, "step")) == ("1 step", "1,200 steps")
