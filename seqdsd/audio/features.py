@@ -29,6 +29,11 @@ POWER_FLOOR = 1e-8
 # Noise of any kind has a log-power SD above 1; a bin with less than this is constant (a resampled telephone
 # call's upper half, digital silence), and dividing by its SD would blow rounding errors up to unit variance.
 SD_FLOOR = 0.1
+# A mel filter's power is a mean of bins': with a floor a hundred times the rounding noise, the noise's log hardly moves
+# (SD 0.007). Speech has a log-power SD of 2 to 4 in every filter; of a resampled telephone call, what is left above
+# 4 kHz has up to 0.3.
+MEL_POWER_FLOOR = 1e-6
+MEL_SD_FLOOR = 0.5
 
 Normalise = Literal["utterance", "bin"]
 
@@ -54,6 +59,8 @@ class LogSpectrogram(nn.Module):
             raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}")
         self.normalise = normalise
         self.num_bins = LINEAR_BINS if num_mels is None else num_mels
+        self.power_floor = POWER_FLOOR if num_mels is None else MEL_POWER_FLOOR
+        self.sd_floor = SD_FLOOR if num_mels is None else MEL_SD_FLOOR
         fft_samples = WINDOW_SAMPLES if num_mels is None else MEL_FFT_SAMPLES
         self.spectrogram = Spectrogram(
             n_fft=fft_samples,
@@ -99,7 +106,7 @@ class LogSpectrogram(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             num_samples = num_samples.to(waveforms.device, non_blocking=True)
             power = self._power(waveforms.float(), num_samples)
-            log_power = torch.log(power + POWER_FLOOR)
+            log_power = torch.log(power + self.power_floor)
             num_frames = self.num_frames(num_samples).clamp(min=0)
             is_padding = torch.arange(log_power.shape[1], device=waveforms.device) >= num_frames[:, None]
             return self._normalised(log_power, num_frames, is_padding[:, :, None]), num_frames
@@ -125,14 +132,14 @@ class LogSpectrogram(nn.Module):
         mean = log_power.masked_fill(is_padding, 0).sum(over, keepdim=True) / count
         centred = (log_power - mean).masked_fill(is_padding, 0)
         sd = (centred.square().sum(over, keepdim=True) / count).sqrt()
-        return centred / sd.clamp(min=SD_FLOOR)
+        return centred / sd.clamp(min=self.sd_floor)
 
 
 def mel_filters(num_mels: int) -> Float[Tensor, "fft_bins mels"]:
     """Triangles from 20 Hz to 8 kHz, spaced by Slaney's mel scale: linear below 1 kHz, logarithmic above.
 
-    Each sums to 1, so that a filter's power is a mean of its bins' and ``POWER_FLOOR`` means there what it means for
-    a bin. Of the two usual scales it is the one without two filters on the same single bin at 80 mels.
+    Each sums to 1, so that a filter's power is a mean of its bins', and one floor fits all. Of the two usual scales it
+    is the one that at 80 mels puts no two filters on the same single bin.
 
     Raises:
         ValueError: If there would be none, or one that holds no bin of the FFT.
