@@ -14,9 +14,11 @@ import pytest
 import soundfile
 import torch
 
+import seqdsd
 from seqdsd import __version__
 from seqdsd.audio import read_audio
 from seqdsd.cli import COMMANDS, main
+from seqdsd.config import read_config
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.inference.transcribe import transcribe
 from seqdsd.recipes import ds1
@@ -579,6 +581,44 @@ def test_transcribe_with_a_language_model_and_hot_words(run, corpus, arpa, capsy
         found[bonus] = {word for line in out.splitlines() for word in line.split("\t")[1].split()}
     assert found[0] <= set(WORDS)
     assert "dead" in found[60] <= {*WORDS, "dead"}
+
+
+@pytest.fixture(scope="module")
+def subword_run(run, corpus, tmp_path_factory) -> RunFolder:
+    """As ``run``, but it spells with pieces, of which "▁bad" is a whole word."""
+    config = replace(
+        read_config(run.config, ds1.Config()),
+        out=tmp_path_factory.mktemp("runs") / "subwords",
+        iters=0,
+        epochs=(10,),
+        learning_rates=(3e-3,),
+        tokenizer=ds1.TokenizerSettings(kind="subwords", vocab_size=13),
+    )
+    return ds1.run(config).folder
+
+
+def test_a_language_model_beside_subwords_from_tuning_to_word_times(
+    subword_run, corpus, arpa, tmp_path, capsys
+):
+    path, data = subword_run.path, ("--data", corpus / "test_a.jsonl")
+    weights = ("--lm-weights", 0.5, 1, "--word-bonuses", 0)
+    status, out, err = call(capsys, "tune-decoding", path, "--lm", arpa, *weights)
+    assert status == 0 and "dev WER" in out, err
+    assert RunFolder(path).decoding.is_file()
+    # The corpus' words stand in no order: only a model of the very sentences can help.
+    said = tmp_path / "said.arpa"
+    assert call(capsys, "build-lm", corpus / "test_a.jsonl", "--out", said)[0] == 0
+    assert wer_of(capsys, path, *data, "--lm", said, "--lm-weight", 2) < wer_of(capsys, path, *data)
+    files = sorted(corpus.glob("test_a*.wav"))
+    status, out, err = call(capsys, "transcribe", path, *files, "--lm", arpa, "--timestamps", "json")
+    assert status == 0, err
+    heard = [json.loads(line) for line in out.splitlines()]
+    assert {word for one in heard for word in one["text"].split()} <= set(WORDS)
+    for one in heard:
+        assert " ".join(word["word"] for part in one["segments"] for word in part["words"]) == one["text"]
+    assert seqdsd.load(path, lm=arpa).transcribe(files) == [one["text"] for one in heard]
+    hot = ("--hot-words", "dead", "--hot-word-bonus", 60)
+    assert "dead" in call(capsys, "transcribe", path, *files, "--lm", arpa, *hot)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
 """CTC beam search over the words of an n-gram language model, in C++ (flashlight-text, which brings KenLM with it).
 
-An extra: ``pip install 'seqdsd[lm]'``. Only words of the model can be found, and hot words beside them. The tokens must
-spell words letter by letter with a separator between them; sub-words are left out, since flashlight cannot hold the
-last token of a word over several frames unless a separator follows it.
+An extra: ``pip install 'seqdsd[lm]'``. Only words of the model can be found, and hot words beside them. The tokens
+spell words letter by letter with a separator between them, or by sub-words, whose first says that a word begins.
+
+Flashlight ends a word in the first frame of its last token, and cannot hold that token in the frames that follow: with
+sub-words, of which one may be a whole word, it finds little that way. Letters have their separator to end in. Words of
+sub-words are given a second spelling, whose last token stands there twice: it is held in the first of the two. That
+admits paths with a blank between them, which CTC reads as the token twice ("two two" found as "two"). So a score of
+the search is a bound from above, and what it found is scored again, by CTC itself, until no bound is above the best.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 UNKNOWN = "<unk>"
 _BEAM_THRESHOLD = 50.0
@@ -64,10 +70,20 @@ class Spelling:
 
     spell: Callable[[str], list[int]]
     """A word's tokens; a ``ValueError`` says that it cannot be spelt."""
-    separator_id: int
-    """The token between two words."""
+    separator_id: int | None
+    """The token between two words; none where a word's first token says that it begins."""
     vocab_size: int
     blank_id: int
+
+    @property
+    def silence_id(self) -> int:
+        """What flashlight may put between words: the separator, or a token after the last, which never comes."""
+        return self.vocab_size if self.separator_id is None else self.separator_id
+
+    @property
+    def num_searched(self) -> int:
+        """Tokens, and that one."""
+        return max(self.vocab_size, self.silence_id + 1)
 
 
 @dataclass(frozen=True)
@@ -137,26 +153,53 @@ class LexiconDecoder:
         lengths = num_frames.tolist()
         if not all(1 <= length <= frames for length in lengths):
             raise ValueError(f"num_frames must lie in [1, {frames}], got {lengths}")
-        emissions = log_probs.float().cpu()
+        emissions = log_probs.detach().float().cpu()
         return [self._decode(item[:length]) for item, length in zip(emissions, lengths, strict=True)]
 
     def _decode(self, log_probs: Float[Tensor, "frames vocab"]) -> WordHypothesis:
+        emissions = self._emissions(log_probs)
+        found = self._decoder.decode(emissions.data_ptr(), *emissions.shape)
+        found = [one for one in found if math.isfinite(one.score)]
+        if not found:
+            raise ValueError("the log-probabilities are not finite: nothing can be found in them")
+        found.sort(key=lambda one: -one.score)
+        if self.spelling.separator_id is None:
+            return self._best_by_ctc(found, log_probs)
+        return WordHypothesis(self._words_of(found[0]), found[0].score)
+
+    def _emissions(self, log_probs: Float[Tensor, "frames vocab"]) -> Float[Tensor, "frames_and_end tokens"]:
+        """What flashlight searches."""
+        if self.spelling.separator_id is None:
+            return torch.cat((log_probs, torch.full_like(log_probs[:, :1], -math.inf)), dim=1)
         # Each word's spelling ends in a separator; the last one's is given for nothing.
         end = torch.full_like(log_probs[:1], -1e9)
         end[0, self.spelling.separator_id] = 0
-        emissions = torch.cat((log_probs, end)).contiguous()
-        found = self._decoder.decode(emissions.data_ptr(), *emissions.shape)
-        if not found:
-            raise ValueError("the log-probabilities are not finite: nothing can be found in them")
-        best = max(found, key=lambda one: one.score)
-        words = [self._dictionary.get_entry(index) for index in best.words if index >= 0]
-        return WordHypothesis(words, best.score)
+        return torch.cat((log_probs, end)).contiguous()
+
+    def _best_by_ctc(self, found: Sequence[Any], log_probs: Float[Tensor, "frames vocab"]) -> WordHypothesis:
+        """The best of what was found, from the highest bound on, by the paths that CTC allows."""
+        best = WordHypothesis([], -math.inf)
+        for one in found:
+            if one.score <= best.score:
+                break
+            words = self._words_of(one)
+            tokens = [token for word in words for token in self._spellings[word]]
+            score = _ctc_log_prob(log_probs, tokens, blank_id=self.spelling.blank_id)
+            score += self.search.lm_weight * one.lmScore + self.search.word_bonus * len(words)
+            if score > best.score:
+                best = WordHypothesis(words, score)
+        return best
+
+    def _words_of(self, found: Any) -> list[str]:
+        return [self._dictionary.get_entry(index) for index in found.words if index >= 0]
 
     def _spelt(self, words: Iterable[str]) -> dict[str, list[int]]:
+        separator = self.spelling.separator_id
+        end = [] if separator is None else [separator]
         spellings = {}
         for word in words:
             try:
-                spellings[word] = [*self.spelling.spell(word), self.spelling.separator_id]
+                spellings[word] = [*self.spelling.spell(word), *end]
             except ValueError:
                 self.unspelt.append(word)
         return spellings
@@ -186,11 +229,14 @@ class LexiconDecoder:
 
     def _make_trie(self) -> Any:
         decoder = self._flashlight.decoder
-        trie = decoder.Trie(self.spelling.vocab_size, self.spelling.separator_id)
+        trie = decoder.Trie(self.spelling.num_searched, self.spelling.silence_id)
         start = self._lm.start(False)
         for word, tokens in self._spellings.items():
             index = self._dictionary.get_index(word)
-            trie.insert(tokens, index, self._lm.score(start, index)[1])
+            score = self._lm.score(start, index)[1]
+            trie.insert(tokens, index, score)
+            if self.spelling.separator_id is None:
+                trie.insert([*tokens, tokens[-1]], index, score)  # to be held; see above
         trie.smear(decoder.SmearingMode.MAX)  # a word that is begun counts as the likeliest it can become
         return trie
 
@@ -198,7 +244,7 @@ class LexiconDecoder:
         decoder, search = self._flashlight.decoder, self.search
         options = decoder.LexiconDecoderOptions(
             beam_size=search.beam_width,
-            beam_size_token=self.spelling.vocab_size,
+            beam_size_token=self.spelling.num_searched,
             beam_threshold=_BEAM_THRESHOLD,
             lm_weight=search.lm_weight,
             word_score=search.word_bonus,
@@ -211,12 +257,25 @@ class LexiconDecoder:
             options,
             self._trie,
             self._lm,
-            self.spelling.separator_id,
+            self.spelling.silence_id,
             self.spelling.blank_id,
             self._dictionary.get_index(UNKNOWN),
             [],
             False,
         )
+
+
+def _ctc_log_prob(log_probs: Float[Tensor, "frames vocab"], tokens: Sequence[int], *, blank_id: int) -> float:
+    """Of all paths that spell the tokens; minus infinity where there are too few frames."""
+    lengths = torch.tensor([len(log_probs)]), torch.tensor([len(tokens)])
+    loss = F.ctc_loss(
+        log_probs[:, None],
+        torch.tensor([tokens], dtype=torch.int64),
+        *lengths,
+        blank=blank_id,
+        reduction="sum",
+    )
+    return -float(loss)
 
 
 def _check_arpa(path: Path) -> None:

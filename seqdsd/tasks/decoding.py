@@ -136,16 +136,11 @@ def make_lexicon_decoder(settings: DecodingSettings, tokenizer: Tokenizer) -> Le
     """
     if settings.lm is None:
         raise LanguageModelError("no language model is named (--lm FILE)")
-    if not isinstance(tokenizer, CharacterTokenizer):
-        raise LanguageModelError(
-            f"{settings.lm}: language models need a network that spells with characters; this one writes sub-words. "
-            "Leave --lm out, or train with --tokenizer.kind characters"
-        )
     decoder = LexiconDecoder(
         settings.lm,
         Spelling(
             tokenizer.encode,
-            tokenizer.encode(" ")[0],
+            tokenizer.encode(" ")[0] if isinstance(tokenizer, CharacterTokenizer) else None,
             vocab_size=tokenizer.vocab_size,
             blank_id=tokenizer.blank_id,
         ),

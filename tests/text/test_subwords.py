@@ -32,6 +32,12 @@ def test_pieces_are_longer_than_characters(tokenizer):
     assert len(tokenizer.encode("the hill")) < len("the hill")
 
 
+def test_a_sentence_has_the_pieces_of_its_words(tokenizer):
+    """What the search with a language model builds on: it spells word by word."""
+    for text in TEXTS:
+        assert tokenizer.encode(text) == [id_ for word in text.split() for id_ in tokenizer.encode(word)]
+
+
 def test_training_is_silent_and_repeatable(capfd):
     first, second = (SubwordTokenizer.train(TEXTS, NUM_CHARACTERS + 4) for _ in range(2))
     assert pickle.dumps(first) == pickle.dumps(second)
