@@ -63,7 +63,11 @@ def hear(config: Config, trained: TrainedRecogniser) -> tuple[SpeechTask, Spoken
     }
     settings = replace(trained.config.batches, max_batch_seconds=config.max_batch_seconds, num_workers=0)
     task = SpeechTask(
-        model=trained.model.module, tokenizer=trained.tokenizer, corpus=manifests, batches_settings=settings
+        model=trained.model.module,
+        tokenizer=trained.tokenizer,
+        corpus=manifests,
+        batches_settings=settings,
+        features=trained.config.features,
     )
     batches: list[Any] = []
     outputs: list[tuple[Tensor, Tensor]] = []

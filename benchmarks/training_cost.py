@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from seqdsd.audio import LogSpectrogram
+from seqdsd.audio.features import LINEAR_BINS
 from seqdsd.models import DeepSpeech2
 
 CORPORA = {"WSJ": 81.0, "LibriSpeech": 960.0, "DeepSpeech 2's": 2100.0}
@@ -111,7 +111,7 @@ def main(settings: Settings) -> None:
     """Print a step's parts and the table."""
     console = Console()
     with torch.device("meta"):
-        model = DeepSpeech2(num_bins=LogSpectrogram.num_bins)
+        model = DeepSpeech2(num_bins=LINEAR_BINS)
     giga = multiplications_per_second(model) / 1e9
     console.print(f"{giga:.2f} G multiplications a second of audio, forward", highlight=False)
     for count in settings.gpus:

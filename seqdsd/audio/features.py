@@ -1,7 +1,7 @@
 """Waveforms to normalised log spectrograms, in batches, on the device they lie on: the models' only input.
 
-Leaves out reading (``audio.reading``) and masking (``audio.augment``). The geometry is fixed to the paper's
-161 bins; audio at another rate is resampled when read.
+Leaves out reading (``audio.reading``) and masking (``audio.augment``). The geometry of frames is fixed; a frame has
+the paper's 161 linear bins, or mel filters. Audio at another rate is resampled when read.
 """
 
 from typing import Literal, get_args, overload
@@ -9,11 +9,19 @@ from typing import Literal, get_args, overload
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Spectrogram
 
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SAMPLES = 320  # 20 ms
 HOP_SAMPLES = 160  # 10 ms
+LINEAR_BINS = WINDOW_SAMPLES // 2 + 1
+
+MEL_FFT_SAMPLES = (
+    512  # the window with zeros around it: bins 31 Hz apart, so that the lowest mel filters hold some
+)
+LOWEST_MEL_HZ = 20.0
+MOST_MELS = 191  # with 192 a filter lies between two bins
 
 # Power of a bin that 16-bit rounding noise gives: (sum of squared window = 120) / (12 * 2^30) = 9e-9.
 # What lies below carries no speech, and digital silence needs a finite logarithm.
@@ -21,12 +29,17 @@ POWER_FLOOR = 1e-8
 # Noise of any kind has a log-power SD above 1; a bin with less than this is constant (a resampled telephone
 # call's upper half, digital silence), and dividing by its SD would blow rounding errors up to unit variance.
 SD_FLOOR = 0.1
+# A mel filter's power is a mean of bins': with a floor a hundred times the rounding noise, the noise's log hardly moves
+# (SD 0.007). Speech has a log-power SD of 2 to 4 in every filter; of a resampled telephone call, what is left above
+# 4 kHz has up to 0.3.
+MEL_POWER_FLOOR = 1e-6
+MEL_SD_FLOOR = 0.5
 
 Normalise = Literal["utterance", "bin"]
 
 
 class LogSpectrogram(nn.Module):
-    """Log power spectrogram: 20 ms Hann window, 10 ms hop, 161 bins at 16 kHz, normalised per utterance.
+    """Log power spectrogram: 20 ms Hann window, 10 ms hop, 16 kHz, normalised per utterance.
 
     A frame never reaches past its utterance's end (no centring, no reflection), and the statistics come from
     valid frames only, so an utterance's features do not depend on what it is batched with.
@@ -34,18 +47,32 @@ class LogSpectrogram(nn.Module):
     Args:
         normalise: ``"bin"`` shifts and scales each frequency bin to mean 0, SD 1 over the utterance's frames;
             ``"utterance"`` uses one mean and SD for all its bins and frames, keeping the spectrum's tilt.
+        num_mels: Mel filters (see ``mel_filters``) in place of the 161 linear bins. The frames are the same.
+
+    Attributes:
+        num_bins: Features of a frame.
     """
 
-    num_bins = WINDOW_SAMPLES // 2 + 1
-
-    def __init__(self, normalise: Normalise = "bin") -> None:
+    def __init__(self, normalise: Normalise = "bin", *, num_mels: int | None = None) -> None:
         super().__init__()
         if normalise not in get_args(Normalise):
             raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}")
         self.normalise = normalise
+        self.num_bins = LINEAR_BINS if num_mels is None else num_mels
+        self.power_floor = POWER_FLOOR if num_mels is None else MEL_POWER_FLOOR
+        self.sd_floor = SD_FLOOR if num_mels is None else MEL_SD_FLOOR
+        fft_samples = WINDOW_SAMPLES if num_mels is None else MEL_FFT_SAMPLES
         self.spectrogram = Spectrogram(
-            n_fft=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, power=2.0, center=False, window_fn=torch.hann_window
+            n_fft=fft_samples,
+            win_length=WINDOW_SAMPLES,
+            hop_length=HOP_SAMPLES,
+            pad=(fft_samples - WINDOW_SAMPLES) // 2,  # so that the first window begins with the first sample
+            power=2.0,
+            center=False,
+            window_fn=torch.hann_window,
         )
+        self.filters: Tensor | None
+        self.register_buffer("filters", None if num_mels is None else mel_filters(num_mels))
 
     @overload
     @staticmethod
@@ -77,11 +104,21 @@ class LogSpectrogram(nn.Module):
         """
         _check_lengths(num_samples, waveforms.shape[1])
         with torch.autocast(waveforms.device.type, enabled=False):
-            power = self.spectrogram(waveforms.float()).transpose(1, 2)
-            log_power = torch.log(power + POWER_FLOOR)
-            num_frames = self.num_frames(num_samples.to(waveforms.device, non_blocking=True)).clamp(min=0)
+            num_samples = num_samples.to(waveforms.device, non_blocking=True)
+            power = self._power(waveforms.float(), num_samples)
+            log_power = torch.log(power + self.power_floor)
+            num_frames = self.num_frames(num_samples).clamp(min=0)
             is_padding = torch.arange(log_power.shape[1], device=waveforms.device) >= num_frames[:, None]
             return self._normalised(log_power, num_frames, is_padding[:, :, None]), num_frames
+
+    def _power(
+        self, waveforms: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch frames bins"]:
+        if self.filters is None:
+            return self.spectrogram(waveforms).transpose(1, 2)
+        # The zeros around a window weigh what lies beyond the utterance's end, and 0 times NaN is NaN.
+        is_beyond = torch.arange(waveforms.shape[1], device=waveforms.device) >= num_samples[:, None]
+        return self.spectrogram(waveforms.masked_fill(is_beyond, 0)).transpose(1, 2) @ self.filters
 
     def _normalised(
         self,
@@ -95,7 +132,34 @@ class LogSpectrogram(nn.Module):
         mean = log_power.masked_fill(is_padding, 0).sum(over, keepdim=True) / count
         centred = (log_power - mean).masked_fill(is_padding, 0)
         sd = (centred.square().sum(over, keepdim=True) / count).sqrt()
-        return centred / sd.clamp(min=SD_FLOOR)
+        return centred / sd.clamp(min=self.sd_floor)
+
+
+def mel_filters(num_mels: int) -> Float[Tensor, "fft_bins mels"]:
+    """Triangles from 20 Hz to 8 kHz, spaced by Slaney's mel scale: linear below 1 kHz, logarithmic above.
+
+    Each sums to 1, so that a filter's power is a mean of its bins', and one floor fits all. Of the two usual scales it
+    is the one that at 80 mels puts no two filters on the same single bin.
+
+    Raises:
+        ValueError: If there would be none, or one that holds no bin of the FFT.
+
+    Reference: Slaney 1998 (Auditory Toolbox), as ``torchaudio.functional.melscale_fbanks`` has it. Departure: the
+    sum of 1, where his triangles have an area of 1.
+    """
+    if not 1 <= num_mels <= MOST_MELS:
+        raise ValueError(
+            f"num_mels must lie in [1, {MOST_MELS}], got {num_mels}: a filter would hold nothing"
+        )
+    filters = melscale_fbanks(
+        n_freqs=MEL_FFT_SAMPLES // 2 + 1,
+        f_min=LOWEST_MEL_HZ,
+        f_max=SAMPLE_RATE_HZ / 2,
+        n_mels=num_mels,
+        sample_rate=SAMPLE_RATE_HZ,
+        mel_scale="slaney",
+    )
+    return filters / filters.sum(dim=0)
 
 
 def _check_lengths(num_samples: Int[Tensor, "batch"], samples: int) -> None:

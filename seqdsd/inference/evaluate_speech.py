@@ -65,6 +65,7 @@ def score_speech(trained: TrainedRecogniser, asked: EvaluateSpeech, console: Con
         tokenizer=trained.tokenizer,
         corpus=manifests,
         batches_settings=_batches(asked, trained),
+        features=trained.config.features,
         on_bad_data=on_bad_data,
         processes=trained.processes,
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seqdsd.audio import LogSpectrogram
 from seqdsd.inference.trained import TrainedCaptioner, TrainedRecogniser
 from seqdsd.models import NeuralTalk
 
@@ -29,8 +28,13 @@ class Graph:
 
 def recogniser_graphs(trained: TrainedRecogniser) -> tuple[dict[str, Graph], dict[str, Any]]:
     """A recogniser's graphs by the end of their files' names, and what a program that runs them must know."""
-    facts = {"frame_seconds": trained.frame_seconds, "tokenizer": trained.tokenizer.to_json()}
-    return {"": acoustic_graph(trained.model.module)}, facts
+    features = trained.config.features
+    facts = {
+        "frame_seconds": trained.frame_seconds,
+        "features": asdict(features),
+        "tokenizer": trained.tokenizer.to_json(),
+    }
+    return {"": acoustic_graph(trained.model.module, features.num_bins)}, facts
 
 
 def captioner_graphs(trained: TrainedCaptioner) -> tuple[dict[str, Graph], dict[str, Any]]:
@@ -38,14 +42,13 @@ def captioner_graphs(trained: TrainedCaptioner) -> tuple[dict[str, Graph], dict[
     return caption_graphs(trained.model.module, trained.feature_size), {}  # type: ignore[arg-type]
 
 
-def acoustic_graph(model: nn.Module) -> Graph:
-    """An acoustic model, features to log-probabilities."""
-    bins = LogSpectrogram.num_bins
+def acoustic_graph(model: nn.Module, num_bins: int) -> Graph:
+    """An acoustic model, features of so many bins to log-probabilities."""
 
     def inputs(*num_frames: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
         lengths = torch.tensor(num_frames)
-        return torch.randn(len(lengths), max(num_frames), bins, generator=generator), lengths
+        return torch.randn(len(lengths), max(num_frames), num_bins, generator=generator), lengths
 
     batch, frames = (
         Dim("batch"),

@@ -16,9 +16,8 @@ from onnxscript import opset18
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqdsd.audio import LogSpectrogram
 from seqdsd.models import recurrence_operators  # noqa: F401  # registers the operators
-from seqdsd.tasks import DecodingSettings, Recogniser
+from seqdsd.tasks import DecodingSettings, FeatureSettings, Recogniser
 from seqdsd.text import Tokenizer, tokenizer_from_json
 
 METADATA = "seqdsd"
@@ -58,7 +57,8 @@ def load_exported_recogniser(path: Path, decoding: DecodingSettings) -> Exported
     try:
         facts = json.loads(loaded.get_modelmeta().custom_metadata_map[METADATA])
         tokenizer, frame_seconds = tokenizer_from_json(facts["tokenizer"]), float(facts["frame_seconds"])
-        _check_graph(loaded, tokenizer, frame_seconds)
+        features = FeatureSettings(**facts.get("features", {})).make()  # linear in files of before 2026-11-27
+        _check_graph(loaded, features.num_bins, tokenizer, frame_seconds)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path}: not a recogniser that seqdsd export has written ({error!r}); export one"
@@ -73,7 +73,7 @@ def load_exported_recogniser(path: Path, decoding: DecodingSettings) -> Exported
             raise ValueError(f"{path}: onnxruntime cannot run it ({error}); export it again") from error
         return torch.from_numpy(log_probs), torch.from_numpy(out_num_frames)
 
-    return ExportedRecogniser(run, Recogniser(LogSpectrogram(), tokenizer, decoding), frame_seconds)
+    return ExportedRecogniser(run, Recogniser(features, tokenizer, decoding), frame_seconds)
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
@@ -85,7 +85,9 @@ def translations() -> dict[Any, Callable[..., Any]]:
     }
 
 
-def _check_graph(loaded: onnxruntime.InferenceSession, tokenizer: Tokenizer, frame_seconds: float) -> None:
+def _check_graph(
+    loaded: onnxruntime.InferenceSession, num_bins: int, tokenizer: Tokenizer, frame_seconds: float
+) -> None:
     """See that a graph takes and gives what a recogniser's does.
 
     Raises:
@@ -95,7 +97,7 @@ def _check_graph(loaded: onnxruntime.InferenceSession, tokenizer: Tokenizer, fra
     if names != (["features", "num_frames"], ["log_probs", "out_num_frames"]):
         raise ValueError(f"its inputs and outputs are {names}")
     features, log_probs = loaded.get_inputs()[0].shape, loaded.get_outputs()[0].shape
-    if features[2:] != [LogSpectrogram.num_bins] or log_probs[2:] != [tokenizer.vocab_size]:
+    if features[2:] != [num_bins] or log_probs[2:] != [tokenizer.vocab_size]:
         raise ValueError(f"its features are {features}, its log-probabilities {log_probs}")
     if not 0 < frame_seconds < math.inf:
         raise ValueError(f"its frames are {frame_seconds} s apart")

@@ -16,7 +16,6 @@ import torch
 from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 
-from seqdsd.audio import LogSpectrogram
 from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import Processes, make_fabric
@@ -155,7 +154,7 @@ def load_recogniser(
     return TrainedRecogniser(
         folder=folder,
         model=fabric.setup_module(model).eval(),
-        recogniser=Recogniser(LogSpectrogram(), tokenizer, decoding),
+        recogniser=Recogniser(config.features.make(), tokenizer, decoding),
         config=config,
         phase=record,
         device=fabric.device,

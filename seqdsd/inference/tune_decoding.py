@@ -124,6 +124,7 @@ def _dev_outputs(trained: TrainedRecogniser, data: Path | None, console: Console
         tokenizer=trained.tokenizer,
         corpus={"dev": dev},
         batches_settings=replace(trained.config.batches, num_workers=0),
+        features=trained.config.features,
         on_bad_data=trained.config.on_bad_data,
     )
     refs, log_probs = list[str](), list[Tensor]()

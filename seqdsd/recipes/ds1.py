@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqdsd.audio import LogSpectrogram
 from seqdsd.models import DeepSpeech1
 from seqdsd.recipes.fitting import DS1
 from seqdsd.recipes.speech import SpeechConfig, SpeechRecipe, TokenizerSettings
@@ -58,7 +57,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech1:
     """The network, with fresh weights from torch's generator."""
     return DeepSpeech1(
         vocab_size=tokenizer.vocab_size,
-        num_bins=LogSpectrogram.num_bins,
+        num_bins=config.features.num_bins,
         hidden_size=config.hidden_size,
         batch_norm=config.network.batch_norm,
         dropout=config.network.dropout,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seqdsd.audio import LogSpectrogram
 from seqdsd.models import DeepSpeech2
 from seqdsd.models.deepspeech2 import Cell
 from seqdsd.recipes.fitting import DS2
@@ -69,7 +68,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
     """The network, with fresh weights from torch's generator."""
     return DeepSpeech2(
         vocab_size=tokenizer.vocab_size,
-        num_bins=LogSpectrogram.num_bins,
+        num_bins=config.features.num_bins,
         hidden_size=config.hidden_size,
         num_recurrent_layers=config.network.num_recurrent_layers,
         cell=config.network.cell,

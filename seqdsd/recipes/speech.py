@@ -37,7 +37,7 @@ from seqdsd.recipes.training import (
 from seqdsd.records import RunFolder, RunFolderError, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES
-from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
+from seqdsd.tasks import AugmentSettings, BatchSettings, FeatureSettings, SpeechTask
 from seqdsd.text import ENGLISH_ALPHABET, CharacterTokenizer, SubwordTokenizer, Tokenizer, load_tokenizer
 
 MAY_CHANGE_ON_RESUME = (
@@ -80,6 +80,7 @@ class SpeechConfig(RunConfig):
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     optimizer: NesterovSettings | AdamWSettings = field(default_factory=NesterovSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
 
 
@@ -174,6 +175,7 @@ class SpeechRecipe:
             tokenizer=tokenizer,
             corpus=corpus,
             batches_settings=config.batches,
+            features=config.features,
             augment=config.augment,
             on_bad_data=config.on_bad_data,
             seed=config.seed,

@@ -2,7 +2,7 @@
 
 from seqdsd.tasks.caption import Captioner, CaptionTask, SearchSettings
 from seqdsd.tasks.decoding import DecodingSettings
-from seqdsd.tasks.speech import AugmentSettings, BatchSettings, Recogniser, SpeechTask
+from seqdsd.tasks.speech import AugmentSettings, BatchSettings, FeatureSettings, Recogniser, SpeechTask
 
 __all__ = [
     "AugmentSettings",
@@ -10,6 +10,7 @@ __all__ = [
     "CaptionTask",
     "Captioner",
     "DecodingSettings",
+    "FeatureSettings",
     "Recogniser",
     "SearchSettings",
     "SpeechTask",

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram, SpecAugment
-from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
+from seqdsd.audio.features import LINEAR_BINS, MOST_MELS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, Normalise
 from seqdsd.data import (
     BadDataError,
     BucketBatchSampler,
@@ -81,6 +81,35 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
+class FeatureSettings:
+    """What the network hears of an utterance, every 10 ms."""
+
+    kind: Literal["linear", "mel"] = "linear"
+    """linear: the paper's log spectrogram, 161 bins; mel: log-mel, fewer bins that are wider towards 8 kHz."""
+    num_mels: int = 80
+    """Bins of log-mel, at most 191; linear has 161 always."""
+    normalise: Normalise = "bin"
+    """Mean 0 and SD 1 over an utterance: of each bin, or of the whole utterance, which keeps the spectrum's tilt."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "mel"):  # exported files are not checked before
+            raise ValueError(f"kind must be linear or mel, got {self.kind!r}")
+        if not 1 <= self.num_mels <= MOST_MELS:
+            raise ValueError(
+                f"num_mels must lie in [1, {MOST_MELS}], as more leave filters empty; got {self.num_mels}"
+            )
+
+    @property
+    def num_bins(self) -> int:
+        """Features of a frame."""
+        return self.num_mels if self.kind == "mel" else LINEAR_BINS
+
+    def make(self) -> LogSpectrogram:
+        """The module that computes them."""
+        return LogSpectrogram(self.normalise, num_mels=self.num_mels if self.kind == "mel" else None)
+
+
+@dataclass(frozen=True)
 class AugmentSettings:
     """Variation of the training data; all of it off by default, as in the paper."""
 
@@ -89,7 +118,7 @@ class AugmentSettings:
     freq_masks: int = 2
     """Bands masked in an utterance."""
     freq_width_bins: int = 27
-    """Widest band, of 161 bins."""
+    """Widest band, as of 161 bins: of log-mel's 80, 27 are 13."""
     time_masks: int = 2
     """Stretches masked in an utterance."""
     time_width_frames: int = 50
@@ -112,7 +141,7 @@ class AugmentSettings:
             raise ValueError(f"stretch must lie in [0, 0.5], got {self.stretch}")
         if not 0 <= self.pitch_semitones <= 12:
             raise ValueError(f"pitch_semitones must lie in [0, 12], got {self.pitch_semitones}")
-        self.masks()
+        self.masks(LINEAR_BINS)
 
     @property
     def slowest(self) -> float:
@@ -124,11 +153,11 @@ class AugmentSettings:
         """The largest factor by which an utterance is played faster."""
         return max(self.speed_factors) * (1 + self.stretch)
 
-    def masks(self) -> SpecAugment | None:
-        """The masks, or None where they are off."""
+    def masks(self, num_bins: int) -> SpecAugment | None:
+        """The masks for features of so many bins, or None where they are off."""
         masks = SpecAugment(
             freq_masks=self.freq_masks,
-            freq_width_bins=self.freq_width_bins,
+            freq_width_bins=round(self.freq_width_bins * num_bins / LINEAR_BINS),
             time_masks=self.time_masks,
             time_width_frames=self.time_width_frames,
             max_time_share=self.max_time_share,
@@ -193,6 +222,7 @@ class SpeechTask:
     corpus: Corpus | Mapping[str, Manifest]
     """To train on and be judged by; or, to be judged alone, manifests by the name of their split."""
     batches_settings: BatchSettings = field(default_factory=BatchSettings)
+    features: FeatureSettings = field(default_factory=FeatureSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     on_bad_data: OnBadData = "error"
     seed: int = 0
@@ -208,12 +238,12 @@ class SpeechTask:
         Raises:
             BadDataError: See ``seqdsd.data.check_transcripts``.
         """
-        self.recogniser = Recogniser(LogSpectrogram(), self.tokenizer)
+        self.recogniser = Recogniser(self.features.make(), self.tokenizer)
         self.skipped: dict[str, str] = {}
         self._rates_seen: set[int] = set()
         manifests = _manifests(self.corpus)
         self._splits = {split: self._checked(manifest, split) for split, manifest in manifests.items()}
-        self._masks = self.augment.masks()
+        self._masks = self.augment.masks(self.features.num_bins)
 
     @cached_property
     def fingerprint(self) -> str:

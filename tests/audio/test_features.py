@@ -1,15 +1,18 @@
-"""Features against a slow spectrogram made of one DFT matrix, and against themselves in other batches."""
+"""Features against a slow spectrogram made of one DFT matrix, log-mel against librosa's, and both in other batches."""
 
 import math
 import os
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
+import soundfile
 import torch
+from torchaudio.functional import melscale_fbanks
 
 from seqdsd.audio import LogSpectrogram, read_audio
-from seqdsd.audio.features import POWER_FLOOR, SD_FLOOR
+from seqdsd.audio.features import MEL_POWER_FLOOR, MEL_SD_FLOOR, MOST_MELS, POWER_FLOOR, SD_FLOOR, mel_filters
 
 DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data"))
 
@@ -24,6 +27,19 @@ def slow_features(samples: np.ndarray, normalise: str) -> np.ndarray:
     log_power = np.log(np.array(frames) + POWER_FLOOR)
     axis = 0 if normalise == "bin" else None
     return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), SD_FLOOR)
+
+
+def librosa_features(samples: np.ndarray, normalise: str, num_mels: int) -> np.ndarray:
+    """By librosa's spectrogram, whose frame t + 1 has our frame t's window, and its filters."""
+    power = librosa.stft(
+        np.pad(samples, (0, 512)), n_fft=512, win_length=320, hop_length=160, pad_mode="constant"
+    )
+    filters = librosa.filters.mel(sr=16_000, n_fft=512, n_mels=num_mels, fmin=20, fmax=8000, dtype=np.float64)
+    frames = (len(samples) - 320) // 160 + 1
+    mel = (filters / filters.sum(1, keepdims=True)) @ np.abs(power[:, 1 : 1 + frames]) ** 2
+    log_power = np.log(mel.T + MEL_POWER_FLOOR)
+    axis = 0 if normalise == "bin" else None
+    return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), MEL_SD_FLOOR)
 
 
 @pytest.fixture
@@ -43,9 +59,69 @@ def test_against_a_written_out_dft(noise, normalise):
         assert (item[frames:] == 0).all()
 
 
+@pytest.mark.parametrize("num_mels", [23, 80])
 @pytest.mark.parametrize("normalise", ["bin", "utterance"])
-def test_mean_and_sd_of_valid_frames(noise, normalise):
-    features, num_frames = LogSpectrogram(normalise)(noise[:2], torch.tensor([8000, 4000]))
+def test_log_mel_against_librosa(noise, normalise, num_mels):
+    """Each utterance alone there, up to its own end; here in one batch, with NaN after each end."""
+    noise = noise[:5] * torch.linspace(0, 1, 8000) ** 3  # from silence on: frames differ
+    lengths = torch.tensor([8000, 320, 479, 480, 7777])
+    spoilt = noise.masked_fill(torch.arange(8000) >= lengths[:, None], math.nan)
+    features, num_frames = LogSpectrogram(normalise, num_mels=num_mels)(spoilt, lengths)
+    assert features.shape == (5, 49, num_mels)
+    for row, length, frames, item in zip(noise, lengths, num_frames, features, strict=True):
+        expected = librosa_features(row[:length].double().numpy(), normalise, num_mels)
+        assert len(expected) == frames
+        np.testing.assert_allclose(item[:frames].numpy(), expected, atol=2e-3)
+        assert (item[frames:] == 0).all()
+
+
+@pytest.mark.parametrize("num_mels", [1, 80, MOST_MELS])
+def test_every_mel_filter_is_a_mean_of_bins(num_mels):
+    filters = mel_filters(num_mels)
+    assert filters.shape == (257, num_mels)
+    torch.testing.assert_close(filters.sum(0), torch.ones(num_mels))
+    assert filters.min() == 0
+
+
+@pytest.mark.parametrize("num_mels", [0, MOST_MELS + 1])
+def test_filters_that_would_be_empty_are_refused(num_mels):
+    with pytest.raises(ValueError, match=rf"num_mels must lie in \[1, {MOST_MELS}\], got {num_mels}"):
+        LogSpectrogram(num_mels=num_mels)
+    if num_mels:  # torchaudio says so too
+        with pytest.warns(UserWarning, match="all zero values"):
+            melscale_fbanks(257, 20.0, 8000.0, num_mels, 16_000, mel_scale="slaney")
+
+
+def test_80_mel_filters_are_all_different():
+    assert torch.linalg.matrix_rank(mel_filters(80).double()) == 80
+
+
+@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+def test_rounding_noise_carries_nothing_in_log_mel(normalise):
+    """Silence in 16 bits after dithering: errors of up to half a step, which linear bins blow up."""
+    rounding = (torch.rand(1, 16_000, generator=torch.Generator().manual_seed(0)) - 0.5) / 2**15
+    features, _ = LogSpectrogram(normalise, num_mels=80)(rounding, torch.tensor([16_000]))
+    assert features.std() < 0.02
+
+
+def test_what_a_telephone_call_lacks_is_not_blown_up_in_log_mel(tmp_path):
+    """Noise in syllables, 8 kHz; above 5.5 kHz there is only what the resampler leaves of it."""
+    rng = np.random.default_rng(0)
+    syllables = np.maximum(np.sin(2 * np.pi * 3 * np.arange(16_000) / 8000), 0) ** 2
+    soundfile.write(tmp_path / "call.wav", 0.02 * syllables * rng.standard_normal(16_000), 8000)
+    samples = read_audio(tmp_path / "call.wav").samples
+    features, _ = LogSpectrogram(num_mels=80)(samples[None], torch.tensor([len(samples)]))
+    sd = features[0].std(0)
+    edges = librosa.mel_frequencies(82, fmin=20, fmax=8000)  # filter i: from edge i to edge i + 2
+    assert (sd[edges[2:] < 3500] > 0.95).all()
+    assert (sd[edges[:-2] > 5500] < 0.5).all()
+
+
+@pytest.mark.parametrize("num_mels", [None, 80])
+@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+def test_mean_and_sd_of_valid_frames(noise, normalise, num_mels):
+    louder = noise[:2] * torch.linspace(0, 1, 8000) ** 3
+    features, num_frames = LogSpectrogram(normalise, num_mels=num_mels)(louder, torch.tensor([8000, 4000]))
     over = 0 if normalise == "bin" else None
     for item, frames in zip(features, num_frames, strict=True):
         valid = item[:frames].numpy()
@@ -53,15 +129,16 @@ def test_mean_and_sd_of_valid_frames(noise, normalise):
         np.testing.assert_allclose(valid.std(over), 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_mels", [None, 80])
 @pytest.mark.parametrize("batch", [1, 3, 32])
 @pytest.mark.parametrize("normalise", ["bin", "utterance"])
-def test_neither_batch_nor_padding_changes_a_result(noise, batch, normalise):
-    spectrogram = LogSpectrogram(normalise)
+def test_neither_batch_nor_padding_changes_a_result(noise, batch, normalise, num_mels):
+    spectrogram = LogSpectrogram(normalise, num_mels=num_mels)
     alone, _ = spectrogram(noise[:1, :3333], torch.tensor([3333]))
     waveforms = noise[:batch].clone()
     lengths = torch.full((batch,), 8000)
     lengths[0] = 3333
-    for filling in (0.0, 5.0, math.nan):
+    for filling in (0.0, 5.0, math.nan, math.inf):
         waveforms[0, 3333:] = filling
         features, num_frames = spectrogram(waveforms, lengths)
         torch.testing.assert_close(features[0, : num_frames[0]], alone[0], atol=1e-5, rtol=1e-5)
@@ -74,8 +151,9 @@ def test_num_frames_by_hand():
         assert LogSpectrogram.num_frames(torch.tensor([samples])).tolist() == [frames]
 
 
-def test_digital_silence_is_zero_not_nan():
-    features, _ = LogSpectrogram()(torch.zeros(1, 3200), torch.tensor([3200]))
+@pytest.mark.parametrize("num_mels", [None, 80])
+def test_digital_silence_is_zero_not_nan(num_mels):
+    features, _ = LogSpectrogram(num_mels=num_mels)(torch.zeros(1, 3200), torch.tensor([3200]))
     assert features.abs().max() < 1e-3
 
 
@@ -93,8 +171,9 @@ def test_a_tone_peaks_in_its_bin():
     assert (features[0].argmax(dim=1) == 20).all()  # bins are 50 Hz apart
 
 
-def test_float32_under_autocast(noise):
-    spectrogram = LogSpectrogram()
+@pytest.mark.parametrize("num_mels", [None, 80])
+def test_float32_under_autocast(noise, num_mels):
+    spectrogram = LogSpectrogram(num_mels=num_mels)
     plain, _ = spectrogram(noise[:2], torch.tensor([8000, 4000]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast, _ = spectrogram(noise[:2], torch.tensor([8000, 4000]))
@@ -126,9 +205,10 @@ def test_real_speech_against_a_written_out_dft():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_same_on_the_gpu(noise):
+@pytest.mark.parametrize("num_mels", [None, 80])
+def test_same_on_the_gpu(noise, num_mels):
     lengths = torch.full((32,), 5000)
-    on_cpu, _ = LogSpectrogram()(noise, lengths)
-    on_gpu, num_frames = LogSpectrogram().cuda()(noise.cuda(), lengths.cuda())
+    on_cpu, _ = LogSpectrogram(num_mels=num_mels)(noise, lengths)
+    on_gpu, num_frames = LogSpectrogram(num_mels=num_mels).cuda()(noise.cuda(), lengths.cuda())
     assert num_frames.is_cuda
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=1e-3)

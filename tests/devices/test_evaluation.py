@@ -86,16 +86,17 @@ def test_words_are_aligned_with_one_wait():
     assert on_gpu == align_words(log_probs, tokens, tokenizer, frame_seconds=0.02) and cuda.waits == [where]
 
 
+@pytest.mark.parametrize("num_mels", [None, 80])
 @pytest.mark.parametrize("normalise", ["bin", "utterance"])
 @pytest.mark.parametrize("lengths_on", [CPU, CUDA])
-def test_features_and_their_masks(normalise, lengths_on):
+def test_features_and_their_masks(normalise, lengths_on, num_mels):
     """Masks by a generator of the CPU are the same on every device."""
     torch.manual_seed(0)
     waveforms, num_samples = torch.randn(3, 4000), torch.tensor([4000, 320, 1234])
     masks = SpecAugment()
 
     def masked(where, lengths):
-        features, num_frames = LogSpectrogram(normalise).to(where, non_blocking=True)(
+        features, num_frames = LogSpectrogram(normalise, num_mels=num_mels).to(where, non_blocking=True)(
             waveforms.to(where, non_blocking=True), lengths
         )
         return masks(features, num_frames, generator=torch.Generator().manual_seed(3))

@@ -60,7 +60,7 @@ def ready(model: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("write", [write_onnx, write_program])
 def test_recognisers(tmp_path, name, write):
-    graph = acoustic_graph(ready(NETWORKS[name]()))
+    graph = acoustic_graph(ready(NETWORKS[name]()), 161)
     assert write(graph, tmp_path / "network", {}) < 1e-4
 
 
@@ -74,7 +74,7 @@ def test_captioners(tmp_path, tanh_output, write):
 
 def test_padding_is_ignored_by_the_file_too(tmp_path):
     model = ready(NETWORKS["ds2"]())
-    write_onnx(acoustic_graph(model), tmp_path / "network.onnx", {})
+    write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     features = np.random.default_rng(0).standard_normal((2, 40, 161)).astype(np.float32)
     lengths = np.array([40, 11])
@@ -96,7 +96,7 @@ def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, bidirectional)
             vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, bidirectional=bidirectional
         )
     )
-    write_onnx(acoustic_graph(model), tmp_path / "network.onnx", {})
+    write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     for lengths in ([3], [90], [17, 64], [64, 17], [5, 120, 33]):
         torch.manual_seed(len(lengths))
@@ -208,7 +208,7 @@ def test_a_graph_of_another_kind_with_our_metadata_is_refused(tmp_path):
     write_onnx(caption_graphs(model, 7)[""], tmp_path / "x.onnx", facts)
     with pytest.raises(ValueError, match=r"x.onnx: not a recogniser .*inputs and outputs are"):
         load_exported_recogniser(tmp_path / "x.onnx", DecodingSettings())
-    recogniser = acoustic_graph(ready(next(iter(NETWORKS.values()))()))
+    recogniser = acoustic_graph(ready(next(iter(NETWORKS.values()))()), 161)
     write_onnx(recogniser, tmp_path / "y.onnx", {**facts, "frame_seconds": -1})
     with pytest.raises(ValueError, match="y.onnx: not a recogniser"):
         load_exported_recogniser(tmp_path / "y.onnx", DecodingSettings())

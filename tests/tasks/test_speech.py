@@ -11,7 +11,7 @@ from seqdsd.audio import LogSpectrogram
 from seqdsd.data import BadDataError, BucketBatchSampler, read_corpus
 from seqdsd.engine import Processes
 from seqdsd.models import DeepSpeech1
-from seqdsd.tasks import AugmentSettings, BatchSettings, SpeechTask
+from seqdsd.tasks import AugmentSettings, BatchSettings, FeatureSettings, SpeechTask
 from seqdsd.text import CharacterTokenizer
 
 CPU = torch.device("cpu")
@@ -180,6 +180,14 @@ def test_masks_vary_training_and_never_evaluation(make_task, model):
     assert masked.evaluate(model, "dev", CPU).loss == plain.evaluate(model, "dev", CPU).loss
 
 
+def test_masks_are_as_wide_on_log_mel_as_on_linear_bins():
+    augment = AugmentSettings(spec_augment=True, freq_width_bins=20)
+    widths = [
+        augment.masks(FeatureSettings(kind=kind).num_bins).freq_width_bins for kind in ("linear", "mel")
+    ]
+    assert widths == [20, 10]
+
+
 def spoil(tone_corpus, split, line, **changes):
     entries = tone_corpus.read_manifest(split)
     entries[line - 1].update(changes)
@@ -293,6 +301,9 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
     [
         lambda: BatchSettings(max_batch_seconds=0.0),
         lambda: BatchSettings(num_workers=-1),
+        lambda: FeatureSettings(kind="cepstra"),
+        lambda: FeatureSettings(kind="mel", num_mels=0),
+        lambda: FeatureSettings(num_mels=192),
         lambda: AugmentSettings(speed_factors=()),
         lambda: AugmentSettings(speed_factors=(1.0, 3.0)),
         lambda: AugmentSettings(stretch=0.6),
