@@ -70,6 +70,18 @@ def random_texts(count: int, *, seed: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def empty_tone_corpus() -> Callable[[Path], ToneCorpus]:
+    """A corpus in a folder, to be written."""
+    return ToneCorpus
+
+
+@pytest.fixture(scope="session", name="random_texts")
+def texts_of_words() -> Callable[..., list[str]]:
+    """See the function."""
+    return random_texts
+
+
+@pytest.fixture(scope="session")
 def write_tone_corpus() -> Callable[..., ToneCorpus]:
     """Writes 24 (or more) training utterances; dev and test are 6 of their sentences each, spoken anew."""
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from conftest import ToneCorpus, random_texts
 
 from seqdsd.config import differences, read_config
 from seqdsd.recipes import ds1, ds2
@@ -143,7 +142,7 @@ def test_other_flags_are_refused_in_words(tone_corpus, tmp_path, capsys):
     assert status == 1 and "a run of 'ds1', with which 'ds2' cannot go on; take another --out" in err
 
 
-def test_where_there_is_no_run_resuming_begins_one(tone_corpus, tmp_path):
+def test_where_there_is_no_run_resuming_begins_one(tone_corpus, tmp_path, write):
     command = parse("--data", tone_corpus.folder, "--out", tmp_path / "run", "--resume")
     assert command.fitted and command.settings.data == tone_corpus.folder
 
@@ -151,13 +150,18 @@ def test_where_there_is_no_run_resuming_begins_one(tone_corpus, tmp_path):
 # Awkward corpora: each trains, or is told why not and what to do.
 
 
-def write(folder, train, dev=None, test=None):
-    corpus = ToneCorpus(folder)
-    for seed, (split, texts) in enumerate(
-        {"train": train, "dev": dev or train[:3], "test": test or train[:3]}.items()
-    ):
-        corpus.write(split, texts, seed=seed)
-    return corpus
+@pytest.fixture
+def write(empty_tone_corpus):
+    """Writes a corpus of these texts."""
+
+    def write(folder, train, dev=None, test=None):
+        corpus = empty_tone_corpus(folder)
+        splits = {"train": train, "dev": dev or train[:3], "test": test or train[:3]}
+        for seed, (split, texts) in enumerate(splits.items()):
+            corpus.write(split, texts, seed=seed)
+        return corpus
+
+    return write
 
 
 def rewrite(corpus, split, change):
@@ -180,18 +184,18 @@ def train(request, capsys, tmp_path):
     )
 
 
-def test_twenty_utterances_of_one_speaker(train, tmp_path):
+def test_twenty_utterances_of_one_speaker(train, tmp_path, write, random_texts):
     corpus = write(tmp_path / "few", random_texts(20, seed=3))
     corpus.write_manifest("train", [{**one, "speaker": "anna"} for one in corpus.read_manifest("train")])
     status, out, _ = train(corpus)
     assert status == 0 and "20 utterances" in out and "1 speaker," in out and "extrapolated" in out
 
 
-def test_all_utterances_of_one_word(train, tmp_path):
+def test_all_utterances_of_one_word(train, tmp_path, write):
     assert train(write(tmp_path / "one", ["bad"] * 20))[0] == 0
 
 
-def test_nearly_all_of_it_silence(train, tmp_path):
+def test_nearly_all_of_it_silence(train, tmp_path, write):
     corpus = write(tmp_path / "silent", ["bad cab", "fed age"] * 6)
     rewrite(corpus, "train", lambda samples, _: np.concatenate([samples, np.zeros(19 * len(samples))]))
     status, out, _ = train(corpus)
@@ -200,20 +204,20 @@ def test_nearly_all_of_it_silence(train, tmp_path):
     )
 
 
-def test_a_dev_set_of_silence(train, tmp_path):
+def test_a_dev_set_of_silence(train, tmp_path, write, random_texts):
     corpus = write(tmp_path / "dev", random_texts(12, seed=4))
     rewrite(corpus, "dev", lambda samples, _: 0 * samples)
     assert train(corpus)[0] == 0
 
 
-def test_a_dev_set_without_words_is_refused_by_line(train, tmp_path):
+def test_a_dev_set_without_words_is_refused_by_line(train, tmp_path, write, random_texts):
     corpus = write(tmp_path / "dev", random_texts(12, seed=4))
     corpus.write_manifest("dev", [{**one, "text": ""} for one in corpus.read_manifest("dev")])
     status, _, err = train(corpus)
     assert status == 1 and "dev.jsonl:1: 'text' is ''. Give the transcript, or remove the line" in err
 
 
-def test_clips_of_a_tenth_of_a_second_and_of_a_minute(train, tmp_path):
+def test_clips_of_a_tenth_of_a_second_and_of_a_minute(train, tmp_path, write):
     corpus = write(tmp_path / "mixed", ["a", "b"] * 8 + ["bad cab"] * 2, dev=["a", "bad"], test=["fed age"])
     rewrite(
         corpus, "train", lambda samples, index: samples[:1600] if index < 16 else np.resize(samples, 960_000)
@@ -226,7 +230,7 @@ def test_clips_of_a_tenth_of_a_second_and_of_a_minute(train, tmp_path):
 
 
 @pytest.mark.parametrize("letters", ["αβγδεζηθ", "абвгдежз", "äöüßéèñç"])
-def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, letters):
+def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, letters, write, random_texts):
     to_others = str.maketrans("abcdefgh", letters)
     corpus = write(tmp_path / "letters", random_texts(24, seed=5))
     for split in ("train", "dev", "test"):
@@ -241,12 +245,12 @@ def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, lette
     assert status == 1 and "train.jsonl:1" in err and "--tokenizer.alphabet" in err
 
 
-def test_upper_case_and_digits_are_refused_with_what_to_do(train, tmp_path):
+def test_upper_case_and_digits_are_refused_with_what_to_do(train, tmp_path, empty_tone_corpus):
     for texts, remedy in (
         (["BAD CAB"] * 4, "Lower-case them"),
         (["bad 5"] * 4, "write digits and signs out as words"),
     ):
-        corpus = ToneCorpus(tmp_path / texts[0][:3])
+        corpus = empty_tone_corpus(tmp_path / texts[0][:3])
         for split in ("train", "dev", "test"):
             corpus.write(split, ["bad cab"] * 4)
             entries = corpus.read_manifest(split)
