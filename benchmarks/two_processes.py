@@ -87,7 +87,7 @@ def train_seconds(
         "1e-5",
         "1e-5",
     ]
-    command += ["--batches.max-batch-seconds", str(config.max_batch_seconds)]
+    command += ["--preset", "paper", "--batches.max-batch-seconds", str(config.max_batch_seconds)]
     command += ["--network.num-recurrent-layers", "3"] if recipe == "ds2" else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -174,7 +174,7 @@ def test_stopped_around_a_return_a_run_ends_with_the_same_bits(
     def run(name, *scripts):
         task, _ = scripted(make_task, script, *scripts, num_batches=num_batches)
         # A rate that sinks: the factor must not be forgotten beside it.
-        return start(task, name, schedule=SCHEDULE, anneal=1.2)
+        return start(task, name, schedule=SCHEDULE, optimizer=NesterovSettings(momentum=0.9, anneal=1.2))
 
     whole = run("unbroken")
     assert any(record["restarts"] for record in whole)
