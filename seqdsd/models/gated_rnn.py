@@ -1,17 +1,157 @@
-"""Recurrent layers of gated cells on packed frames: torch's GRU and LSTM, where they fit DeepSpeech 2."""
+"""Recurrent layers of gated cells on packed frames: GRU and LSTM as torch has them, where they fit DeepSpeech 2.
 
-from typing import Literal
+On a CPU torch's own take a packed batch's frames step by step by slices, and the backward pass of each slice fills
+a tensor of all frames, so that its time grows with their square. Here both directions are scanned together, as in
+``shared_input_rnn.py``. What in a backward pass does not depend on later steps is computed for all frames at once:
+a step's gradients are factors times those of its state, so that few operators a step are left.
+"""
+
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking, PaddedFrames
+from seqdsd.models.packing import FramePacking, PaddedFrames, TimeBlocks
 from seqdsd.models.recurrence_operators import gated_rnn
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+class _GRUScan(torch.autograd.Function):
+    """Sum over the directions of the states of gated recurrent units.
+
+    Reset r = sigmoid(x_r + R_r h), update z = sigmoid(x_z + R_z h), candidate n = tanh(x_n + r (R_n h + b)), and
+    the next state is n + z (h - n). Each x is an input's projection with the other biases.
+
+    Reference: Cho et al. 2014, section 2.3, as torch writes it: the reset gate multiplies the candidate's product
+    with its bias, not the state before it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, weight: Tensor, bias: Tensor, packing: FramePacking) -> Tensor:
+        blocks, hidden = packing.time_blocks(len(weight)), weight.shape[2]
+        gates = _by_step(projected, blocks)
+        candidates = gates[:, 2 * hidden :].clone(memory_format=torch.contiguous_format)
+        gates.unflatten(1, (3, hidden))[blocks.positions, 2] = bias.unsqueeze(1)
+        states = torch.empty_like(candidates)
+        weight_t = weight.transpose(1, 2).contiguous()
+        before = states.new_zeros(len(weight), packing.active[0], hidden)
+        for gate, n, now in zip(*map(blocks.split, (gates, candidates, states)), strict=True):
+            before = before[:, : now.shape[1]]
+            gate.baddbmm_(before, weight_t)
+            gate[..., : 2 * hidden].sigmoid_()
+            r, z, product = gate.chunk(3, dim=2)
+            n.addcmul_(r, product).tanh_()
+            before = torch.lerp(n, before, z, out=now)
+        ctx.save_for_backward(gates, candidates, states, weight)
+        ctx.packing = packing
+        return blocks.summed(states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        gates, n, states, weight = ctx.saved_tensors
+        blocks = ctx.packing.time_blocks(len(weight))
+        r, z, product = gates.chunk(3, dim=1)
+        of_candidate = (1 - z) * (1 - n * n)
+        of_product = of_candidate * r
+        # z (h before - n) is the state less n.
+        deltas = torch.cat((of_product * product * (1 - r), (states - n) * (1 - z), of_product), dim=1)
+        grads = grad_sum.index_select(0, blocks.rows)
+        steps = [reversed(blocks.split(one)) for one in (grads, deltas, z)]
+        later = None
+        for grad, delta, kept in zip(*steps, strict=True):
+            if later is not None:
+                before = grad[:, : later[0].shape[1]]
+                before.addcmul_(later[0], later[2]).baddbmm_(later[1], weight)
+            delta.view(*grad.shape[:2], 3, -1).mul_(grad.unsqueeze(2))
+            later = grad, delta, kept
+        grad_weight = _weight_gradient(deltas, states, blocks)
+        of_input = deltas[:, 2 * n.shape[1] :]
+        grad_bias = of_input[blocks.positions].sum(1)
+        torch.mul(grads, of_candidate, out=of_input)
+        return _by_row(deltas, blocks), grad_weight, grad_bias, None
+
+
+class _LSTMScan(torch.autograd.Function):
+    """Sum over the directions of the outputs of long short-term memory.
+
+    Input i, forget f and output o = sigmoid(x + R h), candidate g = tanh(x_g + R_g h), each with its own x and R;
+    the next cell is f c + i g, the next output o tanh(c).
+
+    Reference: Hochreiter and Schmidhuber 1997, with the forget gates of Gers et al. 2000, as torch writes it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking) -> Tensor:
+        blocks, hidden = packing.time_blocks(len(weight)), weight.shape[2]
+        gates = _by_step(projected, blocks)
+        cells = gates.new_empty(len(gates), hidden)
+        states = torch.empty_like(cells)
+        weight_t = weight.transpose(1, 2).contiguous()
+        before = cell = states.new_zeros(len(weight), packing.active[0], hidden)
+        for gate, after, now in zip(*map(blocks.split, (gates, cells, states)), strict=True):
+            gate.baddbmm_(before[:, : now.shape[1]], weight_t)
+            i, f, g, o = gate.chunk(4, dim=2)
+            gate[..., : 2 * hidden].sigmoid_()
+            o.sigmoid_()
+            torch.mul(i, g.tanh_(), out=after)
+            cell = after.addcmul_(f, cell[:, : now.shape[1]])
+            before = torch.tanh(cell, out=now).mul_(o)
+        ctx.save_for_backward(gates, cells, states, weight)
+        ctx.packing = packing
+        return blocks.summed(states)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None]:
+        gates, cells, states, weight = ctx.saved_tensors
+        blocks, hidden = ctx.packing.time_blocks(len(weight)), weight.shape[2]
+        i, f, g, o = gates.chunk(4, dim=1)
+        # f (cell before) is the cell less i g; o tanh(cell) is the state.
+        of_gates = (g * i * (1 - i), (cells - i * g) * (1 - f), i * (1 - g * g), states * (1 - o))
+        deltas, of_cell = torch.cat(of_gates, dim=1), o - states * cells.tanh()
+        grads = grad_sum.index_select(0, blocks.rows)
+        steps = [reversed(blocks.split(one)) for one in (grads, of_cell, deltas, f)]
+        later = None
+        for grad, cell, delta, kept in zip(*steps, strict=True):
+            if later is not None:
+                grad[:, : later[0].shape[1]].baddbmm_(later[1], weight)
+            cell.mul_(grad)
+            if later is not None:
+                cell[:, : later[0].shape[1]].addcmul_(later[0], later[2])
+            delta[..., : 3 * hidden].unflatten(2, (3, -1)).mul_(cell.unsqueeze(2))
+            delta[..., 3 * hidden :].mul_(grad)
+            later = cell, delta, kept
+        return _by_row(deltas, blocks), _weight_gradient(deltas, states, blocks), None
+
+
+def _by_step(
+    projected: Float[Tensor, "valid all_gates"], blocks: TimeBlocks
+) -> Float[Tensor, "positions gates"]:
+    """A copy in the order of the recurrence."""
+    rows = projected.reshape(blocks.positions.numel(), -1)
+    return torch.empty_like(rows).index_copy_(0, blocks.positions.t().flatten(), rows)
+
+
+def _by_row(
+    of_steps: Float[Tensor, "positions gates"], blocks: TimeBlocks
+) -> Float[Tensor, "valid all_gates"]:
+    """The way back."""
+    rows = of_steps.index_select(0, blocks.positions.t().flatten())
+    return rows.view(blocks.positions.shape[1], -1)
+
+
+def _weight_gradient(
+    deltas: Float[Tensor, "positions gates"], states: Float[Tensor, "positions hidden"], blocks: TimeBlocks
+) -> Float[Tensor, "directions gates hidden"]:
+    after, before = blocks.pairs(deltas, states)
+    return after.transpose(1, 2) @ before
 
 
 class GatedRNN(nn.Module):
@@ -41,16 +181,36 @@ class GatedRNN(nn.Module):
         """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end."""
         if isinstance(packing, PaddedFrames):
             return self._exported(inputs, packing)
+        if inputs.device.type == "cpu":
+            return self._scanned(self.norm(inputs), packing)
         frames = PackedSequence(self.norm(inputs), torch.tensor(packing.active))
         outputs = self.rnn(frames)[0].data
         return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs
+
+    def _scanned(
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking
+    ) -> Float[Tensor, "valid hidden"]:
+        weight, recurrent, of_input, of_state = self._weights()
+        hidden, is_gru = self.rnn.hidden_size, self.cell == "gru"
+        # All biases can be added to the inputs' projection but the one inside the reset gate's product.
+        bias = of_input + (F.pad(of_state[:, : 2 * hidden], (0, hidden)) if is_gru else of_state)
+        projected = F.linear(inputs, weight.flatten(0, 1), bias.flatten())
+        # Under autocast too in the weights' precision, as in ``SharedInputRNN``.
+        projected = projected.to(recurrent.dtype)
+        if is_gru:
+            return _GRUScan.apply(projected, recurrent, of_state[:, 2 * hidden :], packing)
+        return _LSTMScan.apply(projected, recurrent, packing)
 
     def _exported(
         self, inputs: Float[Tensor, "rows features"], packing: PaddedFrames
     ) -> Float[Tensor, "rows hidden"]:
         """The same by one operator; in evaluation mode."""
-        each = [self.rnn.all_weights[direction] for direction in range(1 + self.rnn.bidirectional)]
-        weight, recurrent, of_input, of_state = (torch.stack(one) for one in zip(*each, strict=True))
+        weight, recurrent, of_input, of_state = self._weights()
         bias = torch.stack((of_input, of_state), dim=1)
         frames = packing.padded(self.norm(inputs))
         return packing.pack(gated_rnn(frames, packing.num_frames, weight, recurrent, bias, self.cell))
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Torch's ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``, each by direction."""
+        each = [self.rnn.all_weights[direction] for direction in range(1 + self.rnn.bidirectional)]
+        return tuple(torch.stack(one) for one in zip(*each, strict=True))
