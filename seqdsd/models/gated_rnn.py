@@ -1,11 +1,11 @@
 """Recurrent layers of gated cells on packed frames: GRU and LSTM as torch has them, where they fit DeepSpeech 2.
 
-On a CPU torch's own take a packed batch's frames step by step by slices, and the backward pass of each slice fills
-a tensor of all frames, so that its time grows with their square. Here both directions are scanned together, as in
-``shared_input_rnn.py``. What in a backward pass does not depend on later steps is computed for all frames at once:
-a step's gradients are factors times those of its state, so that few operators a step are left.
+On a CPU torch takes a packed batch's frames by slices, a step at a time, and the backward pass of each slice fills a
+tensor of all frames, so that its time grows with their square. Therefore GRUs are scanned here as in
+``shared_input_rnn.py``, and LSTMs work on padded frames, for which torch has a fast operator; for GRUs it has none.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -71,64 +71,13 @@ class _GRUScan(torch.autograd.Function):
                 before.addcmul_(later[0], later[2]).baddbmm_(later[1], weight)
             delta.view(*grad.shape[:2], 3, -1).mul_(grad.unsqueeze(2))
             later = grad, delta, kept
-        grad_weight = _weight_gradient(deltas, states, blocks)
+        # Backward runs outside autocast, so that this product too is in the states' precision.
+        after, before = blocks.pairs(deltas, states)
+        grad_weight = after.transpose(1, 2) @ before
         of_input = deltas[:, 2 * n.shape[1] :]
         grad_bias = of_input[blocks.positions].sum(1)
         torch.mul(grads, of_candidate, out=of_input)
         return _by_row(deltas, blocks), grad_weight, grad_bias, None
-
-
-class _LSTMScan(torch.autograd.Function):
-    """Sum over the directions of the outputs of long short-term memory.
-
-    Input i, forget f and output o = sigmoid(x + R h), candidate g = tanh(x_g + R_g h), each with its own x and R;
-    the next cell is f c + i g, the next output o tanh(c).
-
-    Reference: Hochreiter and Schmidhuber 1997, with the forget gates of Gers et al. 2000, as torch writes it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking) -> Tensor:
-        blocks, hidden = packing.time_blocks(len(weight)), weight.shape[2]
-        gates = _by_step(projected, blocks)
-        cells = gates.new_empty(len(gates), hidden)
-        states = torch.empty_like(cells)
-        weight_t = weight.transpose(1, 2).contiguous()
-        before = cell = states.new_zeros(len(weight), packing.active[0], hidden)
-        for gate, after, now in zip(*map(blocks.split, (gates, cells, states)), strict=True):
-            gate.baddbmm_(before[:, : now.shape[1]], weight_t)
-            i, f, g, o = gate.chunk(4, dim=2)
-            gate[..., : 2 * hidden].sigmoid_()
-            o.sigmoid_()
-            torch.mul(i, g.tanh_(), out=after)
-            cell = after.addcmul_(f, cell[:, : now.shape[1]])
-            before = torch.tanh(cell, out=now).mul_(o)
-        ctx.save_for_backward(gates, cells, states, weight)
-        ctx.packing = packing
-        return blocks.summed(states)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, None]:
-        gates, cells, states, weight = ctx.saved_tensors
-        blocks, hidden = ctx.packing.time_blocks(len(weight)), weight.shape[2]
-        i, f, g, o = gates.chunk(4, dim=1)
-        # f (cell before) is the cell less i g; o tanh(cell) is the state.
-        of_gates = (g * i * (1 - i), (cells - i * g) * (1 - f), i * (1 - g * g), states * (1 - o))
-        deltas, of_cell = torch.cat(of_gates, dim=1), o - states * cells.tanh()
-        grads = grad_sum.index_select(0, blocks.rows)
-        steps = [reversed(blocks.split(one)) for one in (grads, of_cell, deltas, f)]
-        later = None
-        for grad, cell, delta, kept in zip(*steps, strict=True):
-            if later is not None:
-                grad[:, : later[0].shape[1]].baddbmm_(later[1], weight)
-            cell.mul_(grad)
-            if later is not None:
-                cell[:, : later[0].shape[1]].addcmul_(later[0], later[2])
-            delta[..., : 3 * hidden].unflatten(2, (3, -1)).mul_(cell.unsqueeze(2))
-            delta[..., 3 * hidden :].mul_(grad)
-            later = cell, delta, kept
-        return _by_row(deltas, blocks), _weight_gradient(deltas, states, blocks), None
 
 
 def _by_step(
@@ -145,13 +94,6 @@ def _by_row(
     """The way back."""
     rows = of_steps.index_select(0, blocks.positions.t().flatten())
     return rows.view(blocks.positions.shape[1], -1)
-
-
-def _weight_gradient(
-    deltas: Float[Tensor, "positions gates"], states: Float[Tensor, "positions hidden"], blocks: TimeBlocks
-) -> Float[Tensor, "directions gates hidden"]:
-    after, before = blocks.pairs(deltas, states)
-    return after.transpose(1, 2) @ before
 
 
 class GatedRNN(nn.Module):
@@ -181,25 +123,47 @@ class GatedRNN(nn.Module):
         """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end."""
         if isinstance(packing, PaddedFrames):
             return self._exported(inputs, packing)
-        if inputs.device.type == "cpu":
-            return self._scanned(self.norm(inputs), packing)
-        frames = PackedSequence(self.norm(inputs), torch.tensor(packing.active))
-        outputs = self.rnn(frames)[0].data
+        frames = self.norm(inputs)
+        if frames.device.type == "cpu":
+            # Under autocast too in the weights' precision, as in ``SharedInputRNN``.
+            return (
+                self._scanned_gru(frames, packing)
+                if self.cell == "gru"
+                else self._padded_lstm(frames, packing)
+            )
+        packed = PackedSequence(frames, torch.tensor(packing.active))
+        outputs = self.rnn(packed)[0].data
         return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs
 
-    def _scanned(
+    def _scanned_gru(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
     ) -> Float[Tensor, "valid hidden"]:
         weight, recurrent, of_input, of_state = self._weights()
-        hidden, is_gru = self.rnn.hidden_size, self.cell == "gru"
-        # All biases can be added to the inputs' projection but the one inside the reset gate's product.
-        bias = of_input + (F.pad(of_state[:, : 2 * hidden], (0, hidden)) if is_gru else of_state)
+        of_gates, of_product = of_state.split([2 * self.rnn.hidden_size, self.rnn.hidden_size], dim=1)
+        bias = of_input + F.pad(of_gates, (0, self.rnn.hidden_size))
         projected = F.linear(inputs, weight.flatten(0, 1), bias.flatten())
-        # Under autocast too in the weights' precision, as in ``SharedInputRNN``.
-        projected = projected.to(recurrent.dtype)
-        if is_gru:
-            return _GRUScan.apply(projected, recurrent, of_state[:, 2 * hidden :], packing)
-        return _LSTMScan.apply(projected, recurrent, packing)
+        return _GRUScan.apply(projected.to(recurrent.dtype), recurrent, of_product, packing)
+
+    def _padded_lstm(
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking
+    ) -> Float[Tensor, "valid hidden"]:
+        """Each direction from the first frame of its own, so that what comes after an item's last is never read."""
+        mirrored = replace(packing, rows=packing.rows[packing.reverse])
+        outputs = []
+        with torch.autocast("cpu", enabled=False):
+            for weights, way in zip(self.rnn.all_weights, (packing, mirrored), strict=False):
+                padded = way.unpack(inputs.to(weights[0].dtype))
+                state = padded.new_zeros(1, packing.batch, self.rnn.hidden_size)
+                options = (
+                    True,
+                    1,
+                    0.0,
+                    self.training,
+                    False,
+                    True,
+                )  # biases, layers, dropout, …, batch first
+                outputs.append(way.pack(torch.lstm(padded, (state, state), weights, *options)[0]))
+        return sum(outputs[1:], outputs[0])
 
     def _exported(
         self, inputs: Float[Tensor, "rows features"], packing: PaddedFrames
