@@ -1,4 +1,6 @@
-"""Other toolkits' CTC networks, at a wanted number of parameters, for ``ds2_training``; each only where installed.
+"""Other toolkits' CTC networks, at a wanted number of parameters; each only where installed.
+
+``ds2_training`` times them, ``out_of_the_box`` trains them (in ``trained_rivals``, with 80 bins and dropout).
 
 Each takes what ``DeepSpeech2`` takes, features [batch, frames, bins] and their lengths, and gives log-probabilities and
 their lengths. Their sizes are searched; everything else is as in their own recipes.
@@ -23,11 +25,11 @@ class SpeechBrainCRDNN(nn.Module):
     """SpeechBrain's CTC recipe for TIMIT: two blocks of convolutions, max pooling, four bidirectional layers, two FC.
 
     There 128 and 256 channels go with 512 units; smaller networks have channels in the same ratio, larger ones no
-    more. Its cells are LiGRU; LSTM, which its larger recipes have, is offered too. Dropout is off and an output frame
-    has 20 ms, as in ours.
+    more. Its cells are LiGRU; LSTM, which its larger recipes have, is offered too. An output frame has 20 ms, as in
+    ours; there dropout is 0.15.
     """
 
-    def __init__(self, units: int, *, num_bins: int, rnn: str) -> None:
+    def __init__(self, units: int, *, num_bins: int, rnn: str, dropout: float = 0.0) -> None:
         super().__init__()
         from speechbrain.lobes.models.CRDNN import CRDNN
         from speechbrain.nnet import RNN
@@ -35,7 +37,7 @@ class SpeechBrainCRDNN(nn.Module):
         model = CRDNN(
             input_shape=[None, None, num_bins],
             cnn_channels=[min(128, max(1, units // 4)), min(256, max(1, units // 2))],
-            dropout=0.0,
+            dropout=dropout,
             time_pooling=True,
             rnn_class=getattr(RNN, rnn),
             rnn_neurons=units,
@@ -63,11 +65,11 @@ class SpeechBrainCRDNN(nn.Module):
 class TorchaudioDeepSpeech(nn.Module):
     """``torchaudio.models.DeepSpeech``: three FC, a bidirectional recurrent layer, an FC; an output every 10 ms."""
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, units: int, *, num_bins: int = NUM_BINS, dropout: float = 0.0) -> None:
         super().__init__()
         from torchaudio.models import DeepSpeech
 
-        self.model = DeepSpeech(NUM_BINS, n_hidden=units, n_class=VOCAB_SIZE)
+        self.model = DeepSpeech(num_bins, n_hidden=units, n_class=VOCAB_SIZE, dropout=dropout)
 
     def forward(self, features: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Padding is computed on as if it were speech."""
@@ -138,13 +140,30 @@ def rival_of_size(name: str, parameters: int, *, jit: bool = True) -> nn.Module:
     Raises:
         ValueError: If no such number of units was found.
     """
-    build, units, seen = RIVALS[name][1], 64, set[int]()
+    model = network_of_size(RIVALS[name][1], parameters, tolerance=TOLERANCE)
+    return model.ready() if jit and isinstance(model, SpeechBrainCRDNN) else model
+
+
+def network_of_size(build: Callable[[int], nn.Module], parameters: int, *, tolerance: float) -> nn.Module:
+    """A network with as many units as give so many parameters.
+
+    Args:
+        build: Makes it with so many units.
+        parameters: How many.
+        tolerance: By which share they may differ.
+
+    Raises:
+        ValueError: If no such number of units was found.
+    """
+    units, seen = 64, set[int]()
     for _ in range(30):
         model = build(units)
         share = parameters_of(model) / parameters
-        if abs(share - 1) <= TOLERANCE:
-            return model.ready() if jit and isinstance(model, SpeechBrainCRDNN) else model
+        if abs(share - 1) <= tolerance:
+            return model
         seen.add(units)
         guess = max(8, round(units * share**-0.5))  # most parameters grow with the square
-        units = guess if guess not in seen else units + (1 if share < 1 else -1)
-    raise ValueError(f"{name}: no number of units was found that gives {parameters:,} parameters")
+        units = guess if guess not in seen else max(1, units + (1 if share < 1 else -1))
+    raise ValueError(
+        f"{type(model).__name__}: no number of units was found that gives {parameters:,} parameters"
+    )

@@ -86,6 +86,9 @@ class SyntheticSpeech:
     most_attenuation_db: float = 12.0
     """Gain varies evenly between this much attenuation in dB and none."""
 
+    voice: str | None = None
+    """One eSpeak voice, such as en-us+m1, that speaks in all splits instead of those of ``VOICES``."""
+
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"SyntheticSpeech.seed must lie in [0, 2**31), got {self.seed}")
@@ -127,7 +130,9 @@ def synthetic_speech(
         OSError: If the cache cannot be written, or eSpeak NG not be loaded; the message says what to do.
         RuntimeError: If eSpeak NG crashes.
     """
-    key = {"spec": asdict(spec), "generator": GENERATOR_VERSION, "espeak": espeak_version()}
+    # Without what is not asked for: corpora made before there was `voice` are found again.
+    asked = {name: value for name, value in asdict(spec).items() if value is not None}
+    key = {"spec": asked, "generator": GENERATOR_VERSION, "espeak": espeak_version()}
     num_workers = workers or os.cpu_count() or 1
     return cached_corpus(
         "synthetic-speech", key, lambda folder: _build(spec, folder, num_workers), cache_dir=cache_dir
@@ -163,7 +168,7 @@ def _plan(spec: SyntheticSpeech) -> list[_Line]:
             prompt = Prompt(
                 text=spoken, words_per_minute=int(rng.integers(130, 181)), pitch=int(rng.integers(40, 61))
             )
-            voice = VOICES[split][index % len(VOICES[split])]
+            voice = spec.voice or VOICES[split][index % len(VOICES[split])]
             lines.append(_Line(split=split, index=index, voice=voice, text=text, prompt=prompt))
         if split == "train":
             heard = frozenset(line.text for line in lines)

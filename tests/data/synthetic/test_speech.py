@@ -123,6 +123,17 @@ def test_a_cached_corpus_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytes
     assert synthetic_speech(TINY) == folder
 
 
+def test_one_voice_says_the_same_sentences() -> None:
+    plan, alone = (speech._plan(replace(TINY, voice=voice)) for voice in (None, "en-us+m1"))
+    assert {line.voice for line in alone} == {"en-us+m1"} != {line.voice for line in plan}
+    assert [(line.id, line.text) for line in alone] == [(line.id, line.text) for line in plan]
+
+
+def test_corpora_of_before_there_was_one_voice_are_found(tmp_path: Path) -> None:
+    folder = synthetic_speech(TINY, tmp_path)
+    assert "voice" not in (folder / "corpus.json").read_text()
+
+
 def test_an_interrupted_build_leaves_nothing_that_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
