@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking, PaddedFrames, TimeBlocks
+from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import gated_rnn
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -35,7 +35,8 @@ class _GRUScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, projected: Tensor, weight: Tensor, bias: Tensor, packing: FramePacking) -> Tensor:
         blocks, hidden = packing.time_blocks(len(weight)), weight.shape[2]
-        gates = _by_step(projected, blocks)
+        rows = projected.reshape(blocks.positions.numel(), -1)  # a row's directions side by side
+        gates = torch.empty_like(rows).index_copy_(0, blocks.positions.t().flatten(), rows)
         candidates = gates[:, 2 * hidden :].clone(memory_format=torch.contiguous_format)
         gates.unflatten(1, (3, hidden))[blocks.positions, 2] = bias.unsqueeze(1)
         states = torch.empty_like(candidates)
@@ -58,42 +59,29 @@ class _GRUScan(torch.autograd.Function):
         gates, n, states, weight = ctx.saved_tensors
         blocks = ctx.packing.time_blocks(len(weight))
         r, z, product = gates.chunk(3, dim=1)
-        of_candidate = (1 - z) * (1 - n * n)
-        of_product = of_candidate * r
-        # z (h before - n) is the state less n.
-        deltas = torch.cat((of_product * product * (1 - r), (states - n) * (1 - z), of_product), dim=1)
+        by_candidate = (1 - z) * (1 - n * n)
+        by_product = by_candidate * r
+        # First what does not depend on later steps: the factors of a state's gradient in those of its gates. z (h - n)
+        # is the next state less n.
+        deltas = torch.cat((by_product * product * (1 - r), (states - n) * (1 - z), by_product), dim=1)
         grads = grad_sum.index_select(0, blocks.rows)
         steps = [reversed(blocks.split(one)) for one in (grads, deltas, z)]
         later = None
-        for grad, delta, kept in zip(*steps, strict=True):
+        for grad, delta, update in zip(*steps, strict=True):
             if later is not None:
-                before = grad[:, : later[0].shape[1]]
-                before.addcmul_(later[0], later[2]).baddbmm_(later[1], weight)
+                later_grad, later_delta, later_update = later
+                carried = grad[:, : later_grad.shape[1]]
+                carried.addcmul_(later_grad, later_update).baddbmm_(later_delta, weight)
             delta.view(*grad.shape[:2], 3, -1).mul_(grad.unsqueeze(2))
-            later = grad, delta, kept
+            later = grad, delta, update
         # Backward runs outside autocast, so that this product too is in the states' precision.
         after, before = blocks.pairs(deltas, states)
         grad_weight = after.transpose(1, 2) @ before
         of_input = deltas[:, 2 * n.shape[1] :]
         grad_bias = of_input[blocks.positions].sum(1)
-        torch.mul(grads, of_candidate, out=of_input)
-        return _by_row(deltas, blocks), grad_weight, grad_bias, None
-
-
-def _by_step(
-    projected: Float[Tensor, "valid all_gates"], blocks: TimeBlocks
-) -> Float[Tensor, "positions gates"]:
-    """A copy in the order of the recurrence."""
-    rows = projected.reshape(blocks.positions.numel(), -1)
-    return torch.empty_like(rows).index_copy_(0, blocks.positions.t().flatten(), rows)
-
-
-def _by_row(
-    of_steps: Float[Tensor, "positions gates"], blocks: TimeBlocks
-) -> Float[Tensor, "valid all_gates"]:
-    """The way back."""
-    rows = of_steps.index_select(0, blocks.positions.t().flatten())
-    return rows.view(blocks.positions.shape[1], -1)
+        torch.mul(grads, by_candidate, out=of_input)
+        grad_rows = deltas.index_select(0, blocks.positions.t().flatten())
+        return grad_rows.view(len(grad_sum), -1), grad_weight, grad_bias, None
 
 
 class GatedRNN(nn.Module):
