@@ -1,15 +1,17 @@
-"""Training step of ``SharedInputRNN`` against torch's own packed bidirectional ``nn.RNN``, on the CPU.
+"""Training step of our recurrent layers against torch's own packed bidirectional ones, on the CPU.
 
-    python -m benchmarks.recurrent_layer
+    python -m benchmarks.recurrent_layer --cells relu gru lstm
 
 A step is forward and backward, from the padded batch to the padded sum of both directions, packing included.
-``nn.RNN`` cannot share the input matrix, so it multiplies by two of them, and it does not clip. The layer
-stands alone, so this says nothing about a whole training run.
+``nn.RNN`` cannot share the input matrix, so it multiplies by two of them, and it does not clip; ``nn.GRU`` and
+``nn.LSTM`` do as ours. The layer stands alone, so this says nothing about a whole training run.
 """
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Literal
 
 import torch
@@ -20,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.timing import Ratio, seconds_in_turns
-from seqdsd.models import FramePacking, SharedInputRNN
+from seqdsd.models import FramePacking, GatedRNN, SharedInputRNN
 
+Cell = Literal["relu", "gru", "lstm"]
 Lengths = Literal["mixed", "equal"]
 SHORTEST_FRAMES, LONGEST_FRAMES = 30, 320
 """Output frames of 0.6 to 6.4 s of speech, as in AN4."""
@@ -31,6 +34,8 @@ SHORTEST_FRAMES, LONGEST_FRAMES = 30, 320
 class Config:
     """What is timed."""
 
+    cells: tuple[Cell, ...] = ("relu",)
+    """relu: ``SharedInputRNN`` against ``nn.RNN``; gru and lstm: ``GatedRNN`` against ``nn.GRU`` and ``nn.LSTM``."""
     hidden_sizes: tuple[int, ...] = (256, 512, 1024)
     """Units; the inputs have as many features."""
     batch_sizes: tuple[int, ...] = (16, 32)
@@ -50,8 +55,9 @@ def make_lengths(kind: Lengths, batch_size: int) -> Tensor:
     return torch.linspace(SHORTEST_FRAMES, LONGEST_FRAMES, batch_size).long()[torch.randperm(batch_size)]
 
 
-def our_step(hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
-    layer = SharedInputRNN(input_size=hidden_size, hidden_size=hidden_size)
+def our_step(cell: Cell, hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
+    sizes = {"input_size": hidden_size, "hidden_size": hidden_size}
+    layer = SharedInputRNN(**sizes) if cell == "relu" else GatedRNN(cell=cell, **sizes)
 
     def step() -> None:
         layer.zero_grad()
@@ -62,8 +68,9 @@ def our_step(hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], 
     return step
 
 
-def torch_step(hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
-    layer = nn.RNN(hidden_size, hidden_size, nonlinearity="relu", bidirectional=True, batch_first=True)
+def torch_step(cell: Cell, hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
+    make = {"relu": partial(nn.RNN, nonlinearity="relu"), "gru": nn.GRU, "lstm": nn.LSTM}[cell]
+    layer = make(hidden_size, hidden_size, bidirectional=True, batch_first=True)
 
     def step() -> None:
         layer.zero_grad()
@@ -78,29 +85,27 @@ def torch_step(hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[]
 def main(config: Config) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(config.threads)
-    table = Table("lengths", "batch", "units", "nn.RNN, s", "ours, s", "nn.RNN / ours")
+    table = Table("cell", "lengths", "batch", "units", "torch, s", "ours, s", "torch / ours")
     table.title = (
         f"forward + backward, {torch.get_num_threads()} thread(s), median of {config.rounds} pairs (range)"
     )
     verdict = []
-    for kind in config.lengths:
-        for batch_size in config.batch_sizes:
-            lengths = make_lengths(kind, batch_size)
-            for hidden_size in config.hidden_sizes:
-                padded = torch.randn(batch_size, int(lengths.max()), hidden_size)
-                ways = {make: make(hidden_size, padded, lengths) for make in (torch_step, our_step)}
-                seconds = seconds_in_turns(
-                    {make.__name__: step for make, step in ways.items()}, rounds=config.rounds
-                )
-                theirs, ours = seconds["torch_step"], seconds["our_step"]
-                ratio = Ratio.of(theirs, ours)
-                verdict.append(ratio.median)
-                middles = [f"{statistics.median(values):.3f}" for values in (theirs, ours)]
-                table.add_row(kind, str(batch_size), str(hidden_size), *middles, str(ratio))
+    for cell, kind, batch_size, hidden_size in product(
+        config.cells, config.lengths, config.batch_sizes, config.hidden_sizes
+    ):
+        lengths = make_lengths(kind, batch_size)
+        padded = torch.randn(batch_size, int(lengths.max()), hidden_size)
+        ways = {make.__name__: make(cell, hidden_size, padded, lengths) for make in (torch_step, our_step)}
+        seconds = seconds_in_turns(ways, rounds=config.rounds)
+        theirs, ours = seconds["torch_step"], seconds["our_step"]
+        ratio = Ratio.of(theirs, ours)
+        verdict.append(ratio.median)
+        middles = [f"{statistics.median(values):.3f}" for values in (theirs, ours)]
+        table.add_row(cell, kind, str(batch_size), str(hidden_size), *middles, str(ratio))
     console = Console()
     console.print(table)
     console.print(
-        f"nn.RNN / ours: {min(verdict):.2f} to {max(verdict):.2f}, median {statistics.median(verdict):.2f}",
+        f"torch / ours: {min(verdict):.2f} to {max(verdict):.2f}, median {statistics.median(verdict):.2f}",
         soft_wrap=True,
     )
 

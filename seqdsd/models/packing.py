@@ -124,7 +124,7 @@ class TimeBlocks:
     ) -> list[Float[Tensor, "directions active hidden"]]:
         """A view of each time step."""
         directions = len(self.positions)
-        return [one.unflatten(0, (directions, -1)) for one in blocks.split(self.sizes)]
+        return [one.view(directions, -1, blocks.shape[1]) for one in blocks.split(self.sizes)]
 
     def summed(self, blocks: Float[Tensor, "positions hidden"]) -> Float[Tensor, "valid hidden"]:
         """The sum over directions, as packed rows."""
@@ -132,8 +132,8 @@ class TimeBlocks:
         return each[0] if len(each) == 1 else each[0].add_(each[1])
 
     def pairs(
-        self, there: Float[Tensor, "positions hidden"], before: Float[Tensor, "positions hidden"]
-    ) -> tuple[Float[Tensor, "directions later hidden"], Float[Tensor, "directions later hidden"]]:
+        self, there: Float[Tensor, "positions gates"], before: Float[Tensor, "positions hidden"]
+    ) -> tuple[Float[Tensor, "directions later gates"], Float[Tensor, "directions later hidden"]]:
         """For each row but the first of an item, what the one tensor has there and the other one step before."""
         return there[self.later], before[self.earlier]
 
