@@ -40,20 +40,22 @@ class Numbers:
     """Number of recurrent layers, where it can be chosen."""
     hidden_sizes: Steps = ((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024))
     """Units of each layer; the paper's above."""
-    steps_an_epoch: int = 150
+    features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
+    """Settings of ``[features]``."""
+    steps_an_epoch: int = 300
     """What the batch is cut for."""
     batch_seconds: tuple[float, float] = (8.0, 120.0)
     """The smallest and the largest batch."""
-    utterances_a_batch: float = 4.0
+    utterances_a_batch: float = 3.0
     """At least so many of mean length, as far as the largest batch holds them: norms are over a batch."""
     longest_batch_seconds: float = 300.0
     """A batch is made longer for the longest utterance up to here; beyond, recordings should be cut."""
-    dense_steps: int = 3000
+    dense_steps: int = 12_000
     """Of the first phase, up to ``many_hours``; above, they grow with the hours' square root."""
-    many_hours: float = 5.0
-    dense_epochs: tuple[int, int] = (5, 60)
+    many_hours: float = 10.0
+    dense_epochs: tuple[int, int] = (5, 100)
     """The fewest and the most of the first phase."""
-    later_epochs: float = 1 / 3
+    later_epochs: float = 1 / 4
     """Of each further phase, as a share of the first's."""
     peak_rate: float = 2e-3
     """Learning rate of the first phase."""
@@ -65,7 +67,7 @@ class Numbers:
     few_hours: float = 1 / 6
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
-    measured_hours: tuple[float, float] = (0.08, 5.0)
+    measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
 
 
@@ -136,6 +138,10 @@ def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitt
         *((alphabet,) if alphabet else ()),
         _width(measure, base, numbers),
         *_network(measure, numbers),
+        Choice(
+            {f"features.{name}": value for name, value in numbers.features.items()},
+            "features: log-mel, which learn from less speech than the paper's 161 bins",
+        ),
         _dropout(measure, numbers),
         batches,
         _epochs(measure, steps, numbers),
