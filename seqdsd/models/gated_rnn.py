@@ -135,7 +135,10 @@ class GatedRNN(nn.Module):
     def _padded_lstm(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
     ) -> Float[Tensor, "valid hidden"]:
-        """Each direction from the first frame of its own, so that what comes after an item's last is never read."""
+        """Each direction begins with an item's first or last frame, so that what follows its other end is never read.
+
+        Reference: Hochreiter and Schmidhuber 1997, with forget gates, as torch writes it.
+        """
         mirrored = replace(packing, rows=packing.rows[packing.reverse])
         outputs = []
         with torch.autocast("cpu", enabled=False):
