@@ -56,8 +56,11 @@ def make_lengths(kind: Lengths, batch_size: int) -> Tensor:
 
 
 def our_step(cell: Cell, hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
-    sizes = {"input_size": hidden_size, "hidden_size": hidden_size}
-    layer = SharedInputRNN(**sizes) if cell == "relu" else GatedRNN(cell=cell, **sizes)
+    layer: nn.Module
+    if cell == "relu":
+        layer = SharedInputRNN(input_size=hidden_size, hidden_size=hidden_size)
+    else:
+        layer = GatedRNN(cell=cell, input_size=hidden_size, hidden_size=hidden_size)
 
     def step() -> None:
         layer.zero_grad()
@@ -69,8 +72,12 @@ def our_step(cell: Cell, hidden_size: int, padded: Tensor, lengths: Tensor) -> C
 
 
 def torch_step(cell: Cell, hidden_size: int, padded: Tensor, lengths: Tensor) -> Callable[[], None]:
-    make = {"relu": partial(nn.RNN, nonlinearity="relu"), "gru": nn.GRU, "lstm": nn.LSTM}[cell]
-    layer = make(hidden_size, hidden_size, bidirectional=True, batch_first=True)
+    layers: dict[Cell, Callable[..., nn.Module]] = {
+        "relu": partial(nn.RNN, nonlinearity="relu"),
+        "gru": nn.GRU,
+        "lstm": nn.LSTM,
+    }
+    layer = layers[cell](hidden_size, hidden_size, bidirectional=True, batch_first=True)
 
     def step() -> None:
         layer.zero_grad()

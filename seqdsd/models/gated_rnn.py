@@ -114,11 +114,7 @@ class GatedRNN(nn.Module):
         frames = self.norm(inputs)
         if frames.device.type == "cpu":
             # Under autocast too in the weights' precision, as in ``SharedInputRNN``.
-            return (
-                self._scanned_gru(frames, packing)
-                if self.cell == "gru"
-                else self._padded_lstm(frames, packing)
-            )
+            return {"gru": self._scanned_gru, "lstm": self._padded_lstm}[self.cell](frames, packing)
         packed = PackedSequence(frames, torch.tensor(packing.active))
         outputs = self.rnn(packed)[0].data
         return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs
@@ -135,21 +131,18 @@ class GatedRNN(nn.Module):
     def _padded_lstm(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
     ) -> Float[Tensor, "valid hidden"]:
-        """Each direction from the first frame of its own, so that what comes after an item's last is never read."""
+        """Each direction begins with an item's first or last frame, so that what follows its other end is never read.
+
+        Reference: Hochreiter and Schmidhuber 1997, with forget gates, as torch writes it.
+        """
         mirrored = replace(packing, rows=packing.rows[packing.reverse])
         outputs = []
         with torch.autocast("cpu", enabled=False):
             for weights, way in zip(self.rnn.all_weights, (packing, mirrored), strict=False):
                 padded = way.unpack(inputs.to(weights[0].dtype))
                 state = padded.new_zeros(1, packing.batch, self.rnn.hidden_size)
-                options = (
-                    True,
-                    1,
-                    0.0,
-                    self.training,
-                    False,
-                    True,
-                )  # biases, layers, dropout, …, batch first
+                # biases, layers, dropout, training, bidirectional, batch first
+                options = (True, 1, 0.0, self.training, False, True)
                 outputs.append(way.pack(torch.lstm(padded, (state, state), weights, *options)[0]))
         return sum(outputs[1:], outputs[0])
 
