@@ -701,6 +701,7 @@ def test_damaged_weights(run_copy, corpus, capsys):
 
 INTERRUPTED_IMPORT = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == "seqdsd.reports.page":  # a real Ctrl-C, while a command is imported

@@ -117,9 +117,11 @@ def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tens
         return samples
     import librosa  # half a second, for runs that ask for it
 
-    return torch.from_numpy(
-        librosa.effects.time_stretch(samples.numpy(), rate=factor, n_fft=_VOCODER_SAMPLES)
-    )
+    # Not librosa.effects, of which 1.0 warns that what it does itself is deprecated.
+    spectrum = librosa.stft(samples.numpy(), n_fft=_VOCODER_SAMPLES)
+    stretched = librosa.phase_vocoder(spectrum, rate=factor)
+    length = round(len(samples) / factor)
+    return torch.from_numpy(librosa.istft(stretched, n_fft=_VOCODER_SAMPLES, length=length))
 
 
 def pitch_shift(
@@ -141,10 +143,11 @@ def pitch_shift(
         return samples
     import librosa
 
-    shifted = librosa.effects.pitch_shift(
-        samples.numpy(), sr=sample_rate_hz, n_steps=semitones, n_fft=_VOCODER_SAMPLES
+    factor = 2 ** (-semitones / 12)
+    shifted = librosa.resample(
+        time_stretch(samples, factor).numpy(), orig_sr=sample_rate_hz / factor, target_sr=sample_rate_hz
     )
-    return torch.from_numpy(shifted)
+    return torch.from_numpy(librosa.util.fix_length(shifted, size=len(samples)))
 
 
 @functools.cache

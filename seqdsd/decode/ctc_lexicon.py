@@ -358,7 +358,8 @@ def _import_flashlight() -> _Flashlight:
         from flashlight.lib.text.decoder import kenlm
     except ImportError as error:
         raise LanguageModelError(
-            "language models need flashlight-text: pip install 'seqdsd[lm]' (or leave --lm out)"
+            "language models need flashlight-text, which has wheels for Python 3.11 and 3.12: "
+            "pip install 'seqdsd[lm]' there (or leave --lm out)"
         ) from error
     return _Flashlight(decoder, dictionary, kenlm)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -31,17 +32,18 @@ OPTIMIZERS = {
 }
 
 
-class FewBatches:
-    """A task with a certain number of batches an epoch."""
+def with_batches(task: Any, steps: int) -> Any:
+    """The task with a certain number of batches an epoch.
 
-    def __init__(self, task: Any, steps: int) -> None:
-        self._task, self._steps = task, steps
+    A copy: from Python 3.12 on, one that hands all else on by ``__getattr__`` is no instance of the protocol.
+    """
 
-    def batches(self, epoch: int, *, first: int) -> Iterator[Any]:
-        return islice(cycle(self._task.batches(epoch, first=first)), self._steps)
+    def batches(epoch: int, *, first: int) -> Iterator[Any]:
+        return islice(cycle(task.batches(epoch, first=first)), steps)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
+    few = copy(task)
+    few.batches = batches
+    return few
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def train(
                 group["lr"] = settings.rate(1e-3, epochs=1, epoch=0, step=step, num_batches=steps)
 
         train_epoch(
-            *(fabric, model, optimizer, FewBatches(task, steps)),
+            *(fabric, model, optimizer, with_batches(task, steps)),
             epoch=1,
             first=0,
             seed=0,

@@ -350,6 +350,7 @@ def test_an_average_taken_by_an_earlier_hook_sees_pruned_weights_only():
         assert not pruned(average.module, masks).any()
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # torch says it
 def test_compiled_steps():
     model = net()
     masks = half_of(model)
