@@ -36,6 +36,8 @@ from seqdsd.text import Tokenizer
 
 log = logging.getLogger(__name__)
 
+LEAST_MELS = 24
+"""At 19 to 22 bins the backward pass of DeepSpeech 2's first convolution ends the process on a CPU (torch 2.14)."""
 BLANK_COLLAPSE_SHARE = 0.9
 FEW_WORDS_SHARE = 0.05
 USUAL_STEPS = 600
@@ -87,16 +89,16 @@ class FeatureSettings:
     kind: Literal["linear", "mel"] = "linear"
     """linear: the paper's log spectrogram, 161 bins; mel: log-mel, fewer bins that are wider towards 8 kHz."""
     num_mels: int = 80
-    """Bins of log-mel, at most 191; linear has 161 always."""
+    """Bins of log-mel, 24 to 191; linear has 161 always."""
     normalise: Normalise = "bin"
     """Mean 0 and SD 1 over an utterance: of each bin, or of the whole utterance, which keeps the spectrum's tilt."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "mel"):  # exported files are not checked before
             raise ValueError(f"kind must be linear or mel, got {self.kind!r}")
-        if not 1 <= self.num_mels <= MOST_MELS:
+        if not LEAST_MELS <= self.num_mels <= MOST_MELS:
             raise ValueError(
-                f"num_mels must lie in [1, {MOST_MELS}], as more leave filters empty; got {self.num_mels}"
+                f"num_mels must lie in [{LEAST_MELS}, {MOST_MELS}], as more leave filters empty; got {self.num_mels}"
             )
 
     @property

@@ -301,7 +301,7 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
     [
         lambda: BatchSettings(max_batch_seconds=0.0),
         lambda: BatchSettings(num_workers=-1),
-        lambda: FeatureSettings(kind="mel", num_mels=0),
+        lambda: FeatureSettings(kind="mel", num_mels=23),
         lambda: FeatureSettings(num_mels=192),
         lambda: AugmentSettings(speed_factors=()),
         lambda: AugmentSettings(speed_factors=(1.0, 3.0)),
