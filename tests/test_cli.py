@@ -19,10 +19,12 @@ from seqdsd import __version__
 from seqdsd.audio import read_audio
 from seqdsd.cli import COMMANDS, main
 from seqdsd.config import read_config
+from seqdsd.engine import NesterovSettings
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.inference.transcribe import transcribe
 from seqdsd.recipes import ds1
 from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.tasks import AugmentSettings
 from seqdsd.tasks.decoding import digest_of
 
 WORDS = ("bad", "cab", "fed", "ace", "deaf")
@@ -61,9 +63,12 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory) -> RunFolder:
     """Trained for four seconds: good enough to recognise some words and not others."""
-    settings = ds1.RECIPE.embedded_settings()
+    settings = ds1.Config()
     config = replace(
         settings,
+        network=replace(settings.network, batch_norm=True),
+        optimizer=NesterovSettings(momentum=0.9, clip_norm=30.0),
+        augment=AugmentSettings(spec_augment=True, freq_width_bins=20, time_width_frames=20),
         data=corpus,
         out=tmp_path_factory.mktemp("runs") / "tiny",
         iters=1,

@@ -280,7 +280,7 @@ def test_help_shows_every_field_with_its_docstring(capsys, monkeypatch):
         "--on-bad-data": "skip it and list it",
         "--network.batch-norm": "small corpora need it",
         "--tokenizer.vocab-size": "Number of sub-words",
-        "--optimizer.momentum": "the DSD paper names Nesterov SGD only",
+        "--optimizer.momentum": "Of the mean gradient",
         "--batches.max-batch-seconds": "padding included",
         "--augment.speed-factors": "Each utterance is played",
     }.items():

@@ -77,7 +77,7 @@ def _sample_rates(utterances: Sequence[Utterance]) -> tuple[int, ...]:
             rates.add(_sample_rate(utterance))
         except (AudioError, OSError):
             continue
-    return tuple(sorted(rates - {None}))
+    return tuple(sorted(rate for rate in rates if rate is not None))
 
 
 def _sample_rate(utterance: Utterance) -> int | None:
