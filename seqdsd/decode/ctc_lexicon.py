@@ -199,8 +199,12 @@ class LexiconDecoder:
         spellings = {}
         for word in words:
             try:
-                spellings[word] = [*self.spelling.spell(word), *end]
+                tokens = self.spelling.spell(word)
             except ValueError:
+                tokens = []
+            if tokens:
+                spellings[word] = [*tokens, *end]
+            else:
                 self.unspelt.append(word)
         return spellings
 

@@ -174,6 +174,14 @@ def test_words_that_cannot_be_spelt_are_listed_or_refused(tmp_path):
         LexiconDecoder(path, SPELLING)
 
 
+@pytest.mark.parametrize("separator_id", [None, 6])
+def test_a_word_of_no_tokens_cannot_be_spelt(arpa, separator_id):
+    spelling = replace(SPELLING, spell=lambda word: spell(word) if word else [], separator_id=separator_id)
+    assert LexiconDecoder(arpa, spelling, ["two", "to", ""]).unspelt == [""]
+    with pytest.raises(LanguageModelError, match="hot words that the network cannot spell"):
+        LexiconDecoder(arpa, spelling, search=LexiconSearch(hot_words=("",)))
+
+
 def test_nan_is_refused(arpa):
     with pytest.raises(ValueError, match="not finite"):
         LexiconDecoder(arpa, SPELLING)(torch.full((1, 3, VOCAB), math.nan), torch.tensor([3]))
