@@ -16,7 +16,7 @@ from rich.console import Console
 
 from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
-from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
+from seqdsd.recipes.measuring import LONGEST_WHOLE_SECONDS, CorpusMeasure, counted, duration
 from seqdsd.text import ENGLISH_ALPHABET
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ class Numbers:
     """The smallest and the largest batch."""
     utterances_a_batch: float = 3.0
     """At least so many of mean length, as far as the largest batch holds them: norms are over a batch."""
-    longest_batch_seconds: float = 300.0
-    """A batch is made longer for the longest utterance up to here; beyond, recordings should be cut."""
     dense_steps: int = 12_000
     """Of the first phase, up to ``many_hours``; above, they grow with the hours' square root."""
     many_hours: float = 10.0
@@ -171,8 +169,10 @@ def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
     seconds = 3600 * measure.hours / numbers.steps_an_epoch
     seconds = min(most, max(least, seconds, numbers.utterances_a_batch * measure.mean_seconds))
     why = ""
-    if seconds < measure.longest_seconds <= numbers.longest_batch_seconds:
-        seconds, why = measure.longest_seconds, ", and the longest utterance must fit"
+    if seconds < measure.longest_whole_seconds:
+        seconds, why = measure.longest_whole_seconds, ", and the longest utterance must fit"
+        if measure.num_to_cut:
+            why += f" (of up to {LONGEST_WHOLE_SECONDS:g} s)"
     seconds = float(math.ceil(seconds))
     steps = steps_an_epoch(measure, seconds)
     given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch"
@@ -189,7 +189,7 @@ def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
     return Choice(
         {"epochs": epochs},
         f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,.0f}, in "
-        f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one",
+        f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one (2 at least)",
     )
 
 
@@ -239,7 +239,7 @@ def _augmentation(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
     masks = {"augment.spec_augment": True, "augment.freq_width_bins": 20, "augment.time_width_frames": 20}
     why = _below(numbers.augmented_hours)
     return [
-        Choice(masks, f"masked spectrograms (SpecAugment), up to 20 bins and 20 frames: {why}"),
+        Choice(masks, f"masked spectrograms (SpecAugment), up to an eighth of the bins and 20 frames: {why}"),
         Choice(
             {"augment.speed_factors": (0.9, 1.0, 1.1)}, f"played at 0.9, 1.0 and 1.1 times the speed: {why}"
         ),
@@ -254,7 +254,7 @@ def _alphabet(measure: CorpusMeasure) -> Choice | None:
     has_latin = any(one in ENGLISH_ALPHABET for one in measure.alphabet if one not in " '")
     alphabet = (ENGLISH_ALPHABET if has_latin else " '") + "".join(others)
     reason = f"an alphabet of {len(alphabet)} characters: transcripts have {_some(others)}, too"
-    return Choice({"tokenizer.alphabet": alphabet}, reason)
+    return Choice({"tokenizer.kind": "characters", "tokenizer.alphabet": alphabet}, reason)
 
 
 def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
@@ -268,6 +268,11 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
         notes.append(
             f"note: {measure.characters_a_second:.2g} characters a second are few (read speech has 12 to 16): cut long "
             "silences off, or complete the transcripts"
+        )
+    if measure.num_to_cut:
+        notes.append(
+            f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_WHOLE_SECONDS:g} s, too long for "
+            "a batch: cut the recordings, or leave them out (--on-bad-data skip)"
         )
     if measure.dev_utterances < FEW_DEV_UTTERANCES:
         notes.append(

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 
 from seqdsd.audio import FFMPEG_SUFFIXES, AudioError, audio_rate_hz
 from seqdsd.data import Corpus, Utterance
 from seqdsd.data.shard_bytes import read_member
 
 HEADERS_READ = 50
+LONGEST_WHOLE_SECONDS = 300.0
+"""Longer recordings should be cut: no batch is made for them."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,11 @@ class CorpusMeasure:
     """Of audio."""
     utterances: int
     mean_seconds: float
-    median_seconds: float
     longest_seconds: float
+    longest_whole_seconds: float
+    """Of those that need not be cut; 0 where all must be."""
+    num_to_cut: int
+    """Utterances of more than ``LONGEST_WHOLE_SECONDS``."""
     characters_a_second: float
     """Of the transcripts, spaces included."""
     speakers: int | None
@@ -53,13 +58,15 @@ def measure(corpus: Corpus) -> CorpusMeasure:
     train = corpus.train.utterances
     seconds = [one.duration_seconds for one in train]
     total = math.fsum(seconds)
+    whole = [one for one in seconds if one <= LONGEST_WHOLE_SECONDS]
     speakers = {one.speaker for one in train} - {None}
     return CorpusMeasure(
         hours=total / 3600,
         utterances=len(train),
         mean_seconds=fmean(seconds),
-        median_seconds=median(seconds),
         longest_seconds=max(seconds),
+        longest_whole_seconds=max(whole, default=0.0),
+        num_to_cut=len(seconds) - len(whole),
         characters_a_second=sum(len(one.text) for one in train) / total,
         speakers=len(speakers) or None,
         sample_rates_hz=_sample_rates(train),

@@ -22,8 +22,9 @@ def corpus(hours, mean_seconds=3.0, **changes):
         hours=float(hours),
         utterances=max(1, round(3600 * hours / mean_seconds)),
         mean_seconds=mean_seconds,
-        median_seconds=mean_seconds,
         longest_seconds=2 * mean_seconds,
+        longest_whole_seconds=2 * mean_seconds,
+        num_to_cut=0,
         characters_a_second=14.0,
         speakers=20,
         sample_rates_hz=(16_000,),
@@ -104,9 +105,30 @@ def test_what_is_set_otherwise_is_not_said_to_be_chosen(fit):
     assert noted["corpus"]["hours"] == 0.25 and noted["corpus"]["sample_rates_hz"] == [16_000]
 
 
-def test_a_batch_holds_the_longest_utterance_unless_that_is_a_recording_to_be_cut(fit):
-    assert fit(corpus(0.1, longest_seconds=59.2)).settings.batches.max_batch_seconds == 60
-    assert fit(corpus(0.1, longest_seconds=3000.0)).settings.batches.max_batch_seconds < 300
+def test_a_batch_holds_the_longest_utterance_that_need_not_be_cut(fit):
+    """One recording that was never cut takes no other utterance along when it is left out."""
+    few = corpus(0.1, longest_seconds=59.2, longest_whole_seconds=59.2)
+    assert fit(few).settings.batches.max_batch_seconds == 60
+    found = fit(replace(few, longest_seconds=3000.0, num_to_cut=1))
+    assert found.settings.batches.max_batch_seconds == 60
+    assert any(line.endswith("must fit (of up to 300 s)") for line in found.lines(found.settings))
+    uncut = replace(few, longest_seconds=3000.0, longest_whole_seconds=0.0, num_to_cut=9)
+    assert fit(uncut).settings.batches.max_batch_seconds < 60
+
+
+def test_an_alphabet_is_not_said_to_be_chosen_for_sub_words(fit):
+    found = fit(corpus(1, alphabet=" abcé"))
+    as_pieces = replace(found.settings, tokenizer=replace(found.settings.tokenizer, kind="subwords"))
+    assert any("an alphabet of 29" in line for line in found.lines(found.settings))
+    assert not any("an alphabet of" in line for line in found.lines(as_pieces))
+    assert "tokenizer.alphabet" not in found.provenance(as_pieces)["chosen_automatically"]
+
+
+def test_masks_are_said_in_what_both_kinds_of_features_have(fit):
+    """An eighth of the bins: 20 of 161, 10 of 80."""
+    settings = fit(corpus(1)).settings
+    assert settings.augment.masks(settings.features.num_bins).freq_width_bins == 10
+    assert any("up to an eighth of the bins" in line for line in fit(corpus(1)).lines(settings))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +157,7 @@ def test_letters_beside_a_to_z_become_the_alphabet(fit, alphabet, chosen):
         ({"hours": 960.0}, "note: above the 4 min to 42 min"),
         ({"characters_a_second": 0.8}, "note: 0.8 characters a second are few"),
         ({"dev_utterances": 1}, "note: dev has 1 utterance, "),
+        ({"num_to_cut": 2}, "note: 2 utterances of more than 300 s, too long for a batch: cut"),
     ],
 )
 def test_what_a_user_should_know_beforehand(fit, changes, said):
