@@ -30,10 +30,10 @@ from seqdsd.records import RunFolder, write_atomically
 PROG = "seqdsd export"
 _DESCRIPTION = """Write a trained network as ONNX (.onnx) or a program of torch.export (.pt2), batch and time dynamic.
 
-A recogniser takes features [batch, frames, 161] and num_frames [batch], and gives log_probs and out_num_frames; seqdsd
-transcribe runs the file. A captioner becomes three files: the whole network (image_features, tokens), NAME.start and
-NAME.step, which give the state after the image, and the next word's logits. The file is run here and compared with the
-network before the command ends.
+A recogniser takes features [batch, frames, bins] (161 linear ones, or its log-mel) and num_frames [batch], and gives
+log_probs and out_num_frames; seqdsd transcribe runs the file. A captioner becomes three files: the whole network
+(image_features, tokens), NAME.start and NAME.step, which give the state after the image, and the next word's logits.
+The file is run here and compared with the network before the command ends.
 
 Examples:
   seqdsd export runs/an4-ds1 --out an4.onnx
