@@ -50,9 +50,9 @@ def starve(epoch_bad, first_bad):
     return at_step
 
 
-def scripted(make_task, *scripts, num_batches=3):
+def scripted(make_task, *scripts, num_batches=3, scores=None):
     """A task, and the weights at each step before it is made."""
-    task, seen = make_task(), {}
+    task, seen = make_task(scores), {}
     task.num_batches = num_batches
 
     def at_step(epoch, index, batch):
@@ -140,6 +140,14 @@ def test_after_three_returns_the_run_stops(start, make_task, tmp_path):
     now = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors").state["now"]
     assert [one["learning_rate"] for one in now["restarts"]] == [0.025, 0.0125, 0.00625]
     assert max(epoch for epoch, _ in seen) == 4
+
+
+def test_patience_is_counted_anew_at_half_the_rate(start, make_task):
+    """Else a phase of little patience would end with the epoch that is undone, and the lower rate never be tried."""
+    task, _ = scripted(make_task, explode_at((1, 0)), scores=[1, 2, 3, 4])
+    [record] = start(task, schedule=DENSE, patience=1)
+    assert [one["epoch"] for one in record["restarts"]] == [2] and record["best_epoch"] == 1
+    assert record["epochs"] == 3
 
 
 def test_a_phase_without_one_good_epoch_stops_the_run(start, make_task, tmp_path):
