@@ -203,6 +203,45 @@ def test_stopped_around_a_return_a_run_ends_with_the_same_bits(
             assert is_same(*(load_checkpoint(path).tensors for path in paths)), (at, phase)
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("script", "num_batches", "killed_in"),
+    [
+        (explode_at((1, 1)), 3, [(1, 2), (2, 0), (2, 1)]),
+        (starve(1, 1), 12, [(1, 4), (1, 10), (2, 0), (2, 1)]),
+    ],
+)
+def test_killed_around_a_return_a_run_ends_with_the_same_bits(
+    start, make_task, tmp_path, script, num_batches, killed_in
+):
+    """With a checkpoint after every step: that the epoch is undone is found out again, or was saved with it."""
+
+    def run(name, *scripts, minutes=60.0):
+        task, _ = scripted(make_task, *scripts, script, num_batches=num_batches)
+        schedule = Schedule((Phase("Dense Iter 0", "dense", 4, 0.05),))
+        return start(task, name, schedule=schedule, checkpoint_minutes=minutes)[0]
+
+    whole = run("unbroken")
+    assert [one["epoch"] for one in whole["restarts"]] == [2]
+    for number, at in enumerate(killed_in):
+
+        def die(task, epoch, index, batch, at=at):
+            if (epoch, index) == at:
+                raise Killed
+
+        name = f"run{number}"
+        with pytest.raises(Killed):
+            run(name, die, minutes=0.0)
+        again = run(name)
+        for key in ("restarts", "train_loss", "dev_loss", "dev_score", "nonfinite_steps"):
+            assert repr(again[key]) == repr(whole[key]), (at, key)
+        paths = [tmp_path / one / "checkpoints" / "dense-iter-0.safetensors" for one in (name, "unbroken")]
+        assert is_same(*(load_checkpoint(path).tensors for path in paths)), at
+
+
 def test_a_checkpoint_from_before_returns_goes_on(start, make_task, tmp_path):
     """Where it has no weights to go back to, as in a first epoch, the run stops as it did then."""
 
