@@ -7,6 +7,7 @@ generator, so a resumed run repeats its draws.
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -117,9 +118,11 @@ def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tens
         return samples
     import librosa  # half a second, for runs that ask for it
 
-    # Not librosa.effects, of which 1.0 warns that what it does itself is deprecated.
+    # Not librosa.effects, of which 1.0 warns that what it does itself is deprecated. 1.0 also converts what stood in
+    # memory before it writes its result there: of that NumPy would warn.
     spectrum = librosa.stft(samples.numpy(), n_fft=_VOCODER_SAMPLES)
-    stretched = librosa.phase_vocoder(spectrum, rate=factor)
+    with np.errstate(invalid="ignore", over="ignore"):
+        stretched = librosa.phase_vocoder(spectrum, rate=factor)
     length = round(len(samples) / factor)
     return torch.from_numpy(librosa.istft(stretched, n_fft=_VOCODER_SAMPLES, length=length))
 
