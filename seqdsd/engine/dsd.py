@@ -49,8 +49,8 @@ class TrainSettings:
 
     optimizer: OptimizerSettings = field(default_factory=NesterovSettings)
     patience: int = 10
-    """A phase ends early after this many epochs without a better dev score; 0 never ends it early. One whose learning
-    rate has a cosine for its curve then ends before the rate has fallen."""
+    """A phase ends early after this many epochs without a better dev score, counted anew where one was undone; 0 never
+    ends it early. One whose learning rate has a cosine for its curve then ends before the rate has fallen."""
     checkpoint_minutes: float = 5.0
     """A checkpoint is written at least this often while training steps are made, and at every phase's end."""
     seed: int = 0
@@ -153,9 +153,8 @@ class DSDTraining:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
         with self._start_phase(phase, restored):
             if not self._state.now.epoch and not self._state.now.step:
-                self._state.best = _copied(
-                    self._task.model.state_dict()
-                )  # to go back to; pruned in a sparse phase
+                # To go back to; in a sparse phase it is pruned by now.
+                self._state.best = _copied(self._task.model.state_dict())
             if phase.kind == "sparse":
                 self._observe_weights("after pruning", phase)
             if is_first:

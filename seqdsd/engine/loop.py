@@ -42,6 +42,7 @@ class LossMeter:
     bad_in_a_row: int = 0
     _pending: list[tuple[Tensor, tuple[str, ...]]] = field(default_factory=list)
     _last_bad: tuple[str, ...] = ()
+    _unjudged: int = 0
 
     @property
     def mean(self) -> float:
@@ -59,15 +60,21 @@ class LossMeter:
         """
         items = torch.ones_like(loss) if items is None else items
         self._pending.append((torch.stack((loss.detach().float(), failed.float(), items.float())), ids))
+        self._unjudged += 1
 
-    def judge(self, *, at_least: int = 1) -> None:
-        """Read what is pending, where that is ``at_least`` so many steps, and judge all that was read.
+    def judge(self, *, at_least: int = 0) -> None:
+        """Read and judge the steps, where ``at_least`` so many were added since they were judged last.
+
+        Of several processes only the one that writes checkpoints reads between two judgements: so what was added is
+        counted, not what is still to be read. All judge after the same step.
 
         Raises:
             TrainingDiverged: After ``MAX_BAD_STEPS`` skipped steps in a row; a resumed run has as many again.
         """
-        if len(self._pending) >= at_least:
-            self._read()
+        if self._unjudged < at_least:
+            return
+        self._unjudged = 0
+        self._read()
         if self.bad_in_a_row >= MAX_BAD_STEPS:
             self.bad_in_a_row = 0
             raise TrainingDiverged(

@@ -88,8 +88,11 @@ class PhaseProgress:
         return self.epoch == self.best_epoch + 1 or any(one.epoch == self.epoch for one in self.restarts)
 
     def is_over(self, phase: Phase, patience: int) -> bool:
-        """Whether the phase has had its epochs, or has not become better for ``patience`` of them."""
-        stale = self.epoch - 1 - self.best_epoch
+        """Whether the phase has had its epochs, or has not become better for ``patience`` of them.
+
+        Where an epoch was undone it is counted from there: at half the learning rate there are as many again.
+        """
+        stale = self.epoch - max([self.best_epoch + 1, *(one.epoch for one in self.restarts)])
         return self.epoch >= phase.epochs or (patience > 0 and self.best_epoch >= 0 and stale >= patience)
 
     def note_epoch(self, train_loss: float, dev: Evaluation) -> bool:
@@ -217,10 +220,8 @@ class RunState:
         now = self.now
         if now.best_epoch >= 0:
             return Losses(now.train_loss[now.best_epoch], now.dev_loss[now.best_epoch])
-        if (
-            phase.kind == "sparse" or not self.records
-        ):  # pruning takes away some of what the phase before had learned
-            return None
+        if phase.kind == "sparse" or not self.records:
+            return None  # pruning takes away some of what the phase before had learned
         before = self.records[-1]
         return next(iter(_recorded_losses(before)[before["best_epoch"] - 1 :]), None)
 

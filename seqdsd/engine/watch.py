@@ -7,6 +7,7 @@ near them (``tests/engine/test_watch.py`` holds them against all).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from seqdsd.engine.task import Note
@@ -38,7 +39,7 @@ def has_diverged(now: Losses, *, good: Losses, first: Losses | None) -> bool:
         first: Of the run's first epoch; None where that did not begin untrained. Then far is 4 times as much.
     """
     limits = [_limit(*pair, least=0.4, share=0.5, alone=3.0) for pair in _pairs(good, first)]
-    return all(not value <= limit for value, limit in zip(now, limits, strict=True))  # NaN is far, too
+    return all(map(_is_above, now, limits))
 
 
 def remarks(now: Losses, *, lowest: Losses, first: Losses | None, is_best: bool) -> list[Note]:
@@ -51,7 +52,7 @@ def remarks(now: Losses, *, lowest: Losses, first: Losses | None, is_best: bool)
         is_best: Whether the epoch is the phase's best so far by its dev score.
     """
     (train, first_train), (dev, first_dev) = _pairs(lowest, first)
-    if now.train > _limit(train, first_train, least=0.2, share=0.25, alone=1.0):
+    if _is_above(now.train, _limit(train, first_train, least=0.2, share=0.25, alone=1.0)):
         return [
             Note(
                 "loss rises",
@@ -60,7 +61,7 @@ def remarks(now: Losses, *, lowest: Losses, first: Losses | None, is_best: bool)
                 epochs=IN_A_ROW,
             )
         ]
-    if not is_best and not now.dev <= _limit(dev, first_dev, least=0.5, share=0.1, alone=0.5):
+    if not is_best and _is_above(now.dev, _limit(dev, first_dev, least=0.5, share=0.1, alone=0.5)):
         return [
             Note(
                 "dev loss parts from training",
@@ -76,6 +77,11 @@ def remarks(now: Losses, *, lowest: Losses, first: Losses | None, is_best: bool)
 
 def _pairs(good: Losses, first: Losses | None) -> list[tuple[Number, Number | None]]:
     return list(zip(good, first or (None, None), strict=True))
+
+
+def _is_above(value: Number, limit: Number) -> bool:
+    """NaN is above every limit; nothing is above one of a loss that was not finite either."""
+    return math.isfinite(limit) and not value <= limit
 
 
 def _limit(good: Number, first: Number | None, *, least: float, share: float, alone: float) -> Number:

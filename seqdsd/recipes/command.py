@@ -21,7 +21,7 @@ from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
 from seqdsd.recipes.fitting import Fitted
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, checked_provenance
 
 ConfigT = TypeVar("ConfigT")
 
@@ -40,7 +40,7 @@ class Invocation:
     as the defaults of the settings below are documented."""
     resume: bool = False
     """Go on where the run in --out stopped; start it where there is none; return at once where it is complete.
-    Without --config the settings are that run's own."""
+    Without --config and --preset paper the settings are that run's own."""
     start_from: Path | None = None
     """Folder of a run with the same settings and seed: the leading phases that both have in common are taken over from
     it, where they are finished, not trained again."""
@@ -129,12 +129,17 @@ def parse_command(
 
 
 def _own_settings(out: Path | None, base: ConfigT, recipe: str | None) -> ConfigT | None:
-    """Those of the run in a folder, by default the recipe's, if there is one."""
+    """Those of the run in a folder, by default the recipe's, if there is one.
+
+    Raises:
+        ConfigError: If its settings cannot be read, or are another recipe's.
+        RunFolderError: If another version of seqdsd has written the folder.
+    """
     folder = RunFolder(out or base.out)  # type: ignore[attr-defined]  # every recipe's settings have one
     if not folder.config.is_file():
         return None
-    provenance = read_provenance(folder.config)
-    its_recipe = provenance.get("recipe", recipe) if isinstance(provenance, dict) else recipe
+    provenance = checked_provenance(read_provenance(folder.config), folder.config)
+    its_recipe = provenance.get("recipe", recipe)
     if recipe and its_recipe != recipe:
         raise ConfigError(
             f"{folder.path}: a run of {its_recipe!r}, with which {recipe!r} cannot go on; take another --out"

@@ -188,8 +188,26 @@ def test_stopping_for_another_reason_can_always_save():
     again = LossMeter(**meter.state())  # nobody was told yet
     for one in (meter, again):
         with pytest.raises(TrainingDiverged):
-            one.judge(at_least=10)
+            one.judge()
         one.judge()
+
+
+@pytest.mark.parametrize("saved_at", [3, 7, 10, 12])
+def test_a_process_that_saves_stops_at_the_same_step_as_the_others(saved_at):
+    """Else it would add its gradients to those of another epoch."""
+    stopped_at = []
+    for saves in (True, False):
+        meter = LossMeter()
+        for number in range(1, 31):
+            meter.add(torch.tensor(1.0), torch.tensor(number > 2), (f"step{number}",))
+            if saves and number == saved_at:
+                meter.state()
+            try:
+                meter.judge(at_least=10)
+            except TrainingDiverged:
+                stopped_at.append(number)
+                break
+    assert stopped_at == [20, 20]
 
 
 @pytest.mark.parametrize("read_every", [1, 4, 10, 100])

@@ -50,9 +50,9 @@ def starve(epoch_bad, first_bad):
     return at_step
 
 
-def scripted(make_task, *scripts, num_batches=3):
+def scripted(make_task, *scripts, num_batches=3, scores=None):
     """A task, and the weights at each step before it is made."""
-    task, seen = make_task(), {}
+    task, seen = make_task(scores), {}
     task.num_batches = num_batches
 
     def at_step(epoch, index, batch):
@@ -142,6 +142,14 @@ def test_after_three_returns_the_run_stops(start, make_task, tmp_path):
     assert max(epoch for epoch, _ in seen) == 4
 
 
+def test_patience_is_counted_anew_at_half_the_rate(start, make_task):
+    """Else a phase of little patience would end with the epoch that is undone, and the lower rate never be tried."""
+    task, _ = scripted(make_task, explode_at((1, 0)), scores=[1, 2, 3, 4])
+    [record] = start(task, schedule=DENSE, patience=1)
+    assert [one["epoch"] for one in record["restarts"]] == [2] and record["best_epoch"] == 1
+    assert record["epochs"] == 3
+
+
 def test_a_phase_without_one_good_epoch_stops_the_run(start, make_task, tmp_path):
     task, _ = scripted(make_task, starve(0, 1), starve(1, 1), num_batches=12)
     for _ in range(2):
@@ -193,6 +201,45 @@ def test_stopped_around_a_return_a_run_ends_with_the_same_bits(
         for phase in ("dense-iter-0", "sparse-iter-1", "dense-iter-1"):
             paths = [tmp_path / one / "checkpoints" / f"{phase}.safetensors" for one in (name, "unbroken")]
             assert is_same(*(load_checkpoint(path).tensors for path in paths)), (at, phase)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("script", "num_batches", "killed_in"),
+    [
+        (explode_at((1, 1)), 3, [(1, 2), (2, 0), (2, 1)]),
+        (starve(1, 1), 12, [(1, 4), (1, 10), (2, 0), (2, 1)]),
+    ],
+)
+def test_killed_around_a_return_a_run_ends_with_the_same_bits(
+    start, make_task, tmp_path, script, num_batches, killed_in
+):
+    """With a checkpoint after every step: that the epoch is undone is found out again, or was saved with it."""
+
+    def run(name, *scripts, minutes=60.0):
+        task, _ = scripted(make_task, *scripts, script, num_batches=num_batches)
+        schedule = Schedule((Phase("Dense Iter 0", "dense", 4, 0.05),))
+        return start(task, name, schedule=schedule, checkpoint_minutes=minutes)[0]
+
+    whole = run("unbroken")
+    assert [one["epoch"] for one in whole["restarts"]] == [2]
+    for number, at in enumerate(killed_in):
+
+        def die(task, epoch, index, batch, at=at):
+            if (epoch, index) == at:
+                raise Killed
+
+        name = f"run{number}"
+        with pytest.raises(Killed):
+            run(name, die, minutes=0.0)
+        again = run(name)
+        for key in ("restarts", "train_loss", "dev_loss", "dev_score", "nonfinite_steps"):
+            assert repr(again[key]) == repr(whole[key]), (at, key)
+        paths = [tmp_path / one / "checkpoints" / "dense-iter-0.safetensors" for one in (name, "unbroken")]
+        assert is_same(*(load_checkpoint(path).tensors for path in paths)), at
 
 
 def test_a_checkpoint_from_before_returns_goes_on(start, make_task, tmp_path):

@@ -74,6 +74,16 @@ def test_losses_near_zero_may_double():
     assert has_diverged(now, good=good, first=None)  # where nothing is known of the untrained network
 
 
+@pytest.mark.parametrize("never", [math.nan, math.inf])
+@pytest.mark.parametrize("first", [UNTRAINED, None])
+def test_a_loss_that_never_was_finite_is_no_measure(never, first):
+    """Nothing is undone for the other one alone."""
+    now, good = Losses(500, never), Losses(9, never)
+    assert not has_diverged(now, good=good, first=first)
+    lowest = Losses(9, math.inf)  # as the engine has it where there is none
+    assert not remarks(Losses(9, never), lowest=lowest, first=first, is_best=False)
+
+
 @pytest.mark.parametrize(
     ("now", "is_best", "kind"),
     [

@@ -1,5 +1,6 @@
 """Runs with nothing but --data, by the real command: what they begin from, how they go on, and awkward corpora."""
 
+import re
 import shutil
 import tomllib
 from dataclasses import replace
@@ -140,6 +141,20 @@ def test_other_flags_are_refused_in_words(tone_corpus, tmp_path, capsys):
     assert status == 1 and "other settings" in err
     status, _, err = main(capsys, "--out", out, "--resume", recipe=ds2.RECIPE)
     assert status == 1 and "a run of 'ds1', with which 'ds2' cannot go on; take another --out" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("invented = 1\n[provenance]\nformat = 2", "is from another version of seqdsd (format 2"),
+        ("hidden_size = 16\nprovenance = 3", r"[provenance]: expected `object`"),
+        ("hidden_size = ", "not a readable TOML file"),
+    ],
+)
+def test_a_run_of_another_version_or_with_damaged_settings_is_refused_by_name(tmp_path, text, said):
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'config.toml'}: ") + ".*" + re.escape(said)):
+        parse("--out", tmp_path, "--resume")
 
 
 def test_where_there_is_no_run_resuming_begins_one(tone_corpus, tmp_path, write):

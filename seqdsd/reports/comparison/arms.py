@@ -44,6 +44,12 @@ _ADDED_SINCE = (
     ("optimizer.kind", "nesterov"),
     ("optimizer.curve", "constant"),
     ("optimizer.warmup", 0.0),
+    ("tokenizer.alphabet", " 'abcdefghijklmnopqrstuvwxyz"),
+    ("features.kind", "linear"),
+    ("features.num_mels", 80),
+    ("features.normalise", "bin"),
+    ("augment.stretch", 0.0),
+    ("augment.pitch_semitones", 0.0),
 )
 """Settings that older folders do not have, with what these did."""
 SPARSITIES = "sparsities"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from seqdsd.config import read_config, to_values
 from seqdsd.kinds import BLEU, SPEECH, WER
+from seqdsd.recipes.catalog import RECIPES as CATALOG
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.runs.reading import Run, read_runs
 
@@ -296,6 +298,16 @@ def test_a_second_run_of_an_arm_and_seed_is_left_out_by_name(of, runs, tmp_path)
 
 def test_the_first_phase_alone_is_no_comparison(of):
     assert compare_runs([of("dense")]) == () == compare_runs([])
+
+
+def test_an_old_run_stands_beside_one_whose_folder_has_every_setting_of_today():
+    folders = [RECIPES, RECIPES / "an4" / "records" / "compare-ds2"]
+    found = [run for run in read_runs(folders).runs if run.arm != "Dense"]
+    assert {run.recipe for run in found} == {*CATALOG}
+    for run in found:
+        todays = to_values(read_config(run.folder.config, CATALOG[run.recipe].config_class()))
+        alike = replace(run, settings=todays, seed=run.seed + 1)
+        assert len(compare_runs([run, alike])) == 1, run.folder.path
 
 
 def test_the_committed_records_stand_alone():
