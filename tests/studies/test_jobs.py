@@ -146,8 +146,8 @@ def test_jobs_run_after_what_they_need_and_no_more_at_a_time_than_allowed(proces
     assert found.keys() == needs.keys()
     for name, needed in needs.items():
         assert needed is None or found[needed][1] < found[name][0]
-    overlaps = [sum(start <= other[0] < end for other in found.values()) for start, end in found.values()]
-    assert max(overlaps) <= processes and events.most_running == processes
+    running = [sum(begun <= start < ended for begun, ended in found.values()) for start, _ in found.values()]
+    assert max(running) <= processes and events.most_running == processes
 
 
 def test_on_one_core_jobs_run_in_the_order_given():
