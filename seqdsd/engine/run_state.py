@@ -119,7 +119,7 @@ class PhaseProgress:
         due = [
             Remark(self.epoch, note.kind, note.text)
             for note in notes
-            if note.kind not in said and self.noted_in_a_row[note.kind] >= min(note.epochs, phase.epochs)
+            if note.kind not in said and self.noted_in_a_row[note.kind] >= note.epochs_of(phase.epochs)
         ]
         self.remarks += due
         return due

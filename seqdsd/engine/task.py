@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -33,11 +34,17 @@ class Note:
         kind: Names what is the matter, the same from epoch to epoch: it is said once a phase.
         text: For the user.
         epochs: Said when as many epochs in a row have had it, or all of a shorter phase: 1 where it is never usual.
+        share: And when they are this share of the phase's epochs: a long phase may take long to warm up.
     """
 
     kind: str
     text: str
     epochs: int = 1
+    share: float = 0.0
+
+    def epochs_of(self, phase_epochs: int) -> int:
+        """How many of a phase's epochs in a row have to have it."""
+        return min(max(self.epochs, math.ceil(self.share * phase_epochs)), phase_epochs)
 
     def __str__(self) -> str:
         return self.text

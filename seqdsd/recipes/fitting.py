@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seqdsd.recipes.speech import SpeechConfig
 
 FEW_CHARACTERS_A_SECOND = 3.0
-"""Read speech has 12 to 16."""
+"""AN4 and speechocean762 have 7."""
 FEW_DEV_UTTERANCES = 30
 
 Steps = tuple[tuple[float | int, int], ...]
@@ -147,7 +147,7 @@ def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitt
         Choice(
             {"optimizer": OPTIMIZER},
             f"optimizer {OPTIMIZER.kind}: in each phase the rate rises over the first {OPTIMIZER.warmup:.0%} of the "
-            "steps, then falls to 0 along a cosine",
+            "steps, then falls to a thousandth along a cosine",
         ),
         Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
         *_augmentation(measure, numbers),
@@ -266,7 +266,7 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
         )
     if measure.characters_a_second < FEW_CHARACTERS_A_SECOND:
         notes.append(
-            f"note: {measure.characters_a_second:.2g} characters a second are few (read speech has 12 to 16): cut long "
+            f"note: {measure.characters_a_second:.2g} characters a second are few (AN4 has 7): cut long "
             "silences off, or complete the transcripts"
         )
     if measure.num_to_cut:

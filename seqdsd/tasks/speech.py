@@ -41,9 +41,11 @@ LEAST_MELS = 24
 BLANK_COLLAPSE_SHARE = 0.9
 FEW_WORDS_SHARE = 0.05
 USUAL_STEPS = 600
-"""In which a recogniser's first words come right: AN4's and the embedded corpus' come in fewer."""
+"""In which a recogniser's first words come right, where its rate is constant (AN4, the embedded corpus)."""
 USUAL_EPOCHS = 3
 """The least, however many steps they have."""
+USUAL_SHARE = 1 / 3
+"""And the least of a phase: one that warms up over a fifth of it was at 1 % after 843 steps and ended well (AN4)."""
 LONGEST_EVALUATED_SECONDS = 300.0
 """Of one utterance, however small the batches are: it is evaluated alone, without gradients."""
 
@@ -98,7 +100,8 @@ class FeatureSettings:
             raise ValueError(f"kind must be linear or mel, got {self.kind!r}")
         if not LEAST_MELS <= self.num_mels <= MOST_MELS:
             raise ValueError(
-                f"num_mels must lie in [{LEAST_MELS}, {MOST_MELS}], as more leave filters empty; got {self.num_mels}"
+                f"num_mels must lie in [{LEAST_MELS}, {MOST_MELS}] (more leave filters empty, with fewer torch's "
+                f"convolution may end the process), got {self.num_mels}"
             )
 
     @property
@@ -517,6 +520,7 @@ def _notes(hyps: Sequence[str], words: ErrorRate, usual_epochs: int) -> list[Not
             "(--learning-rates); if it stands, at a third of the rate and then at three times as much; if neither "
             "helps, see that the transcripts belong to their recordings",
             epochs=usual_epochs,
+            share=USUAL_SHARE,
         )
     ]
 

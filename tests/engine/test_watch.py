@@ -101,11 +101,11 @@ def test_remarks(now, is_best, kind):
     assert all("ry " in note.text and note.epochs == 2 for note in notes)  # what to try
 
 
-def remarked(epochs: list[str], *, planned: int, after: int) -> list[int]:
+def remarked(epochs: list[str], *, planned: int, after: int, share: float = 0.0) -> list[int]:
     """Epochs after which a note is shown, of those (``x``) whose evaluation has it."""
     now, phase, shown = PhaseProgress(), Phase("Dense Iter 0", "dense", planned, 0.1), []
     for epoch in epochs:
-        notes = [Note("no word right", "text", epochs=after)] if epoch == "x" else []
+        notes = [Note("no word right", "text", epochs=after, share=share)] if epoch == "x" else []
         now.note_epoch(1.0, evaluation(1.0))
         shown += [one.epoch for one in now.note_remarks(notes, phase)]
     return shown
@@ -117,6 +117,19 @@ def test_a_note_is_shown_once_and_not_before_its_epochs():
     assert remarked(list("xx"), planned=2, after=3) == [2]  # no more come
     assert remarked(list("-x"), planned=2, after=3) == []
     assert Counter(remarked(list("-xx-x"), planned=9, after=1)) == {2: 1}
+
+
+def test_a_note_is_not_shown_before_its_share_of_the_phase():
+    """43 epochs, the words come in the fourth: AN4 with nothing set."""
+    assert [Note("", "", epochs=3, share=1 / 3).epochs_of(planned) for planned in (43, 9, 6, 2)] == [
+        15,
+        3,
+        3,
+        2,
+    ]
+    assert remarked(list("xxx--"), planned=43, after=3, share=1 / 3) == []
+    assert remarked(list("xxx--"), planned=43, after=3) == [3]
+    assert remarked(["x"] * 20, planned=43, after=3, share=1 / 3) == [15]
 
 
 def test_of_a_phase_s_first_epoch_the_phase_before_is_the_measure_but_not_of_a_pruned_one():
