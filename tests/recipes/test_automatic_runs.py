@@ -83,10 +83,11 @@ def test_a_file_lies_on_the_paper_s_settings_whatever_the_preset(tone_corpus, tm
 
 def test_studies_begin_from_the_fitted_settings(tone_corpus):
     arguments = ["--data", str(tone_corpus.folder), "--hidden-size", "20"]
-    found = RECIPES["ds1"].settings(None, arguments, prog="seqdsd compare", reserved=())
+    found, chosen = RECIPES["ds1"].settings(None, arguments, prog="seqdsd compare", reserved=())
     assert found == replace(
         ds1.RECIPE.fit(tone_corpus.folder).settings, data=tone_corpus.folder, hidden_size=20
     )
+    assert "epochs" in chosen["chosen_automatically"] and chosen["corpus"]["utterances"] == 24
 
 
 # A run and its going on.
