@@ -259,6 +259,19 @@ def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, lette
     assert status == 1 and "train.jsonl:1" in err and "--tokenizer.alphabet" in err
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_letter_that_training_does_not_have_is_refused_until_it_is_added(
+    train, tmp_path, write, random_texts, split
+):
+    corpus = write(tmp_path / "letters", random_texts(12, seed=6))
+    entries = corpus.read_manifest(split)
+    corpus.write_manifest(split, [*entries[:2], {**entries[2], "text": "bäd"}])
+    status, _, err = train(corpus)
+    assert status == 1 and f"{split}.jsonl:3: utterance {split}02: 'bäd' has 'ä'" in err
+    assert "add them to the alphabet (--tokenizer.alphabet)" in err and not (tmp_path / "run").exists()
+    assert train(corpus, "--tokenizer.alphabet", " 'abcdefghijklmnopqrstuvwxyzä")[0] == 0
+
+
 def test_upper_case_and_digits_are_refused_with_what_to_do(train, tmp_path, empty_tone_corpus):
     for texts, remedy in (
         (["BAD CAB"] * 4, "Lower-case them"),
