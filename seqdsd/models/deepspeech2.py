@@ -98,7 +98,8 @@ class DeepSpeech2(nn.Module):
         last_fc: Have the FC layer, as Table 8; small corpora learn sooner without.
         bidirectional: Without it the recurrent layers look back only, and a row convolution follows them.
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
-        dropout: On what enters each recurrent layer but the first, and what follows the last, in training. 0 in the papers.
+        dropout: In training, on what enters each recurrent layer but the first and on what follows the last. 0 in the
+            papers.
         clip: Upper bound of the clipped ReLU.
         recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
