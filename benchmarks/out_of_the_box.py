@@ -62,7 +62,7 @@ class Config:
     """A rival has as many parameters, within 5 %, as this one chooses on the corpus by itself; or so many."""
     peak: Literal["auto"] | float = "auto"
     """A rival's peak rate; auto takes the best of 5e-4, 1e-3 and 2e-3 on dev, with seed 0."""
-    batch_seconds: float = 8.0
+    batch_seconds: float = 15.0
     """Audio in a rival's batch."""
     threads: int = 1
     """Of torch."""

@@ -24,7 +24,7 @@ from seqdsd.text import CharacterTokenizer
 NUM_BINS = 80
 DROPOUT = 0.1
 """But SpeechBrain's recipe has 0.15."""
-WARM_UP = 0.2
+WARM_UP = 0.1
 """Share of the steps in which the rate rises."""
 CLIP_NORM = 100.0
 """Of the gradient of a loss that is summed over an utterance."""

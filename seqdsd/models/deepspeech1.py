@@ -29,6 +29,8 @@ class DeepSpeech1(nn.Module):
         hidden_size: Units of every hidden layer.
         batch_norm: Batch norm over valid frames on every hidden layer, in place of its bias. Off in the
             paper's network; small corpora need it.
+        last_fc: Have the FC layer after the recurrent one. Table 6 has it; small corpora learn sooner without
+            (docs/experiments.md).
         dropout: On the feed-forward layers' outputs, in training. 0 in the DSD paper.
         clip: Upper bound of the clipped ReLU.
         recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
@@ -47,6 +49,7 @@ class DeepSpeech1(nn.Module):
         num_bins: int = 161,
         hidden_size: int = 1024,
         batch_norm: bool = False,
+        last_fc: bool = True,
         dropout: float = 0.0,
         clip: float = 20.0,
         recompute_layers: bool = False,
@@ -74,7 +77,7 @@ class DeepSpeech1(nn.Module):
         self.rnn = SharedInputRNN(
             input_size=hidden_size, hidden_size=hidden_size, batch_norm=batch_norm, clip=clip
         )
-        self.fc3 = fully_connected()
+        self.fc3 = fully_connected() if last_fc else nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)
         self.recompute_layers = recompute_layers
 

@@ -93,9 +93,13 @@ class DeepSpeech2(nn.Module):
         hidden_size: Units of every recurrent layer and of the FC layer.
         num_recurrent_layers: At least 1.
         cell: ``relu``, the papers' plain clipped cell with one input matrix for both directions; ``gru``; ``lstm``.
+        recurrent_norm: Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with
+            gated cells and without (docs/experiments.md).
+        last_fc: Have the FC layer, as Table 8; small corpora learn sooner without.
         bidirectional: Without it the recurrent layers look back only, and a row convolution follows them.
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
-        dropout: On what enters each recurrent layer but the first, and the FC layer, in training. 0 in the papers.
+        dropout: In training, on what enters each recurrent layer but the first and on what follows the last. 0 in the
+            papers.
         clip: Upper bound of the clipped ReLU.
         recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
@@ -114,6 +118,8 @@ class DeepSpeech2(nn.Module):
         hidden_size: int = 1760,
         num_recurrent_layers: int = 7,
         cell: Cell = "relu",
+        recurrent_norm: bool = True,
+        last_fc: bool = True,
         bidirectional: bool = True,
         future_frames: int = 20,
         dropout: float = 0.0,
@@ -134,7 +140,7 @@ class DeepSpeech2(nn.Module):
                     input_size=input_size,
                     hidden_size=hidden_size,
                     bidirectional=bidirectional,
-                    batch_norm=True,
+                    batch_norm=recurrent_norm,
                     clip=clip,
                 )
             return GatedRNN(
@@ -142,7 +148,7 @@ class DeepSpeech2(nn.Module):
                 input_size=input_size,
                 hidden_size=hidden_size,
                 bidirectional=bidirectional,
-                batch_norm=True,
+                batch_norm=recurrent_norm,
             )
 
         self.conv1 = ConvLayer(
@@ -156,8 +162,12 @@ class DeepSpeech2(nn.Module):
         self.row_conv = (
             None if bidirectional else RowConvolution(hidden_size=hidden_size, future_frames=future_frames)
         )
-        self.fc = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
+        self.fc = (
+            nn.Sequential(
+                nn.Linear(hidden_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
+            )
+            if last_fc
+            else nn.Identity()
         )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)

@@ -29,12 +29,16 @@ class NetworkSettings:
     """Table 8: 7."""
     cell: Cell = "relu"
     """relu: the papers' plain cell, one input matrix for both directions; or torch's gru or lstm."""
+    recurrent_norm: bool = True
+    """Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with gated cells and without."""
+    last_fc: bool = True
+    """Table 8's FC layer after the recurrent ones."""
     bidirectional: bool = True
     """Without it the recurrent layers look back only, and a row convolution follows them, for streaming."""
     future_frames: int = 20
     """Output frames of 20 ms that the row convolution looks ahead; only where not bidirectional."""
     dropout: float = 0.0
-    """On what enters each recurrent layer but the first, and the FC layer, in training."""
+    """On what enters each recurrent layer but the first, and what follows the last, in training."""
     recompute_layers: bool = False
     """Compute each layer again in the backward pass rather than keep what is inside it: less memory, more time."""
 
@@ -72,6 +76,8 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
         hidden_size=config.hidden_size,
         num_recurrent_layers=config.network.num_recurrent_layers,
         cell=config.network.cell,
+        recurrent_norm=config.network.recurrent_norm,
+        last_fc=config.network.last_fc,
         bidirectional=config.network.bidirectional,
         future_frames=config.network.future_frames,
         dropout=config.network.dropout,

@@ -42,15 +42,17 @@ class Numbers:
     """Units of each layer; the paper's above."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
-    steps_an_epoch: int = 300
-    """What the batch is cut for."""
-    batch_seconds: tuple[float, float] = (8.0, 120.0)
-    """The smallest and the largest batch."""
+    batch_seconds: float = 15.0
+    batch_seconds_few: float = 8.0
+    """Below ``few_hours``."""
+    batches_grow_hours: float = 5.0
+    """Above, batches grow with the hours' square root."""
+    largest_batch_seconds: float = 120.0
     utterances_a_batch: float = 3.0
     """At least so many of mean length, as far as the largest batch holds them: norms are over a batch."""
-    dense_steps: int = 12_000
+    dense_steps: int = 10_000
     """Of the first phase, up to ``many_hours``; above, they grow with the hours' square root."""
-    many_hours: float = 10.0
+    many_hours: float = 1.0
     dense_epochs: tuple[int, int] = (5, 100)
     """The fewest and the most of the first phase."""
     later_epochs: float = 1 / 4
@@ -69,11 +71,14 @@ class Numbers:
     """What the rule was measured on; the rest is extrapolated."""
 
 
-DS1 = Numbers(network={"batch_norm": True})
-DS2 = Numbers(network={"cell": "gru"}, recurrent_layers=((10, 2), (100, 3), (math.inf, 5)))
+DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
+DS2 = Numbers(
+    network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
+    recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
+)
 
 OPTIMIZER = AdamWSettings(
-    curve="cosine", warmup=0.2, momentum=0.9, decay=0.99, weight_decay=0.01, clip_norm=100.0
+    curve="cosine", warmup=0.1, momentum=0.9, decay=0.99, weight_decay=0.01, clip_norm=100.0
 )
 
 
@@ -165,9 +170,11 @@ def steps_an_epoch(measure: CorpusMeasure, batch_seconds: float) -> int:
 
 
 def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
-    least, most = numbers.batch_seconds
-    seconds = 3600 * measure.hours / numbers.steps_an_epoch
-    seconds = min(most, max(least, seconds, numbers.utterances_a_batch * measure.mean_seconds))
+    is_few = measure.hours < numbers.few_hours
+    seconds = numbers.batch_seconds_few if is_few else numbers.batch_seconds
+    seconds *= max(1.0, measure.hours / numbers.batches_grow_hours) ** 0.5
+    seconds = max(seconds, numbers.utterances_a_batch * measure.mean_seconds)
+    seconds = min(seconds, numbers.largest_batch_seconds)
     why = ""
     if seconds < measure.longest_whole_seconds:
         seconds, why = measure.longest_whole_seconds, ", and the longest utterance must fit"
@@ -176,8 +183,9 @@ def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
     seconds = float(math.ceil(seconds))
     steps = steps_an_epoch(measure, seconds)
     given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch"
-    reason = f"batches of {seconds:g} s: {given}{why}"
-    return seconds, Choice({"batches.max_batch_seconds": seconds}, reason)
+    reason = f"batches of {seconds:g} s, long and short ones mixed from the first epoch on: {given}{why}"
+    values = {"batches.max_batch_seconds": seconds, "batches.sorta_grad": False}
+    return seconds, Choice(values, reason)
 
 
 def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
@@ -223,6 +231,8 @@ def _network(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
 _NETWORK_REASONS = {
     "batch_norm": "batch norm: without it small corpora do not train at such rates",
     "cell": "GRU cells: gated ones keep longer contexts; the plain ones were not compared on small corpora",
+    "recurrent_norm": "no batch norm in the recurrent layers: with a few utterances a batch GRUs learn sooner without",
+    "last_fc": "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)",
 }
 
 

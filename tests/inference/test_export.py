@@ -34,7 +34,14 @@ NETWORKS = {
     "ds2 forward only": lambda: DeepSpeech2(
         vocab_size=5, hidden_size=16, num_recurrent_layers=2, bidirectional=False, future_frames=3
     ),
-    "ds2 gru": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="gru"),
+    "ds2 gru": lambda: DeepSpeech2(
+        vocab_size=5,
+        hidden_size=16,
+        num_recurrent_layers=2,
+        cell="gru",
+        recurrent_norm=False,
+        last_fc=False,
+    ),
     "ds2 lstm": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm"),
     "ds2 lstm, forward only": lambda: DeepSpeech2(
         vocab_size=5, hidden_size=16, num_recurrent_layers=1, cell="lstm", bidirectional=False

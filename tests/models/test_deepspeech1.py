@@ -59,6 +59,12 @@ def test_table_6():
     assert sum(parameter.numel() for parameter in model.parameters()) == 8_139_805
 
 
+def test_without_its_last_fc_layer_it_has_that_many_parameters_less():
+    with torch.device("meta"):
+        model = DeepSpeech1(last_fc=False)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 8_139_805 - TABLE_6["fc3"]
+
+
 def test_output_frames_are_the_convolutions():
     model = small()
     for num_frames in range(1, 50):
@@ -88,13 +94,16 @@ def slow_deepspeech1(parameters: dict[str, Tensor], features: Tensor, clip: floa
     projected = hidden @ p["rnn.input.weight"].T + p["rnn.input.bias"]
     forward = slow_recurrence(projected, p["rnn.weight_recurrent"][0], clip)
     backward = slow_recurrence(projected.flip(0), p["rnn.weight_recurrent"][1], clip).flip(0)
-    hidden = fully_connected(forward + backward, "fc3")
+    hidden = forward + backward
+    if "fc3.0.weight" in p:
+        hidden = fully_connected(hidden, "fc3")
     return (hidden @ p["output.weight"].T + p["output.bias"]).log_softmax(-1)
 
 
+@pytest.mark.parametrize("last_fc", [True, False])
 @pytest.mark.parametrize("scale", [1, 30])  # at 30 the clip at 20 acts
-def test_against_the_equations(scale):
-    model, items = small(), [scale * item for item in utterances(LENGTHS)]
+def test_against_the_equations(scale, last_fc):
+    model, items = small(last_fc=last_fc), [scale * item for item in utterances(LENGTHS)]
     log_probs, out_lengths = model(*batch_of(items, filling=math.nan))
     assert out_lengths.tolist() == [12, 1, 20, 6, 1, 6]
     for item, output, length in zip(items, log_probs, out_lengths, strict=True):

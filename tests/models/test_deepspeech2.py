@@ -15,6 +15,7 @@ KINDS = [
     {},
     {"cell": "gru"},
     {"cell": "lstm"},
+    {"cell": "gru", "recurrent_norm": False, "last_fc": False},
     {"bidirectional": False, "future_frames": 3},
     {"cell": "gru", "bidirectional": False, "future_frames": 0},
 ]
@@ -56,6 +57,14 @@ def test_table_8():
     assert parameters_of(model) == 19_616 + 239_168 + 8_507_840 + 6 * 9_296_320 + 3_101_120 + 51_069
 
 
+def test_without_norm_of_recurrent_layers_and_without_its_fc_layer_it_has_none_of_their_parameters():
+    with torch.device("meta"):
+        model = DeepSpeech2(recurrent_norm=False, last_fc=False)
+    # A layer's scale and shift make way for a bias.
+    assert [parameters_of(layer) for layer in model.recurrent] == [8_506_080, *[9_294_560] * 6]
+    assert parameters_of(model.fc) == 0
+
+
 def test_output_frames_are_the_convolutions():
     model = small()
     for num_frames in range(1, 50):
@@ -93,7 +102,9 @@ def slow_recurrence(projected: Tensor, weight: Tensor) -> Tensor:
 
 
 def slow_recurrent_layer(layer: nn.Module, hidden: Tensor) -> Tensor:
-    projected = slow_norm(hidden @ layer.input.weight.T, layer.norm)
+    projected = layer.input(hidden)
+    if isinstance(layer.norm, nn.BatchNorm1d):
+        projected = slow_norm(projected, layer.norm)
     output = slow_recurrence(projected, layer.weight_recurrent[0])
     if len(layer.weight_recurrent) == 2:
         output = output + slow_recurrence(projected.flip(0), layer.weight_recurrent[1]).flip(0)
@@ -117,7 +128,8 @@ def slow_deepspeech2(model: DeepSpeech2, features: Tensor) -> Tensor:
         hidden = slow_recurrent_layer(layer, hidden)
     if model.row_conv is not None:
         hidden = slow_row_convolution(model.row_conv.conv.weight, hidden)
-    hidden = slow_norm(hidden @ model.fc[0].weight.T, model.fc[1]).clamp(0, 20)
+    if isinstance(model.fc, nn.Sequential):
+        hidden = slow_norm(hidden @ model.fc[0].weight.T, model.fc[1]).clamp(0, 20)
     return (hidden @ model.output.weight.T + model.output.bias).log_softmax(-1)
 
 
@@ -132,7 +144,10 @@ def with_statistics(model: DeepSpeech2) -> DeepSpeech2:
     return model.eval()
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": False, "future_frames": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": False, "future_frames": 3}, {"recurrent_norm": False}, {"last_fc": False}],
+)
 def test_against_the_equations(options):
     model, items = with_statistics(small(**options)), utterances(LENGTHS)
     log_probs, out_lengths = model(*batch_of(items, filling=math.nan))
@@ -257,7 +272,7 @@ def test_recomputed_layers_change_no_gradient_and_no_statistic(options):
     again.load_state_dict(kept.state_dict())
     batch = batch_of(utterances(LENGTHS), filling=0.0)
     expected, found = trained_once(kept, *batch), trained_once(again, *batch)
-    assert int(found["fc.1.num_batches_tracked"]) == 1
+    assert int(found["conv2.norm.num_batches_tracked"]) == 1
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
 
