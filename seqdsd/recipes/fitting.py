@@ -26,7 +26,7 @@ FEW_CHARACTERS_A_SECOND = 3.0
 """AN4 and speechocean762 have 7."""
 FEW_DEV_UTTERANCES = 30
 
-Steps = tuple[tuple[float | int, int], ...]
+Steps = tuple[tuple[float | int, float | int], ...]
 """Pairs of hours and a value: the first whose hours are more than the corpus has decides."""
 
 
@@ -61,10 +61,9 @@ class Numbers:
     """Learning rate of the first phase."""
     ladder: tuple[float | int, ...] = (8, 5, 3, 1, 0.3)
     """Ratios of the phases' rates: Table 7's."""
-    dropout: float = 0.1
-    dropout_few: float = 0.2
-    """Below ``few_hours``."""
+    dropout: Steps = ((1 / 6, 0.2), (math.inf, 0.1))
     few_hours: float = 1 / 6
+    """Below, small batches."""
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
     measured_hours: tuple[float, float] = (0.06, 0.7)
@@ -75,6 +74,7 @@ DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
 DS2 = Numbers(
     network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
+    dropout=((10, 0.3), (math.inf, 0.1)),
 )
 
 OPTIMIZER = AdamWSettings(
@@ -237,10 +237,8 @@ _NETWORK_REASONS = {
 
 
 def _dropout(measure: CorpusMeasure, numbers: Numbers) -> Choice:
-    is_few = measure.hours < numbers.few_hours
-    share = numbers.dropout_few if is_few else numbers.dropout
-    why = _below(numbers.few_hours) if is_few else f"for {duration(numbers.few_hours)} of audio and more"
-    return Choice({"network.dropout": share}, f"dropout {share:g}: {why}")
+    bound, share = _at(measure.hours, numbers.dropout)
+    return Choice({"network.dropout": share}, f"dropout {share:g}: {_below(bound)}")
 
 
 def _augmentation(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
@@ -299,12 +297,12 @@ def show_choices(chosen: Fitted, settings: Any, console: Console) -> None:
         console.print(f"  {printable(line)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _at(hours: float, steps: Steps) -> tuple[float | int, int]:
+def _at(hours: float, steps: Steps) -> tuple[float | int, float | int]:
     return next(step for step in steps if hours < step[0])
 
 
 def _below(hours: float | int) -> str:
-    return "as for large corpora" if hours == math.inf else f"for less than {duration(hours)} of audio"
+    return "as for larger corpora" if hours == math.inf else f"for less than {duration(hours)} of audio"
 
 
 def _some(characters: Sequence[str]) -> str:
