@@ -34,6 +34,7 @@ training comes first:
   python -m seqdsd.recipes.ds1                                  a recogniser, of a small corpus made on the spot
   python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml    AN4
   python -m seqdsd.recipes.ds2                                  the same with DeepSpeech 2
+  python -m seqdsd.recipes.ds2 --data data/mine                 your own speech, by settings that fit it
   python -m seqdsd.recipes.neuraltalk                           a captioner, of a small corpus drawn on the spot
   python -m seqdsd.recipes.neuraltalk --config recipes/flickr8k/neuraltalk.toml    Flickr8k
 """

@@ -116,6 +116,13 @@ def test_version(capsys):
     assert call(capsys, "--version") == (0, f"seqdsd {__version__}\n", "")
 
 
+def test_it_is_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "seqdsd", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"seqdsd {__version__}\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_with_an_example(capsys, name):
     status, out, _ = call(capsys, name, "--help")

@@ -1,0 +1,6 @@
+"""``python -m seqdsd`` is ``seqdsd``."""
+
+from seqdsd.cli import main
+
+if __name__ == "__main__":
+    main()
