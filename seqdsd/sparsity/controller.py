@@ -424,10 +424,11 @@ class DSD:
                     f"saved with other rules: the sparsity of {odd[0]!r} in {name} was {odd[1]}, is here {odd[2]}; "
                     f"{remedy}"
                 )
-        if (best := state["best_weights"]) and (odd := sorted(best.keys() ^ self.model.state_dict().keys())):
-            raise ValueError(
-                f"saved with another model: of its best weights {odd[0]!r} is missing or unknown; {remedy}"
-            )
+        if best := state["best_weights"]:
+            if unknown := sorted(best.keys() ^ self.model.state_dict().keys()):
+                raise ValueError(
+                    f"saved with another model: of its best weights {unknown[0]!r} is missing or unknown; {remedy}"
+                )
 
 
 @dataclass(frozen=True)

@@ -185,12 +185,12 @@ class Schedule:
         Raises:
             ValueError: If the schedule has no such moment.
         """
-        unit, of = ("epoch", self.total_epochs) if of is None else ("moment", of)
-        if not 0 <= epoch < of:
-            raise ValueError(f"{unit} must be in [0, {of}), got {epoch}")
+        whole = self.total_epochs if of is None else of
+        if not 0 <= epoch < whole:
+            raise ValueError(f"{'epoch' if of is None else 'moment'} must be in [0, {whole}), got {epoch}")
         ends = accumulate(phase.epochs for phase in self.phases)
         # The last phase whatever a product of fractions is rounded to.
-        within = (epoch * self.total_epochs < end * of for end in ends)
+        within = (epoch * self.total_epochs < end * whole for end in ends)
         return next(compress(self.phases, within), self.phases[-1])
 
     def starts(self, *, of: int) -> tuple[int, ...]:
