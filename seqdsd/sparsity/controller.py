@@ -68,6 +68,11 @@ class DSD:
         masks: The round's masks: from the start of its sparse phase to the end of its redense phase; otherwise None.
     """
 
+    # Where it stands; set by ``stand_at``.
+    masks: MaskSet | None
+    _best_score: float | None
+    _best_weights: dict[str, Any]
+
     def __init__(
         self,
         model: nn.Module,
@@ -286,9 +291,9 @@ class DSD:
             raise RuntimeError(f"{self._now.name} is held; load a state before dsd.phases() or dsd.enter()")
         self._index, self._epoch, self.masks = index, epoch, masks
         self._was_held = False
-        self._best_score: float | None = None
+        self._best_score = None
         self._best_epoch = -1
-        self._best_weights: dict[str, Any] = {}
+        self._best_weights = {}
 
     def control(self, model: nn.Module | None = None) -> DSD:
         """The same phases, epochs and learning rates with nothing pruned (LLR): what DSD is to be compared with.
