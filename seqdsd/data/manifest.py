@@ -18,10 +18,13 @@ from typing import Any, Literal
 from seqdsd.data.unpacking import TIMES, largest_unpacked
 from seqdsd.printable import printable_lines
 from seqdsd.records import replacing
+from seqdsd.records.reading import is_deeper
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LONGEST_LINE_BYTES = 2**24
 _MOST_SKIPPED = 1_000_000
+_MAX_DEPTH = 32
+"""Lists and objects within each other; Lhotse's have seven. Python cannot quote all that it can read."""
 _LONGEST_MESSAGE = 2_000
 
 
@@ -232,6 +235,10 @@ def parse_line(line: bytes, path: Path, line_number: int) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not JSON ({error}). Write one JSON object a line.") from error
+    if is_deeper(entry, _MAX_DEPTH):
+        raise ManifestError(
+            f"{where}: more than {_MAX_DEPTH} lists and objects within each other. Leave out what is nested so deep."
+        )
     if not isinstance(entry, dict):
         raise ManifestError(
             f'{where}: a JSON {type(entry).__name__}, not an object. Write {{"audio_filepath": …}}.'

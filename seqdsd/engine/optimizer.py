@@ -24,6 +24,10 @@ from seqdsd.optim import NeuralTalkRMSprop
 class OptimizerSettings(Protocol):
     """What the engine needs to know of an optimizer."""
 
+    @property
+    def state_size(self) -> int:
+        """Numbers that it keeps for each weight."""
+
     def rate(self, peak: float | int, *, epochs: int, epoch: int, step: int, num_batches: int) -> float:
         """The learning rate of one step (see ``RateSettings.rate``)."""
 
@@ -54,6 +58,11 @@ class NesterovSettings(RateSettings):
             raise ValueError(f"momentum must be in (0, 1), got {self.momentum}")
         _check_not_negative(self, "weight_decay")
         _check_above_0(self, "clip_norm")
+
+    @property
+    def state_size(self) -> int:
+        """The momentum."""
+        return 1
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float | int) -> torch.optim.Optimizer:
         """Fused SGD whose momentum starts at 0.
@@ -104,6 +113,11 @@ class AdamWSettings(RateSettings):
         _check_not_negative(self, "weight_decay")
         _check_above_0(self, "epsilon", "clip_norm")
 
+    @property
+    def state_size(self) -> int:
+        """Both moments."""
+        return 2
+
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float | int) -> torch.optim.Optimizer:
         """Fused AdamW, with one group for matrices and one, undecayed, for vectors."""
         groups, betas = _decayed_and_not(parameters, self.weight_decay), (self.momentum, self.decay)
@@ -137,6 +151,11 @@ class AdaptiveSettings(RateSettings):
         _check_betas(self)
         _check_not_negative(self, "weight_decay")
         _check_above_0(self, "epsilon", "clip_value")
+
+    @property
+    def state_size(self) -> int:
+        """The mean squared gradient; adam's mean gradient, too."""
+        return 1 if self.kind == "rmsprop" else 2
 
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float | int) -> torch.optim.Optimizer:
         """The optimizer, with one group for matrices and one, undecayed, for biases."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,19 +53,27 @@ class Recipe:
         *,
         prog: str,
         reserved: Sequence[str],
+        common: Path | None = None,
         console: Console | None = None,
-    ) -> RunConfig:
+    ) -> tuple[RunConfig, Mapping[str, Any]]:
         """The settings of a file, or those that fit the corpus, under those of a command line.
+
+        Where runs have been begun with settings that fitted the corpus, these are gone on with: it may have been
+        mended or have grown since, and others would fit now.
 
         Args:
             file: Settings file; None takes the embedded corpus, unless the command line names data.
             arguments: Flags of the recipe.
             prog: The command that asks, for its messages.
             reserved: Flags that may not be among them, since the command decides what they would.
+            common: Settings file of the runs begun before, if any.
             console: Where it is said what was chosen for the corpus, and why.
 
+        Returns:
+            The settings, and what is to be noted of them: what was chosen for the corpus, and by which measure.
+
         Raises:
-            ConfigError: If the file cannot be used.
+            ConfigError: If a file cannot be used.
             ValueError: If a flag is reserved.
             SystemExit: After a wrong flag.
         """
@@ -73,45 +81,55 @@ class Recipe:
             flag = argument.split("=")[0].replace("_", "-").replace("--no-", "--", 1)
             if flag in reserved:
                 raise ValueError(f"{argument} after --: {prog} decides that itself; see {prog} --help")
+        chosen = self._chosen_before(common) if common and file is None else {}
         parsed = parse_command(
             self.config_class,
             prog=f"{prog} … --",
             description=f"Settings of the {self.name} recipe.",
             without_data=self.without_data,
             with_data=self.with_data,
+            chosen_before=common if chosen else None,
             argv=[*(["--config", str(file)] if file else []), *arguments],
         )
         if parsed.fitted and console:
             show_choices(parsed.fitted, parsed.settings, console)
-        return parsed.settings
+        return parsed.settings, parsed.fitted.provenance(parsed.settings) if parsed.fitted else chosen
 
-    def check_common(self, path: Path, config: RunConfig) -> None:
+    def _chosen_before(self, path: Path) -> Mapping[str, Any]:
+        """What the settings file of runs begun before notes of its choices for the corpus; empty where it has none."""
+        if not _has_runs(path) or _recipe_in(path) != self.name:
+            return {}
+        noted = read_provenance(path)
+        return {key: noted[key] for key in ("chosen_automatically", "corpus") if key in noted}
+
+    def check_common(self, path: Path, config: RunConfig, *, of_each: Sequence[str] = ()) -> None:
         """See that runs which have ``config`` in common fit to those that have been begun below the file's folder.
 
         Args:
             path: Settings file of the runs begun before, if any.
             config: What the runs have in common.
+            of_each: Settings in it that each run has of its own.
 
         Raises:
             RunFolderError: If the file is of another recipe, or has other settings.
             ConfigError: If it cannot be read.
         """
-        has_runs = any(path.parent.glob("seed-*/*/config.toml"))
-        if not has_runs or not path.is_file():
+        if not _has_runs(path):
             return
         if (its_recipe := _recipe_in(path)) != self.name:
             raise RunFolderError(
                 f"{path}: of runs of {its_recipe!r}, among which {self.name!r} has no place; take another --out"
             )
         found = differences(read_config(path, self.config_class()), config)
-        if changed := [line for line in found if line.split(":")[0] not in self.may_change]:
+        may_differ = (*self.may_change, *of_each)
+        if changed := [line for line in found if line.split(":")[0] not in may_differ]:
             raise RunFolderError(
                 f"{path}: the runs there have other settings ({'; '.join(changed)}); take another --out"
             )
 
-    def write_common(self, path: Path, config: RunConfig) -> None:
-        """Write what runs have in common, for them to be started from."""
-        write_atomically(path, to_toml(config, {"recipe": self.name, **provenance(config.seed)}))
+    def write_common(self, path: Path, config: RunConfig, chosen: Mapping[str, Any]) -> None:
+        """Write what runs have in common, for them to be started from, and what of it was chosen for the corpus."""
+        write_atomically(path, to_toml(config, {"recipe": self.name, **chosen, **provenance(config.seed)}))
 
     def has_finished(self, folder: RunFolder, config: RunConfig) -> bool:
         """Whether the folder holds the complete run with these settings.
@@ -169,6 +187,11 @@ def find_recipe(named: str, recipe: str | None) -> tuple[Recipe, Path | None]:
         said = f"{name!r} is none" if name else "its name does not begin with one"
         raise UnknownRecipe(f"{path}: which recipe is it for? {said} of {known}; say so by --recipe")
     return RECIPES[name], path
+
+
+def _has_runs(path: Path) -> bool:
+    """Whether runs have been begun with the settings of a file, below its folder."""
+    return path.is_file() and any(path.parent.glob("seed-*/*/config.toml"))
 
 
 def _recipe_in(path: Path) -> str | None:

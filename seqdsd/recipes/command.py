@@ -65,6 +65,7 @@ def parse_command(
     description: str,
     without_data: Callable[[], ConfigT],
     with_data: Callable[[Path, OnBadData], Fitted] | None = None,
+    chosen_before: Path | None = None,
     recipe: str | None = None,
     argv: Sequence[str] | None = None,
 ) -> Command[ConfigT]:
@@ -81,6 +82,7 @@ def parse_command(
         description: For ``--help``.
         without_data: Settings to begin with where neither ``--data`` nor the file names a corpus.
         with_data: Settings that fit the corpus in a folder; by default the class's own.
+        chosen_before: File of those that ``with_data`` chose once, read in its place: the corpus may have changed.
         recipe: Its name: a run of another is not gone on with.
         argv: For tests; the process's own by default.
 
@@ -112,6 +114,9 @@ def parse_command(
         base = own
     elif seen.data is None:
         base = without_data()
+    elif chosen_before:
+        base = read_config(chosen_before, base)
+        log.info("going on with the settings in %s, which were chosen for the corpus", chosen_before)
     elif with_data:
         fitted = with_data(seen.data, seen.on_bad_data)
         base = fitted.settings

@@ -42,15 +42,17 @@ class Numbers:
     """Units of each layer; the paper's above."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
-    batch_seconds: tuple[float, float] = (8.0, 120.0)
-    """The smallest and the largest batch."""
-    hour_batch_seconds: float = 19.0
-    """Of one hour; between the bounds batches grow with the hours' square root, as do the steps of an epoch."""
+    batch_seconds: float = 15.0
+    batch_seconds_few: float = 8.0
+    """Below ``few_hours``."""
+    batches_grow_hours: float = 5.0
+    """Above, batches grow with the hours' square root."""
+    largest_batch_seconds: float = 120.0
     utterances_a_batch: float = 3.0
     """At least so many of mean length, as far as the largest batch holds them: norms are over a batch."""
     dense_steps: int = 10_000
     """Of the first phase, up to ``many_hours``; above, they grow with the hours' square root."""
-    many_hours: float = 10.0
+    many_hours: float = 1.0
     dense_epochs: tuple[int, int] = (5, 100)
     """The fewest and the most of the first phase."""
     later_epochs: float = 1 / 4
@@ -168,9 +170,11 @@ def steps_an_epoch(measure: CorpusMeasure, batch_seconds: float) -> int:
 
 
 def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
-    least, most = numbers.batch_seconds
-    seconds = numbers.hour_batch_seconds * measure.hours**0.5
-    seconds = min(most, max(least, seconds, numbers.utterances_a_batch * measure.mean_seconds))
+    is_few = measure.hours < numbers.few_hours
+    seconds = numbers.batch_seconds_few if is_few else numbers.batch_seconds
+    seconds *= max(1.0, measure.hours / numbers.batches_grow_hours) ** 0.5
+    seconds = max(seconds, numbers.utterances_a_batch * measure.mean_seconds)
+    seconds = min(seconds, numbers.largest_batch_seconds)
     why = ""
     if seconds < measure.longest_whole_seconds:
         seconds, why = measure.longest_whole_seconds, ", and the longest utterance must fit"

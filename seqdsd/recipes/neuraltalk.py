@@ -247,7 +247,7 @@ def make_task(
         vocabulary = make_vocabulary(config.vocabulary, usable)
     corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
     make = partial(make_model, config, vocabulary, feature_size=features.feature_size)
-    check_memory(make, config)
+    check_memory(make, config, optimizer=config.optimizer)
     torch.manual_seed(config.seed)
     model = make()
     model.set_output_bias(vocabulary.output_bias())

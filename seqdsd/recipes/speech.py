@@ -169,7 +169,7 @@ class SpeechRecipe:
         folder = config.data or synthetic_speech(SyntheticSpeech())
         corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
-        check_memory(lambda: self.make_model(config, tokenizer), config)
+        check_memory(lambda: self.make_model(config, tokenizer), config, optimizer=config.optimizer)
         return SpeechTask(
             model=self.make_model(config, tokenizer),
             tokenizer=tokenizer,

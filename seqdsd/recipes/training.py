@@ -334,7 +334,9 @@ def _parts(save_parts: Callable[[Path], Mapping[str, str]], path: Path) -> Mappi
         raise OSError(f"{path}: cannot be written ({error}); make room, or take another --out") from error
 
 
-def check_memory(make_model: Callable[[], nn.Module], config: RunConfig) -> None:
+def check_memory(
+    make_model: Callable[[], nn.Module], config: RunConfig, *, optimizer: OptimizerSettings
+) -> None:
     """See that the machine has the memory for a network, before it is made.
 
     Training on the CPU keeps, beside the weights, a gradient, the optimizer's state and the phase's best weights.
@@ -344,7 +346,7 @@ def check_memory(make_model: Callable[[], nn.Module], config: RunConfig) -> None
     """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # a network without storage
         count = sum(parameter.numel() for parameter in make_model().parameters())
-    copies = 1 if config.pins_memory else 4
+    copies = 1 if config.pins_memory else 3 + optimizer.state_size
     needed, there = 4 * copies * count, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise OutOfMemory(

@@ -53,7 +53,7 @@ def checked(value: Any, shape: Any, where: str, *, remedy: str = REMEDY) -> Any:
         msgspec.convert(value, shape)
     except msgspec.ValidationError as error:
         raise RunFolderError(f"{where}: {_said(error)}; {remedy}") from None
-    if _is_deeper(value, MAX_DEPTH):
+    if is_deeper(value, MAX_DEPTH):
         raise RunFolderError(f"{where}: more than {MAX_DEPTH} lists within each other; {remedy}")
     return value
 
@@ -74,8 +74,9 @@ def _said(error: msgspec.ValidationError) -> str:
     return f"{place.strip('.`')}: {message}" if place else message
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether more than so many objects and lists stand within each other."""
     if not isinstance(value, dict | list):
         return False
     inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(one, levels - 1) for one in inner)
+    return levels == 0 or any(is_deeper(one, levels - 1) for one in inner)

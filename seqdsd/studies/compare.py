@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +30,7 @@ from seqdsd.studies.jobs import Job, Share, makespan, run_jobs
 from seqdsd.studies.speed import Speed, measure_speed
 
 PROG = "seqdsd compare"
+SETTINGS = "comparison.toml"
 _DESCRIPTION = """\
 Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
 
@@ -38,8 +40,8 @@ Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
   dsdsd     all rounds (--iters)
 
 All arms of a seed start from the same weights; llr and dsd share the very same Dense Iter 0, dsdsd goes on from dsd:
-each phase is trained once. Stop it when you like: the same command goes on, and what is finished is never trained
-again. More seeds or arms may be asked for later.
+each phase is trained once. Stop it when you like: the same command goes on, with the settings that were chosen for the
+corpus at first, and what is finished is never trained again. More seeds or arms may be asked for later.
 """
 _EPILOG = """\
 examples:
@@ -61,6 +63,8 @@ class ComparisonPlan:
     recipe: Recipe
     common: RunConfig
     """What all runs have in common; of seed, method and folder each has its own."""
+    chosen: Mapping[str, Any]
+    """What of it was chosen for the corpus, by which measure."""
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     out: Path
@@ -68,7 +72,7 @@ class ComparisonPlan:
     @property
     def settings(self) -> Path:
         """The file of what all runs have in common."""
-        return self.out / "comparison.toml"
+        return self.out / SETTINGS
 
     def jobs(self) -> list[Job]:
         """A run an arm and seed.
@@ -108,7 +112,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
         return
     with RunFolder(plan.out).locked():
         jobs = plan.jobs()
-        plan.recipe.write_common(plan.settings, plan.common)
+        plan.recipe.write_common(plan.settings, plan.common, plan.chosen)
         logs, per_run = plan.out / "logs", options.processes_per_run
         if options.submit == "print":
             print_script(jobs, processes_per_run=per_run)
@@ -202,12 +206,14 @@ def _show_tables(comparison: Comparison, console: Console) -> None:
 
 def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> ComparisonPlan:
     recipe, file = find_recipe(options.recipe_file, options.recipe)
-    common = recipe.settings(file, settings, prog=PROG, reserved=RESERVED, console=console)
+    out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"
+    common, chosen = recipe.settings(
+        file, settings, prog=PROG, reserved=RESERVED, common=out / SETTINGS, console=console
+    )
     common = replace(common, iters=common.iters if options.iters is None else options.iters)
     arms = make_arms(common, options.arms, baseline_anneal=options.baseline_anneal)
-    out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"
     common = replace(common, seed=0, method="dsd", out=out)
-    return ComparisonPlan(recipe, common, tuple(arms), options.seeds, out)
+    return ComparisonPlan(recipe, common, chosen, tuple(arms), options.seeds, out)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

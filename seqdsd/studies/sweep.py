@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,11 +23,13 @@ from seqdsd.studies.job_display import JobDisplay
 from seqdsd.studies.jobs import Job, Share, run_jobs
 
 PROG = "seqdsd sweep"
+SETTINGS = "sweep.toml"
 _DESCRIPTION = """\
 Choose sparsity and learning rates, as the paper did, on the dev set: every sparsity is trained with every ladder of
 learning rates, and each ladder once with nothing pruned (llr), so that one sees what pruning does. The dense phase is
 trained once for all that have it in common. The runs never look at a test set, and a run that did is refused. What is
-finished is never trained again, and more points or seeds may be asked for later.
+finished is never trained again, and more points or seeds may be asked for later. The same command goes on, with the
+settings that were chosen for the corpus at first.
 """
 _EPILOG = """\
 examples:
@@ -97,7 +100,10 @@ class SweepPlan:
 
     recipe: Recipe
     common: RunConfig
-    """What all runs have in common; they do not score test sets."""
+    """What all runs have in common; they do not score test sets. Its learning rates are the recipe's, and each run has
+    its own."""
+    chosen: Mapping[str, Any]
+    """What of it was chosen for the corpus, by which measure."""
     points: tuple[Point, ...]
     seeds: tuple[int, ...]
     out: Path
@@ -105,7 +111,7 @@ class SweepPlan:
     @property
     def settings(self) -> Path:
         """The file of what all runs have in common."""
-        return self.out / "sweep.toml"
+        return self.out / SETTINGS
 
     def folder(self, seed: int, point: Point | DensePhase) -> RunFolder:
         """Of a run."""
@@ -119,7 +125,7 @@ class SweepPlan:
         """
         for config in self.out.glob("seed-*/*/config.toml"):
             refuse_test_scores(RunFolder(config.parent))
-        self.recipe.check_common(self.settings, self.common)
+        self.recipe.check_common(self.settings, self.common, of_each=["learning_rates"])
         dense = dict.fromkeys(point.dense() for point in self.points)
         runs: list[Point | DensePhase] = [*dense, *self.points]
         return [self._job(seed, run) for seed in self.seeds for run in runs]
@@ -168,7 +174,7 @@ def sweep(argv: Sequence[str], console: Console) -> None:
     with RunFolder(plan.out).locked():
         jobs = plan.jobs()
         share = Share.of_this_machine(options.jobs, jobs, device=plan.common.device)
-        plan.recipe.write_common(plan.settings, plan.common)
+        plan.recipe.write_common(plan.settings, plan.common, plan.chosen)
         with JobDisplay.open(console) as display:
             run_jobs(jobs, share=share, logs=plan.out / "logs", show=display)
     show_scores(plan, console)
@@ -232,8 +238,10 @@ def _toml(point: Point) -> str:
 def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> SweepPlan:
     recipe, file = find_recipe(options.recipe_file, options.recipe)
     reserved = (*RESERVED, "--score-test", "--sparsities", "--learning-rates")
-    common = recipe.settings(file, settings, prog=PROG, reserved=reserved, console=console)
     out = options.out or Path("runs") / f"sweep-{file.stem if file else recipe.name}"
+    common, chosen = recipe.settings(
+        file, settings, prog=PROG, reserved=reserved, common=out / SETTINGS, console=console
+    )
     iters = common.iters if options.iters is None else options.iters
     if iters < 1:
         raise ValueError(f"a sweep needs at least one round (--iters 1), got {iters}")
@@ -243,14 +251,12 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Cons
         for ladder in options.learning_rates or [common.learning_rates]
         for pruned in (*options.sparsities, ())
     ]
-    # What each run has of its own is nobody's in common.
-    defaults = recipe.config_class()
-    common = replace(common, sparsities=defaults.sparsities, learning_rates=defaults.learning_rates)
+    common = replace(common, sparsities=recipe.config_class().sparsities)  # llr runs have none of their own
     # Values beyond the last round or phase are not used: points that differ in them alone are one.
     unique: dict[Schedule, Point] = {}
     for point in points:
         unique.setdefault(point.config(common).schedule, point)
-    return SweepPlan(recipe, common, tuple(unique.values()), options.seeds, out)
+    return SweepPlan(recipe, common, chosen, tuple(unique.values()), options.seeds, out)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -85,10 +85,10 @@ def test_the_rate_has_one_cycle():
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cycle.step()
-    assert rates[:3] == pytest.approx([1e-4, 2e-4, 3e-4])
-    assert rates[19] == rates[20] == max(rates) == pytest.approx(2e-3)
-    assert rates[60] == pytest.approx(1e-3)
-    assert rates[20:] == sorted(rates[20:], reverse=True) and 0 < rates[-1] < 1e-5
+    assert rates[:3] == pytest.approx([2e-4, 4e-4, 6e-4])
+    assert rates[9] == rates[10] == max(rates) == pytest.approx(2e-3)
+    assert rates[55] == pytest.approx(1e-3)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 1e-5
 
 
 @pytest.fixture

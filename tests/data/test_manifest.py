@@ -74,7 +74,7 @@ def test_byte_order_mark_is_tolerated(folder):
 
 
 # How deep a value Python's reader takes differs by version: to a depth of about 1,000, or of 10,000.
-DEEP_TEXT = "'text' is [[[[" if sys.version_info >= (3, 13) else "not JSON"
+TOO_DEEP = "within each other" if sys.version_info >= (3, 13) else "not JSON"
 BAD_LINES = {
     "not JSON": ("{'text': 'yes'}", "not JSON"),
     "endless nesting": ("[" * 100_000, "not JSON"),
@@ -104,7 +104,11 @@ BAD_LINES = {
     "negative duration": (line(duration=-1), "'duration' is -1"),
     "thousands of digits": (line().replace("1.5", "1" * 5000), "not JSON"),
     "deep objects": ('{"text": ' * 100_000 + "1" + "}" * 100_000, "not JSON"),
-    "a deep text": (line(text="DEEP").replace('"DEEP"', "[" * 5000 + "]" * 5000), DEEP_TEXT),
+    "a deep text": (line(text="DEEP").replace('"DEEP"', "[" * 5000 + "]" * 5000), TOO_DEEP),
+    "a text too deep": (
+        line(text="DEEP").replace('"DEEP"', "[" * 32 + "]" * 32),
+        "more than 32 lists and obj",
+    ),
     "true offset": (line(offset=True), "'offset' is True"),
     "endless offset": (line().replace("1.5", '1.5, "offset": 1e999'), "'offset' is inf"),
     "half a pair in the path": (line(audio_filepath="a\ud800.wav"), r"'\ud800' in "),

@@ -25,6 +25,18 @@ def test_they_are_what_the_engine_asks_for(settings):
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=NAMES)
+def test_the_size_of_the_state_is_what_a_step_leaves(settings, model):
+    optimizer = settings.make(model.parameters(), 0.1)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    for parameter in model.parameters():
+        kept = sum(
+            one.numel() for one in optimizer.state[parameter].values() if one.ndim
+        )  # not its count of steps
+        assert kept == settings.state_size * parameter.numel()
+
+
+@pytest.mark.parametrize("settings", EVERY, ids=NAMES)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_step_with_found_inf_changes_nothing(settings, is_first, model):
     optimizer = settings.make(model.parameters(), 0.1)

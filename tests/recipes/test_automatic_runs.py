@@ -83,10 +83,11 @@ def test_a_file_lies_on_the_paper_s_settings_whatever_the_preset(tone_corpus, tm
 
 def test_studies_begin_from_the_fitted_settings(tone_corpus):
     arguments = ["--data", str(tone_corpus.folder), "--hidden-size", "20"]
-    found = RECIPES["ds1"].settings(None, arguments, prog="seqdsd compare", reserved=())
+    found, chosen = RECIPES["ds1"].settings(None, arguments, prog="seqdsd compare", reserved=())
     assert found == replace(
         ds1.RECIPE.fit(tone_corpus.folder).settings, data=tone_corpus.folder, hidden_size=20
     )
+    assert "epochs" in chosen["chosen_automatically"] and chosen["corpus"]["utterances"] == 24
 
 
 # A run and its going on.
@@ -95,7 +96,7 @@ def test_studies_begin_from_the_fitted_settings(tone_corpus):
 def test_a_run_says_and_notes_what_was_chosen(tone_corpus, tmp_path, capsys):
     status, out, _ = main(capsys, "--data", tone_corpus.folder, "--out", tmp_path / "run", *SHORT)
     assert status == 0 and "Chosen for this corpus" in out and "24 utterances" in out
-    assert "batches of 8 s: 17 s of audio give about 2 steps an epoch" in out and "units a layer" not in out
+    assert "17 s of audio give about 2 steps an epoch" in out and "units a layer" not in out
     path = tmp_path / "run" / "config.toml"
     noted = tomllib.loads(path.read_text())["provenance"]
     assert noted["corpus"]["utterances"] == 24 and noted["corpus"]["sample_rates_hz"] == [16_000]
@@ -256,6 +257,19 @@ def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, lette
     shutil.rmtree(tmp_path / "run")
     status, _, err = train(corpus, "--preset", "paper")
     assert status == 1 and "train.jsonl:1" in err and "--tokenizer.alphabet" in err
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_letter_that_training_does_not_have_is_refused_until_it_is_added(
+    train, tmp_path, write, random_texts, split
+):
+    corpus = write(tmp_path / "letters", random_texts(12, seed=6))
+    entries = corpus.read_manifest(split)
+    corpus.write_manifest(split, [*entries[:2], {**entries[2], "text": "bäd"}])
+    status, _, err = train(corpus)
+    assert status == 1 and f"{split}.jsonl:3: utterance {split}02: 'bäd' has 'ä'" in err
+    assert "add them to the alphabet (--tokenizer.alphabet)" in err and not (tmp_path / "run").exists()
+    assert train(corpus, "--tokenizer.alphabet", " 'abcdefghijklmnopqrstuvwxyzä")[0] == 0
 
 
 def test_upper_case_and_digits_are_refused_with_what_to_do(train, tmp_path, empty_tone_corpus):

@@ -16,7 +16,7 @@ RESERVED = ("--seed", "--resume")
 
 
 def settings(recipe, *arguments, file=None):
-    return recipe.settings(file, arguments, prog="seqdsd something", reserved=RESERVED)
+    return recipe.settings(file, arguments, prog="seqdsd something", reserved=RESERVED)[0]
 
 
 def parsed(recipe, *arguments):
@@ -129,7 +129,7 @@ def test_a_flag_that_is_none_of_the_recipe_s(capsys):
 @pytest.mark.parametrize("arguments", [(), ("--data", "corpus", "--preset", "paper", "--epochs", "3", "1")])
 def test_runs_started_from_the_common_file_have_the_common_settings(tmp_path, recipe, arguments):
     path, config = tmp_path / "common.toml", settings(recipe, *arguments)
-    recipe.write_common(path, config)
+    recipe.write_common(path, config, {})
     assert parsed(recipe, "--config", str(path)) == config
     assert find_recipe(str(path), None) == (recipe, path)
 
@@ -138,7 +138,7 @@ def test_runs_started_from_the_common_file_have_the_common_settings(tmp_path, re
 def common(tmp_path):
     """Common settings of a comparison in which a run has been begun: (path, settings)."""
     path, config = tmp_path / "out" / "common.toml", replace(DS1.without_data(), hidden_size=40)
-    DS1.write_common(path, config)
+    DS1.write_common(path, config, {})
     begun = path.parent / "seed-0" / "dense" / "config.toml"
     begun.parent.mkdir(parents=True)
     begun.touch()
@@ -152,6 +152,7 @@ def test_other_common_settings_are_refused_by_name(common):
     other = replace(config, hidden_size=41, network=replace(config.network, dropout=0.5))
     with pytest.raises(RunFolderError) as error:
         DS1.check_common(path, other)
+    DS1.check_common(path, replace(config, hidden_size=41), of_each=["hidden_size"])
     for expected in (str(path), "hidden_size: 40 -> 41", "network.dropout: 0.0 -> 0.5", "take another --out"):
         assert expected in str(error.value)
     assert read_config(path, DS1.config_class()) == config

@@ -50,7 +50,7 @@ def test_every_corpus_gets_settings_within_bounds(fit, tmp_path, hours, mean_sec
     first, *later = settings.epochs
     assert 5 <= first <= 100 and set(later) == {max(2, round(first / 4))} and len(later) == 4
     steps = first * steps_an_epoch(measured, settings.batches.max_batch_seconds)
-    assert 700 <= steps and (first == 5 or steps < 200_000)
+    assert 700 <= steps and (first == 5 or steps < 350_000)
     assert list(settings.learning_rates) == sorted(settings.learning_rates, reverse=True)
     assert len(settings.schedule) == 5 and 128 <= settings.hidden_size <= type(settings)().hidden_size
     assert settings.augment.spec_augment == (settings.augment.speed_factors != (1.0,)) == (hours < 100)
@@ -64,7 +64,8 @@ def test_more_speech_never_means_less_of_what_grows_with_it(fit, mean_seconds):
     for less, more in pairwise(every):
         assert less.hidden_size <= more.hidden_size
         assert less.batches.max_batch_seconds <= more.batches.max_batch_seconds
-        assert less.epochs[0] >= more.epochs[0] and less.network.dropout >= more.network.dropout
+        assert less.epochs[0] >= more.epochs[0] - 1  # batches are of whole seconds
+        assert less.network.dropout >= more.network.dropout
     assert every[0].hidden_size < every[-1].hidden_size and every[0].epochs[0] > every[-1].epochs[0]
 
 
@@ -76,12 +77,12 @@ def test_deeper_networks_for_more_speech():
 
 
 def test_a_quarter_of_an_hour_by_hand(fit):
-    """Half of 19 s; of 1,800 utterances of half a second 20 a batch, 90 steps: 100 epochs, the most there are."""
+    """1,800 utterances of half a second: 30 a batch of 15 s, 60 steps: 100 epochs, the most there are."""
     found = fit(corpus(0.25, 0.5))
-    assert found.settings.batches.max_batch_seconds == 10.0
+    assert found.settings.batches.max_batch_seconds == 15.0
     assert found.settings.epochs == (100, 25, 25, 25, 25)
-    [line] = [line for line in found.lines(found.settings) if line.startswith("batches of 10 s")]
-    assert line.endswith("from the first epoch on: 15 min of audio give about 90 steps an epoch")
+    [line] = [line for line in found.lines(found.settings) if line.startswith("batches of 15 s")]
+    assert line.endswith("from the first epoch on: 15 min of audio give about 60 steps an epoch")
 
 
 def test_every_setting_that_is_chosen_says_why_and_no_other_is_changed(fit):

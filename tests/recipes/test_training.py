@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import tomllib
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import nn
 
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import (
+    AdamWSettings,
     AdaptiveSettings,
     CheckpointError,
     Evaluation,
@@ -537,6 +539,22 @@ def test_a_network_that_the_machine_has_no_memory_for_is_refused_before_it_is_ma
 
     before = torch.get_rng_state()
     with pytest.raises(OutOfMemory, match=r"parameters takes [0-9,]+ GB to train.*smaller --hidden-size"):
-        check_memory(make, Config(device="cpu"))
-    check_memory(lambda: nn.Linear(2, 2), Config(device="cpu"))
+        check_memory(make, Config(device="cpu"), optimizer=NesterovSettings())
+    check_memory(lambda: nn.Linear(2, 2), Config(device="cpu"), optimizer=NesterovSettings())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_counts_with_its_gradients_best_weights_and_what_its_optimizer_keeps(monkeypatch):
+    """By hand: of 1,000 weights of 4 bytes, 4 copies for Nesterov SGD and 5 for Adam."""
+    for optimizer, least in (
+        (NesterovSettings(), 16_000),
+        (AdaptiveSettings(), 16_000),
+        (AdamWSettings(), 20_000),
+        (AdaptiveSettings(kind="adam"), 20_000),
+    ):
+        for there, fits in ((least, True), (least - 1, False)):
+            monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": there, "SC_PAGE_SIZE": 1}.get)
+            with nullcontext() if fits else pytest.raises(OutOfMemory, match="1,000 parameters"):
+                check_memory(
+                    lambda: nn.Linear(100, 10, bias=False), Config(device="cpu"), optimizer=optimizer
+                )

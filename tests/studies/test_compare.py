@@ -430,3 +430,32 @@ def test_a_run_s_settings_can_be_compared(settings, tmp_path):
     out = tmp_path / "out"
     run(path, out, "--submit", "print")
     assert read_config(out / "comparison.toml", ds1.Config()) == replace(config, out=out)
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_with_the_settings_chosen_at_first(tone_corpus, tmp_path):
+    """Although the corpus has grown a letter since; what was chosen stays noted, however often it goes on."""
+    out = tmp_path / "out"
+    asked = ["--arms", "baseline", "--iters", "1", "--", "--data", str(tone_corpus.folder), "--epochs", "1"]
+    short = ["--hidden-size", "16", "--batches.num-workers", "0"]
+    assert "Chosen for this corpus" in run("ds1", out, *asked, *short)
+    first = read_config(out / "comparison.toml", ds1.Config())
+    entries = tone_corpus.read_manifest("train")
+    tone_corpus.write_manifest("train", [{**one, "text": one["text"].replace("a", "ä")} for one in entries])
+    for _ in range(2):
+        assert "Chosen for this corpus" not in run("ds1", out, *asked, *short)
+        assert read_config(out / "comparison.toml", ds1.Config()) == first
+        noted = read_provenance(out / "comparison.toml")
+        assert "learning_rates" in noted["chosen_automatically"] and noted["corpus"]["utterances"] == 24
+    for other in (["--hidden-size", "17"], [*short, "--preset", "paper"]):
+        with pytest.raises(RunFolderError, match="the runs there have other settings"):
+            run("ds1", out, *asked, *other)
+
+
+def test_before_a_run_has_begun_the_corpus_is_measured_again(tone_corpus, tmp_path):
+    asked = ["--submit", "print", "--", "--data", str(tone_corpus.folder)]
+    run("ds1", tmp_path / "out", *asked)
+    entries = tone_corpus.read_manifest("train")
+    tone_corpus.write_manifest("train", [{**one, "text": one["text"].replace("a", "ä")} for one in entries])
+    run("ds1", tmp_path / "out", *asked)
+    assert "ä" in read_config(tmp_path / "out" / "comparison.toml", ds1.Config()).tokenizer.alphabet

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import load_checkpoint
-from seqdsd.recipes import neuraltalk
+from seqdsd.recipes import ds1, neuraltalk
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.sparsity import Schedule
@@ -245,7 +245,7 @@ def test_flags_give_the_recipe_the_point_s_settings(settings, point):
     """Read by the recipe's own command line."""
     recipe = RECIPES["neuraltalk"]
     common = read_config(settings, neuraltalk.Config())
-    assert recipe.settings(settings, point.flags(), prog="", reserved=()) == point.config(common)
+    assert recipe.settings(settings, point.flags(), prog="", reserved=())[0] == point.config(common)
 
 
 def test_the_best_point_is_that_of_the_best_mean_over_the_seeds(tmp_path, phase_records):
@@ -261,7 +261,7 @@ def test_the_best_point_is_that_of_the_best_mean_over_the_seeds(tmp_path, phase_
         }
 
     points = [Point((0.5,), (1e-3,)), Point((0.8,), (1e-3,)), Point((), (1e-3,))]
-    plan = SweepPlan(RECIPES["ds1"], RECIPES["ds1"].without_data(), tuple(points), (0, 1), tmp_path)
+    plan = SweepPlan(RECIPES["ds1"], RECIPES["ds1"].without_data(), {}, tuple(points), (0, 1), tmp_path)
     for point, scores in zip(points, [(0.05, 0.30), (0.15, 0.16), (0.20, 0.10)], strict=True):
         for seed, score in enumerate(scores):
             folder = plan.folder(seed, point)
@@ -279,6 +279,25 @@ def test_the_best_point_is_that_of_the_best_mean_over_the_seeds(tmp_path, phase_
         ["0.5", "0.001", "17.50", "5.00", "30.00"],
     ]
     assert "sparsities = [0.8]" in printed and "without pruning dev is better" in printed
+
+
+# Settings that were chosen for the corpus.
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_with_the_settings_chosen_at_first(tone_corpus, tmp_path):
+    """Although the corpus has grown a letter since, and the learning rates, each run's own, were chosen, too."""
+    settings = ["--", "--data", str(tone_corpus.folder), "--epochs", "1", "--hidden-size", "16"]
+    asked = ["--iters", "1", "--learning-rates", "1e-3,1e-3,1e-3", "--sparsities", "0.5", *settings]
+    run("ds1", tmp_path / "out", *asked)
+    entries = tone_corpus.read_manifest("train")
+    tone_corpus.write_manifest("train", [{**one, "text": one["text"].replace("a", "ä")} for one in entries])
+    assert set(jobs_of("ds1", tmp_path / "out", *asked).values()) == {0}
+    without_rates = jobs_of("ds1", tmp_path / "out", "--sparsities", "0.5", *settings)
+    rates = ds1.RECIPE.fit(tone_corpus.folder).settings.learning_rates
+    assert f"seed-0/0.5_{'-'.join(f'{rate:g}' for rate in rates)}" in without_rates
+    with pytest.raises(RunFolderError, match="hidden_size: 16 -> 17"):
+        run("ds1", tmp_path / "out", *asked[:-1], "17")
 
 
 # What cannot be asked for.

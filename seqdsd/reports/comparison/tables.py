@@ -144,6 +144,9 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
     )
     if any(_FIRST_PHASE_MARK in cell for row in rows for cell in row):
         caption += " †: no baseline has a score there; the run's own first phase, of fewer epochs."
+    for one in comparisons:
+        if undone := _undone(one):
+            caption += f" {one.title}: {undone[0]}."
     return Grid(
         name="table-1",
         header=(
@@ -167,7 +170,7 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
 
 
 def comparison_notes(comparison: Comparison) -> list[str]:
-    """What a reader of any table must know: how the baseline is annealed, and which runs do not count."""
+    """What a reader of any table must know: how the baseline is annealed, which runs do not count or had diverged."""
     notes = []
     own, others = comparison.baseline_anneal, comparison.anneal
     if comparison.arm("Baseline") and comparison.settings.get("optimizer.curve") == "cosine":
@@ -185,7 +188,22 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"Not there: {'; '.join(missing)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
-    return notes + _circumstances(comparison)
+    return notes + _undone(comparison) + _circumstances(comparison)
+
+
+def _undone(comparison: Comparison) -> list[str]:
+    """Where epochs had diverged: a phase is then trained on at half the rate, and others beside it are not."""
+    arms: dict[tuple[str, int, tuple[int, ...]], list[str]] = {}
+    for arm in comparison.arms:
+        for phase in arm.phases:
+            for seed, record in phase.records.items():
+                if epochs := tuple(one["epoch"] for one in record.get("restarts", [])):
+                    arms.setdefault((phase.name, seed, epochs), []).append(arm.name)
+    said = (
+        f"{phase} of {' and '.join(names)}, seed {seed} (epoch {', '.join(map(str, epochs))})"
+        for (phase, seed, epochs), names in arms.items()
+    )
+    return [f"Diverged, undone and trained on at half the rate: {'; '.join(said)}"] if arms else []
 
 
 def _missing(comparison: Comparison) -> list[str]:

@@ -10,6 +10,7 @@ from scipy import stats
 
 from seqdsd import kinds
 from seqdsd.kinds import BLEU, NEURALTALK_BLEU, WER
+from seqdsd.records import RunFolder
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.pairs import pair_tests
 from seqdsd.reports.comparison.tables import (
@@ -210,6 +211,32 @@ def test_unfinished_and_missing_runs_are_said(make_comparison):
     assert grid.sections[1][0] == ("Mean", percent(20, 22)[0], percent(18, 17)[0])
     assert "Unfinished and not counted: seed-1/dsd (2 of 3 phases)." in grid.caption
     assert table_10(comparison, split="test", family=SPEECH).rows[0][4] == "2"
+
+
+def test_epochs_that_were_undone_are_said(make_comparison):
+    """Once for arms that share the phase; by every table of the comparison and by the overview."""
+    folder = make_comparison(seeds=[0, 1], arms=["baseline", "llr", "dsd"])
+    for arm, phase, epochs in (("llr", 0, [3]), ("dsd", 0, [3]), ("dsd", 1, [1, 2])):
+        run = RunFolder(folder / "seed-1" / arm)
+        records = run.read_phases()
+        records[phase]["restarts"] = [
+            {"epoch": epoch, "back_to": 0, "learning_rate": 1e-3 / 2**number, "why": "losses"}
+            for number, epoch in enumerate(epochs, start=1)
+        ]
+        run.write_phases(records)
+    one = compare_runs(read_runs([folder]).runs)[0]
+    note = (
+        "Diverged, undone and trained on at half the rate: Dense Iter 0 of LLR and DSD, seed 1 (epoch 3); "
+        "Sparse Iter 1 of DSD, seed 1 (epoch 1, 2)."
+    )
+    asked = {"split": "test", "family": SPEECH}
+    for grid in (
+        table_10(one, **asked),
+        contrast_grid(one, **asked),
+        seed_grid(one, split="test", metric=WER),
+    ):
+        assert f" {note}" in grid.caption
+    assert table_1([one]).caption.endswith(f" DeepSpeech 1 on AN4: {note}")
 
 
 def test_runs_left_out_are_said(make_arm):
