@@ -1,7 +1,8 @@
 """Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; resumable.
 
-What a phase does to the weights is ``seqdsd.sparsity``'s; one epoch is ``loop.py``; where the run stands is
-``run_state.py``, which ``saving.py`` keeps; what it tells of itself is ``run_records.py``'s and ``progress.py``'s.
+The walk, and what a phase does to the weights, is ``seqdsd.sparsity.DSD``'s; which weights are the best and when a
+phase is over is told here. One epoch is ``loop.py``; where the run stands is ``run_state.py``, which ``saving.py``
+keeps; what it tells of itself is ``run_records.py``'s and ``progress.py``'s.
 Of several processes all walk in step, and the first writes.
 """
 
@@ -9,16 +10,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
-from torch import Tensor
 
-from seqdsd.engine.checkpoint import Checkpoint, first_names, restore_optimizer
+from seqdsd.engine.checkpoint import Checkpoint, restore_optimizer
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
 from seqdsd.engine.memory import try_largest_batch
@@ -31,14 +32,8 @@ from seqdsd.engine.saving import RunSaver
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.engine.weight_log import weight_row
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import (
-    MaskSet,
-    Moment,
-    Phase,
-    Rule,
-    Schedule,
-    resolve,
-)
+from seqdsd.sparsity import DSD, Moment, Phase, Rule, Schedule
+from seqdsd.sparsity.controller import copied_weights
 
 _STOPPING = "\nstopping after this step, or this evaluation, and saving; once more stops at once, unsaved\n"
 
@@ -88,13 +83,11 @@ class DSDTraining:
         is refused where they are others.
 
         Raises:
-            ValueError: See ``seqdsd.sparsity.resolve``.
+            ValueError: See ``seqdsd.sparsity.DSD``.
         """
         self._task = task
         self._schedule = schedule
-        self._plans = {
-            phase: resolve(task.model, rules, phase.sparsity) for phase in schedule if phase.sparsity
-        }
+        self._dsd = DSD(task.model, schedule, rules)
         self._settings = settings
         self._folder = folder
         self._fabric = fabric
@@ -104,8 +97,8 @@ class DSDTraining:
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         writes = self._processes.is_first
-        self._records = RunRecords(folder, task, schedule, self._plans, writes)
-        self._saver = RunSaver(folder, task, schedule, noted or {}, settings.checkpoint_minutes, writes)
+        self._records = RunRecords(folder, task, self._dsd, writes)
+        self._saver = RunSaver(folder, task, self._dsd, noted or {}, settings.checkpoint_minutes, writes)
         self._optimizer: _FabricOptimizer
         self._tensorboard: TensorBoardLog | None = None
         self._dev_headline = ""
@@ -123,15 +116,15 @@ class DSDTraining:
         """
         restored = self._begin()
         self._records.write_plan()
-        if len(self._state.records) == len(self._schedule):
+        if self._dsd.phase is None:
             return self._state.records
         with (
             self._open_tensorboard() as self._tensorboard,
             stop_on_signals(_STOPPING if self._processes.is_first else "") as self._wish,
             self._open_display() as self._display,
         ):
-            for number, phase in enumerate(self._schedule.phases[len(self._state.records) :]):
-                self._run_phase(phase, restored, is_first=number == 0)
+            for number, current in enumerate(self._dsd.phases()):
+                self._run_phase(current.phase, restored, is_first=number == 0)
                 restored = None
         return self._state.records
 
@@ -151,10 +144,11 @@ class DSDTraining:
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
-        with self._start_phase(phase, restored):
+        optimizer = self._start_phase(phase, restored)
+        with self._dsd.hold(optimizer):
             if not self._state.now.epoch and not self._state.now.step:
                 # To go back to; in a sparse phase it is pruned by now.
-                self._state.best = _copied(self._task.model.state_dict())
+                self._state.best = copied_weights(self._task.model)
             if phase.kind == "sparse":
                 self._observe_weights("after pruning", phase)
             if is_first:
@@ -181,19 +175,18 @@ class DSDTraining:
             self._save()
             raise
 
-    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> AbstractContextManager[object]:
-        """Make a fresh optimizer and, in a sparse phase, masks that hold; or restore those of a checkpoint in it."""
+    def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> torch.optim.Optimizer:
+        """Make a fresh optimizer, or restore a checkpoint's; look at the weights before they are pruned, or free."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         if restored is not None and (tensors := restored.under("optimizer")):
             restore_optimizer(optimizer, tensors)
         if phase.kind != "sparse":
             self._observe_weights("after restoring", phase)
-            return nullcontext()
-        if self._state.masks is None:
-            self._state.masks = MaskSet.from_magnitude(self._task.model, self._plans[phase])
+        elif self._dsd.masks is None:
+            self._dsd.choose_masks()
             self._observe_weights("before pruning", phase)
-        return self._state.masks.attach(optimizer)
+        return optimizer
 
     def _run_epoch(self, phase: Phase) -> None:
         """Train an epoch and judge it; one that has diverged is undone.
@@ -225,7 +218,7 @@ class DSDTraining:
             return
         is_best = self._state.finish_epoch(dev)
         if is_best:
-            self._state.best = _copied(self._task.model.state_dict())
+            self._state.best = copied_weights(self._task.model)
         for remark in self._state.remark(phase, dev, is_best=is_best):
             self._display.warn(remark.text)
         self._records.write_progress(phase, self._state, dev=dev.headline)
@@ -286,7 +279,7 @@ class DSDTraining:
                 meter=self._state.meter,
                 before_step=lambda step: self._set_learning_rate(phase, step),
                 after_step=lambda step: self._after_step(phase, step),
-                after_backward=lambda: self._mask_summed_gradients(phase),
+                after_backward=self._mask_summed_gradients,
             )
         finally:
             self._count_seconds()
@@ -322,10 +315,10 @@ class DSDTraining:
         if self._saver.is_due:
             self._save()
 
-    def _mask_summed_gradients(self, phase: Phase) -> None:
+    def _mask_summed_gradients(self) -> None:
         """Of several processes: their gradients may have been added up before each of them was masked."""
-        if self._processes.count > 1 and self._state.masks is not None and phase.kind == "sparse":
-            self._state.masks.mask_gradients_()
+        if self._processes.count > 1:
+            self._dsd.mask_gradients_()
 
     def _is_stop_wished(self) -> bool:
         """Whether to stop after this step; all processes say the same, and ask each other every few steps only."""
@@ -349,7 +342,7 @@ class DSDTraining:
 
     def _observe_weights(self, moment: Moment, phase: Phase) -> None:
         """Take the statistics of a moment, once: a resumed run may come to it again."""
-        masks, rows = self._state.masks, self._state.weight_rows
+        masks, rows = self._dsd.masks, self._state.weight_rows
         if masks is None or any((row["phase"], row["moment"]) == (phase.name, moment) for row in rows):
             return
         begun = self._schedule.phases[: len(self._state.records) + 1]
@@ -370,12 +363,12 @@ class DSDTraining:
         is_sparse = phase.kind == "sparse"
         self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
         record = self._records.phase_record(phase, self._state, evaluations)
-        self._records.write_phase(phase, self._state, evaluations)
+        self._records.write_phase(phase, evaluations)
         if self._tensorboard:
             self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
         self._display.phase_ended(phase, best_epoch=record["best_epoch"], evaluations=evaluations)
-        following = self._schedule.phases[len(self._state.records) + 1 :]
-        self._state.finish_phase(record, following[0] if following else None)
+        self._state.finish_phase(record)
+        self._dsd.leave()
         self._saver.save(self._state, optimizer=None)
         self._records.write_all(self._state)
 
@@ -405,10 +398,3 @@ class DSDTraining:
         """Write a checkpoint within a phase."""
         self._count_seconds()
         self._saver.save(self._state, self._optimizer.optimizer)
-
-
-def _copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy in which tied tensors are still one."""
-    first = first_names(state)
-    copies = {name: tensor.detach().clone() for name, tensor in state.items() if first[name] == name}
-    return {name: copies[first[name]] for name in state}

@@ -14,7 +14,7 @@ from seqdsd.engine.checkpoint import Checkpoint, save_checkpoint
 from seqdsd.engine.run_state import RunState
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.sparsity import Phase, Plan, Schedule, measured_sparsity
+from seqdsd.sparsity import DSD, Phase, Plan, measured_sparsity
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,19 @@ class RunRecords:
     Attributes:
         folder: Of the run.
         task: What is trained.
-        schedule: All phases.
-        plans: What each sparse phase prunes.
+        dsd: Phases, plans and masks.
         writes: Whether this process writes; the others only make records.
     """
 
     folder: RunFolder
     task: Task[Any]
-    schedule: Schedule
-    plans: Mapping[Phase, Plan]
+    dsd: DSD
     writes: bool
 
     def write_plan(self) -> None:
         """What the sparse phases prune, if any does."""
-        if self.writes and self.plans:
-            write_json_lines(self.folder.plan, plan_rows(self.plans))
+        if self.writes and self.dsd.plans:
+            write_json_lines(self.folder.plan, plan_rows(self.dsd.plans))
 
     def write_progress(self, phase: Phase, state: RunState, *, dev: str) -> None:
         """How far the run is; ``seconds`` is the time that its own epochs took, ``epochs_timed`` their number."""
@@ -51,7 +49,7 @@ class RunRecords:
             {
                 "phase": phase.name,
                 "epochs_done": self.epochs_planned_so_far(state),
-                "epochs_planned": self.schedule.total_epochs,
+                "epochs_planned": self.dsd.schedule.total_epochs,
                 "epochs_timed": sum(record["epochs"] for record in own) + now.epoch,
                 "seconds": math.fsum(spent) + now.seconds + now.evaluate_seconds,
                 "dev": dev,
@@ -60,14 +58,14 @@ class RunRecords:
 
     def epochs_planned_so_far(self, state: RunState) -> int:
         """Epochs until here, as if no phase had ended early."""
-        finished = self.schedule.phases[: len(state.records)]
+        finished = self.dsd.schedule.phases[: len(state.records)]
         return sum(phase.epochs for phase in finished) + state.now.epoch
 
     def phase_record(
         self, phase: Phase, state: RunState, evaluations: Mapping[str, Evaluation]
     ) -> dict[str, Any]:
         """The line of ``phases.jsonl`` of the phase that ends."""
-        plan, now = self.plans.get(phase), state.now
+        plan, now = self.dsd.plans.get(phase), state.now
         statistics = (row["seconds"] for row in state.weight_rows if row["phase"] == phase.name)
         return {
             "index": len(state.records),
@@ -94,7 +92,7 @@ class RunRecords:
             "remarks": [asdict(one) for one in now.remarks],
         }
 
-    def write_phase(self, phase: Phase, state: RunState, evaluations: Mapping[str, Evaluation]) -> None:
+    def write_phase(self, phase: Phase, evaluations: Mapping[str, Evaluation]) -> None:
         """What the phase that ends says of every split, its weights, and its masks."""
         if not self.writes:
             return
@@ -104,8 +102,8 @@ class RunRecords:
             self.folder.weights(phase.name),
             Checkpoint(dict(self.task.model.state_dict()), {"phase": phase.name}),
         )
-        if phase.kind == "sparse" and state.masks is not None:
-            masks = Checkpoint(state.masks.state_dict(), {"phase": phase.name})
+        if phase.kind == "sparse" and self.dsd.masks is not None:
+            masks = Checkpoint(self.dsd.masks.state_dict(), {"phase": phase.name})
             save_checkpoint(self.folder.mask(phase.name), masks)
 
     def write_all(self, state: RunState) -> None:
@@ -126,7 +124,7 @@ class RunRecords:
     @property
     def _prunable_names(self) -> list[str]:
         """What the run prunes in its sparse phases; a run without any has no prunable weights."""
-        return list(next(iter(self.plans.values())).sparsities) if self.plans else []
+        return list(next(iter(self.dsd.plans.values())).sparsities) if self.dsd.plans else []
 
 
 def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from seqdsd.engine.loop import LossMeter
 from seqdsd.engine.task import Evaluation, Note
 from seqdsd.engine.watch import Losses, has_diverged, remarks
 from seqdsd.records import check_phases, json_values
-from seqdsd.sparsity import MaskSet, Phase, Schedule
+from seqdsd.sparsity import DSD, MaskSet, Phase
 
 MAX_RESTARTS = 3
 """In a phase; each halves the learning rate."""
@@ -144,11 +144,6 @@ class PhaseProgress:
         ]
 
 
-def is_within_round(phase: Phase | None) -> bool:
-    """Whether a phase goes on with the masks of the one before: a sparse phase chooses its own."""
-    return phase is not None and phase.kind == "redense"
-
-
 def _recorded_losses(record: Mapping[str, Any]) -> list[Losses]:
     """By epoch, NaN where null stands for it; none where an earlier version has not written them."""
     pairs = zip(record["train_loss"], record.get("dev_loss", []), strict=False)
@@ -177,14 +172,13 @@ class _Saved(msgspec.Struct):
 
 @dataclass
 class RunState:
-    """All that a run has come to besides the model's and the optimizer's tensors.
+    """All that a run has come to besides the model's and the optimizer's tensors and the masks.
 
     Attributes:
         records: Of the finished phases.
         now: Where the current phase stands.
         meter: Losses of the current epoch so far.
         best: Weights of the current phase's best epoch so far; before its first one is over, what it began with.
-        masks: Of the current round, from its sparse phase's start to its redense phase's end.
         weight_rows: Weights at the moments so far (see ``weight_log``).
         skipped: Bad data that processes before this one have left out.
     """
@@ -193,7 +187,6 @@ class RunState:
     now: PhaseProgress = field(default_factory=PhaseProgress)
     meter: LossMeter = field(default_factory=LossMeter)
     best: dict[str, Tensor] = field(default_factory=dict)
-    masks: MaskSet | None = None
     weight_rows: list[dict[str, Any]] = field(default_factory=list)
     skipped: Mapping[str, str] = field(default_factory=dict)
 
@@ -255,12 +248,10 @@ class RunState:
         mean, self.meter = self.meter.mean, LossMeter(bad_in_a_row=self.meter.bad_in_a_row)
         return self.now.note_epoch(mean, dev)
 
-    def finish_phase(self, record: dict[str, Any], following: Phase | None) -> None:
-        """Keep a phase's record and forget all else of it but the masks of a round that goes on."""
+    def finish_phase(self, record: dict[str, Any]) -> None:
+        """Keep a phase's record and forget all else of it."""
         self.records.append(record)
         self.now, self.meter, self.best = PhaseProgress(), LossMeter(), {}
-        if not is_within_round(following):
-            self.masks = None
 
     def begin_epoch_again(self) -> None:
         """Forget the steps of the current epoch, none of which has changed anything, but for their count."""
@@ -269,8 +260,7 @@ class RunState:
 
     def checkpoint(
         self,
-        model: nn.Module,
-        schedule: Schedule,
+        dsd: DSD,
         *,
         optimizer: torch.optim.Optimizer | None,
         fingerprint: str,
@@ -279,14 +269,14 @@ class RunState:
     ) -> Checkpoint:
         """What going on from here needs; ``optimizer`` is None between two phases."""
         parts = {
-            "model": model.state_dict(),
+            "model": dsd.model.state_dict(),
             "best": self.best,
             "optimizer": optimizer_tensors(optimizer) if optimizer else {},
-            "mask": self.masks.state_dict() if self.masks else {},
+            "mask": dsd.masks.state_dict() if dsd.masks else {},
         }
         tensors = {f"{part}/{name}": one for part, named in parts.items() for name, one in named.items()}
         state = {
-            "phases": [asdict(phase) for phase in schedule],
+            "phases": [asdict(phase) for phase in dsd.schedule],
             "records": self.records,
             "now": asdict(self.now),
             "meter": self.meter.state(),
@@ -301,13 +291,12 @@ class RunState:
     def restored(
         cls,
         checkpoint: Checkpoint,
-        model: nn.Module,
-        schedule: Schedule,
+        dsd: DSD,
         device: torch.device,
         *,
         settings: Mapping[str, Any],
     ) -> RunState:
-        """Give ``model`` the checkpoint's weights, and return the rest of it but the optimizer.
+        """Make ``dsd`` and its model stand where the checkpoint does, and return the rest of it but the optimizer.
 
         Raises:
             ValueError: If the checkpoint is not a run's, or belongs to another schedule, network or settings than
@@ -320,6 +309,7 @@ class RunState:
             if name in settings and settings[name] != value
         ]:
             raise ValueError(f"trained with other settings ({'; '.join(changed)}); take another --out")
+        model, schedule = dsd.model, dsd.schedule
         if saved.phases != [asdict(phase) for phase in schedule]:
             raise ValueError("belongs to another schedule; take another --out")
         check_phases("records", json_values(saved.records), planned=len(schedule))
@@ -329,12 +319,12 @@ class RunState:
             raise ValueError(f"another network's: {error}") from error
         best, masks = checkpoint.under("best"), checkpoint.under("mask")
         _check_fits(model, best, checkpoint.under("optimizer"), is_begun=saved.now.best_epoch >= 0)
+        dsd.stand_at(len(saved.records), masks=MaskSet.from_state_dict(model, masks) if masks else None)
         return cls(
             records=saved.records,
             now=saved.now,
             meter=LossMeter(**saved.meter),
             best={name: tensor.to(device) for name, tensor in best.items()},
-            masks=MaskSet.from_state_dict(model, masks) if masks else None,
             weight_rows=saved.weight_rows,
             skipped=saved.skipped,
         )

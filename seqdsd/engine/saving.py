@@ -15,7 +15,7 @@ from seqdsd.engine.run_state import RunState
 from seqdsd.engine.takeover import take_over
 from seqdsd.engine.task import Task
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import Schedule
+from seqdsd.sparsity import DSD
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class RunSaver:
     Attributes:
         folder: Of the run.
         task: What is trained.
-        schedule: All phases.
+        dsd: All phases, and where it stands among them.
         noted: What the training depends on: a checkpoint carries it, and is refused where it is another.
         every_minutes: A checkpoint is due after this time.
         writes: Whether this process writes, as one of several does.
@@ -35,7 +35,7 @@ class RunSaver:
 
     folder: RunFolder
     task: Task[Any]
-    schedule: Schedule
+    dsd: DSD
     noted: Mapping[str, Any]
     every_minutes: float | int
     writes: bool
@@ -52,8 +52,7 @@ class RunSaver:
         if not self.writes:
             return
         checkpoint = state.checkpoint(
-            self.task.model,
-            self.schedule,
+            self.dsd,
             optimizer=optimizer,
             fingerprint=self.task.fingerprint,
             skipped=self.task.skipped,
@@ -70,9 +69,7 @@ class RunSaver:
         states = []
 
         def accept(checkpoint: Checkpoint) -> None:
-            states.append(
-                RunState.restored(checkpoint, self.task.model, self.schedule, device, settings=self.noted)
-            )
+            states.append(RunState.restored(checkpoint, self.dsd, device, settings=self.noted))
 
         checkpoint = load_latest(self.folder.checkpoints, accept)
         return None if checkpoint is None else (states[-1], checkpoint)
@@ -87,7 +84,7 @@ class RunSaver:
         log.info(
             "resuming in phase %d of %d, epoch %d, after %d steps",
             len(state.records) + 1,
-            len(self.schedule),
+            len(self.dsd.schedule),
             state.now.epoch + 1,
             state.now.step,
         )
@@ -97,8 +94,7 @@ class RunSaver:
         state = take_over(
             parent,
             self.folder,
-            model=self.task.model,
-            schedule=self.schedule,
+            dsd=self.dsd,
             fingerprint=self.task.fingerprint,
             copies_files=self.writes,
         )

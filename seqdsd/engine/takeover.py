@@ -9,30 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from seqdsd.engine.checkpoint import load_checkpoint, load_latest
-from seqdsd.engine.run_state import RunState, is_within_round, read_saved
+from seqdsd.engine.run_state import RunState, read_saved
 from seqdsd.records import RunFolder, read_json_lines, shapes, write_atomically
-from seqdsd.sparsity import MaskSet, Phase, Schedule
+from seqdsd.sparsity import DSD, MaskSet, Phase, Schedule
 
 
 def take_over(
     parent: RunFolder,
     folder: RunFolder,
     *,
-    model: nn.Module,
-    schedule: Schedule,
+    dsd: DSD,
     fingerprint: str,
     copies_files: bool = True,
 ) -> RunState:
-    """Take the leading phases of ``schedule`` that ``parent`` has finished: records, hypotheses and weights.
+    """Take the leading phases of ``dsd.schedule`` that ``parent`` has finished: records, hypotheses and weights.
 
     Args:
         parent: Of the other run, which may still be training later phases.
         folder: Of the run that begins; the files of the phases are copied into it.
-        model: Is given the weights that the last of these phases handed on.
-        schedule: Of the run that begins.
+        dsd: Of the run that begins: is made to stand after these phases, its model with the weights that the last of
+            them handed on.
         fingerprint: Of the training data (see ``Task``).
         copies_files: Whether the phases' files are copied: of several processes one does.
 
@@ -40,7 +37,7 @@ def take_over(
         ValueError: If the runs have no phase in common, or were trained on other data or another network.
         CheckpointError, RunFolderError: If the parent's files are missing or damaged.
     """
-    records = _common_phases(parent, schedule)
+    records = _common_phases(parent, dsd.schedule)
     latest = load_latest(parent.checkpoints, read_saved)
     if latest is None:
         raise ValueError(f"{parent.path}: its checkpoints are missing; train this run from its start")
@@ -50,16 +47,17 @@ def take_over(
         )
     last = records[-1]
     try:
-        model.load_state_dict(load_checkpoint(parent.weights(last["name"])).tensors)
+        dsd.model.load_state_dict(load_checkpoint(parent.weights(last["name"])).tensors)
     except RuntimeError as error:
         raise ValueError(f"{parent.path}: its weights are another network's: {error}") from error
     for record in records if copies_files else ():
         _copy_files(parent, folder, record["name"])
-    state = RunState(records=records, weight_rows=_weight_rows(parent, records))
-    following = next(iter(schedule.phases[len(records) :]), None)
-    if last["kind"] == "sparse" and is_within_round(following):
-        state.masks = MaskSet.from_state_dict(model, load_checkpoint(parent.mask(last["name"])).tensors)
-    return state
+    masks = None
+    following = next(iter(dsd.schedule.phases[len(records) :]), None)
+    if last["kind"] == "sparse" and following is not None and following.kind == "redense":
+        masks = MaskSet.from_state_dict(dsd.model, load_checkpoint(parent.mask(last["name"])).tensors)
+    dsd.stand_at(len(records), masks=masks)
+    return RunState(records=records, weight_rows=_weight_rows(parent, records))
 
 
 def _common_phases(parent: RunFolder, schedule: Schedule) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""The DSD core, for any ``nn.Module`` and any ``torch.optim`` optimizer: rules, masks, schedules.
+"""The DSD core, for any ``nn.Module`` and any ``torch.optim`` optimizer: rules, masks, schedules, phases.
 
-``MaskSet``'s docstring shows a whole training loop of your own in ten lines. Nothing here knows the engine, a
-task or a corpus.
+``DSD``'s docstring shows a whole training loop of your own in ten lines; ``MaskSet`` is one sparse phase's part of it.
+Nothing here knows the engine, a task or a corpus.
 """
 
+from seqdsd.sparsity.controller import DSD, Best, CurrentPhase
 from seqdsd.sparsity.held_weights import MaskHandle
 from seqdsd.sparsity.masks import MaskSet, magnitude_mask
 from seqdsd.sparsity.rules import (
@@ -21,8 +22,11 @@ from seqdsd.sparsity.stats import LayerStatistics, Moment, measured_sparsity, we
 
 __all__ = [
     "CAPTION_RULES",
+    "DSD",
     "SPEECH_RULES",
     "VISION_RULES",
+    "Best",
+    "CurrentPhase",
     "FirstOf",
     "LayerStatistics",
     "MaskHandle",

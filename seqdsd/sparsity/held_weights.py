@@ -183,7 +183,10 @@ def _names_in(optimizer: Optimizer, held: Mapping[str, NamedParameter]) -> list[
 
 def _check(held: Mapping[str, NamedParameter], *, names: set[str]) -> None:
     if missing := [name for name in held if name not in names]:
-        raise ValueError(f"the optimizer does not hold these masked parameters: {', '.join(missing)}")
+        raise ValueError(
+            f"the optimizer does not hold these masked parameters: {', '.join(missing)}; hand over all optimizers that "
+            "train them, or keep these dense by a rule of sparsity 0"
+        )
     if frozen := [name for name, one in held.items() if not one.parameter.requires_grad]:
         raise ValueError(
             f"frozen parameters cannot be retrained: {', '.join(frozen)}; set their requires_grad, or choose the masks "

@@ -1,6 +1,6 @@
 """Schedules: the sequence of dense, sparse and redense phases, and the fair comparisons without pruning.
 
-Only what the phases are. Walking them is ``seqdsd.engine.dsd``, or your own loop.
+Only what the phases are. Walking them is ``controller.py``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, compress
 from numbers import Integral
 from typing import Literal, SupportsInt, get_args
 
@@ -174,16 +174,38 @@ class Schedule:
         phase = Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate)
         return Schedule((phase,), self.from_trained)
 
-    def phase_at(self, epoch: int) -> Phase:
-        """The phase of an epoch, counted from 0 over the whole schedule, if no phase ends early.
+    def phase_at(self, epoch: Number, *, of: Number | None = None) -> Phase:
+        """The phase of a moment of the training, if no phase ends early.
+
+        Args:
+            epoch: Counted from 0 over the whole schedule; may lie within an epoch, as 2.5 does.
+            of: How much the whole training is, where it is not counted in epochs: its number of steps,
+                ``phase_at(step, of=max_steps)``, or 1 for fractions, ``phase_at(0.4, of=1)``. Whole numbers are exact.
 
         Raises:
-            ValueError: If the schedule has no such epoch.
+            ValueError: If the schedule has no such moment.
         """
-        if not 0 <= epoch < self.total_epochs:
-            raise ValueError(f"epoch must be in [0, {self.total_epochs}), got {epoch}")
+        whole = self.total_epochs if of is None else of
+        if not 0 <= epoch < whole:
+            raise ValueError(f"{'epoch' if of is None else 'moment'} must be in [0, {whole}), got {epoch}")
         ends = accumulate(phase.epochs for phase in self.phases)
-        return next(phase for phase, end in zip(self.phases, ends, strict=True) if epoch < end)
+        # The last phase whatever a product of fractions is rounded to.
+        within = (epoch * self.total_epochs < end * whole for end in ends)
+        return next(compress(self.phases, within), self.phases[-1])
+
+    def starts(self, *, of: int) -> tuple[int, ...]:
+        """The step that each phase begins with, of ``of`` in the whole training: where ``phase_at`` changes.
+
+        Raises:
+            ValueError: If there are too few steps for each phase to have one.
+        """
+        before = accumulate((phase.epochs for phase in self.phases[:-1]), initial=0)
+        starts = tuple(-(-epochs * of // self.total_epochs) for epochs in before)
+        if len({*starts, of}) <= len(self):
+            raise ValueError(
+                f"{of} steps are too few for the {len(self)} phases of {self.total_epochs} epochs"
+            )
+        return starts
 
 
 def _whole_number(name: str, value: SupportsInt) -> int:

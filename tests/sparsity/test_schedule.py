@@ -159,3 +159,25 @@ def test_the_phase_of_an_epoch():
     for epoch in (-1, 6):
         with pytest.raises(ValueError, match=rf"epoch must be in \[0, 6\), got {epoch}"):
             schedule.phase_at(epoch)
+
+
+def test_the_phase_of_a_step_and_of_a_fraction():
+    schedule = Schedule.dsd(1, epochs=[2, 1, 3])
+    first, second, third = schedule
+    assert [schedule.phase_at(epoch) for epoch in (1.9, 2.0, 2.99, 5.5)] == [first, second, second, third]
+    assert [schedule.phase_at(share, of=1) for share in (0, 0.33, 0.34, 0.5, 0.999)] == [
+        first,
+        first,
+        second,
+        third,
+        third,
+    ]
+    for steps in (6, 7, 60, 61, 10**9 + 7):  # epochs need not be whole numbers of steps
+        starts = schedule.starts(of=steps)
+        assert starts == tuple(-((-epochs * steps) // 6) for epochs in (0, 2, 3))
+        assert [schedule.phase_at(start, of=steps) for start in starts] == [*schedule]
+        assert [schedule.phase_at(start - 1, of=steps) for start in starts[1:]] == [first, second]
+    with pytest.raises(ValueError, match=r"moment must be in \[0, 60\), got 60"):
+        schedule.phase_at(60, of=60)
+    with pytest.raises(ValueError, match="2 steps are too few for the 3 phases of 6 epochs"):
+        schedule.starts(of=2)
