@@ -36,7 +36,7 @@ def watched(folder: Path) -> tuple[list[tuple[str, int, str]], list[str]]:
                 undone.append(f"{phase.name} {state.now.epoch + 1}")
             is_best = state.finish_epoch(dev)
             said += [(phase.name, one.epoch, one.kind) for one in state.remark(phase, dev, is_best=is_best)]
-        state.finish_phase(record, None)
+        state.finish_phase(record)
     return said, undone
 
 
