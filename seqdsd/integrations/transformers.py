@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import safetensors
@@ -100,7 +101,7 @@ class DSDCallback(TrainerCallback):
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         # Callbacks are told neither of exceptions nor of the folder from which a training goes on.
-        trainer.train = functools.partial(self._train, trainer, trainer.train)  # type: ignore[method-assign]
+        vars(trainer)["train"] = functools.partial(self._train, trainer, trainer.train)
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -236,20 +237,21 @@ class DSDCallback(TrainerCallback):
         return rate
 
     def _log(self, control: TrainerControl) -> None:
-        assert self._trainer is not None
+        phase = self._dsd.phase
+        assert self._trainer is not None and phase is not None
         zeros = measured_sparsity(self._dsd.model, self._names)
         should_log = control.should_log
-        self._trainer.log({"dsd/zeros": zeros, "dsd/phase": self._dsd.phase.name})
+        self._trainer.log({"dsd/zeros": zeros, "dsd/phase": phase.name})
         control.should_log = should_log  # or the loss would not be logged
 
 
 def _calling_trainer() -> Trainer:
     """The Trainer whose ``__init__`` runs now: a callback is not told of it."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if isinstance(trainer := frame.f_locals.get("self"), Trainer):
             return trainer
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     raise RuntimeError("on_init_end is called by Trainer; call callback.watch(trainer)")
 
 
@@ -272,7 +274,7 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
         )
     if "schedule_free" in args.optim:
         raise ValueError(
-            f"optim={str(args.optim)!r} trains other weights than the model's; choose one with a schedule, such as "
+            "schedule-free optimizers train other weights than the model's; choose an optim with a schedule, such as "
             "adamw_torch"
         )
     if trainer.lr_scheduler is not None and not trainer._created_lr_scheduler:

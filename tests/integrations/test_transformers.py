@@ -454,7 +454,7 @@ def other_scheduler(model):
         ({"rules": [Rule("*.bias")]}, "prunes nothing"),
         ({"optimizers": other_scheduler}, "scheduler of its own"),
         ({"model": lambda: peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))}, "PEFT"),
-        ({"arguments": {"optim": "schedule_free_adamw"}}, "choose one with a schedule"),
+        ({"arguments": {"optim": "schedule_free_adamw"}}, "schedule-free"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(arguments, changes, message):
