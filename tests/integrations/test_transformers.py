@@ -1,6 +1,7 @@
 """DSD in the real Trainer, on tiny random networks."""
 
 import math
+import runpy
 import shutil
 import subprocess
 import sys
@@ -453,12 +454,11 @@ def other_scheduler(model):
         ({"rules": [Rule("nothing.*")]}, "matches no parameter"),
         ({"rules": [Rule("*.bias")]}, "prunes nothing"),
         ({"optimizers": other_scheduler}, "scheduler of its own"),
-        ({"model": lambda: peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))}, "PEFT"),
         ({"arguments": {"optim": "schedule_free_adamw"}}, "schedule-free"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(arguments, changes, message):
-    model = changes.get("model", bert)()
+    model = bert()
     with pytest.raises(ValueError, match=message):
         Trainer(
             model,
@@ -467,6 +467,13 @@ def test_what_cannot_be_is_refused_before_training(arguments, changes, message):
             optimizers=changes.get("optimizers", lambda _: (None, None))(model),
             callbacks=[DSDCallback(SCHEDULE, changes.get("rules", RULES))],
         )
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
+def test_a_peft_model_is_refused(arguments):
+    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match="PEFT"):
+        Trainer(model, arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
 
 
 @pytest.mark.parametrize(
@@ -549,3 +556,22 @@ def test_without_transformers_it_says_what_to_install():
     code = "import sys; sys.modules['transformers'] = None; import seqdsd.integrations.transformers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'seqdsd[transformers]'" in done.stderr
+
+
+def test_two_processes_train_as_one_does_with_clipping(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    alone, norms = runpy.run_path(str(script))["train"](tmp_path / "alone", batch_size=4)
+    for rank in range(2):
+        weights, seen = torch.load(tmp_path / f"{rank}.pt")
+        assert seen == pytest.approx(norms, rel=1e-3)
+        torch.testing.assert_close(weights, dict(alone))
