@@ -1,4 +1,4 @@
-"""Trains by the Trainer as one of two processes; started by ``test_transformers.py``, which trains alone with it, too."""
+"""Trains by the Trainer as one of two processes; started by ``test_transformers.py``, which also trains alone by it."""
 
 import sys
 from pathlib import Path
