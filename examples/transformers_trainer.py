@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClass
 from seqdsd.integrations.transformers import DSDCallback
 from seqdsd.sparsity import VISION_RULES, Schedule
 
-SCHEDULE = Schedule.dsd(iters=1, epochs=(6, 2, 2), sparsities=[0.5], learning_rates=[4e-3, 2e-3, 1e-3])
+SCHEDULE = Schedule.dsd(iters=1, epochs=(12, 4, 4), sparsities=[0.5], learning_rates=[4e-3, 2e-3, 1e-3])
 
 
 def load() -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:

@@ -154,12 +154,20 @@ class DSDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report zeros, and end a phase: what is saved after its last step stands at the next one's beginning."""
-        is_over = state.global_step in (*self._starts, state.max_steps)
-        if is_over or control.should_log:
-            self._log(control)
-        if is_over:
-            self._dsd.leave()
-            self._is_in_phase = False
+        if state.global_step not in (*self._starts, state.max_steps):
+            return
+        should_log = control.should_log
+        self._log()
+        control.should_log = should_log  # or the loss would not be logged
+        self._dsd.leave()
+        self._is_in_phase = False
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report zeros beside the loss."""
+        if "loss" in kwargs["logs"] and self._is_in_phase:
+            self._log()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -236,13 +244,11 @@ class DSDCallback(TrainerCallback):
 
         return rate
 
-    def _log(self, control: TrainerControl) -> None:
+    def _log(self) -> None:
         phase = self._dsd.phase
         assert self._trainer is not None and phase is not None
         zeros = measured_sparsity(self._dsd.model, self._names)
-        should_log = control.should_log
         self._trainer.log({"dsd/zeros": zeros, "dsd/phase": phase.name})
-        control.should_log = should_log  # or the loss would not be logged
 
 
 def _calling_trainer() -> Trainer:

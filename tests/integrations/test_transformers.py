@@ -571,7 +571,7 @@ def test_two_processes_train_as_one_does_with_clipping(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     alone, norms = runpy.run_path(str(script))["train"](tmp_path / "alone", batch_size=4)
-    assert len(norms) == 10
+    assert len(norms) == 20
     for rank in range(2):
         weights, seen = torch.load(tmp_path / f"{rank}.pt")
         assert seen == pytest.approx(norms, rel=1e-3)
