@@ -61,8 +61,8 @@ class DSDCallback(TrainerCallback):
     - **Checkpoints** hold the masks and the position (``STATE_FILE``); ``resume_from_checkpoint`` goes on anywhere.
     - **Best weights**: the best score is counted anew in each phase, so that ``load_best_model_at_end`` gives the
       last phase's best checkpoint. A phase hands on its last weights.
-    - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``, as
-      often as the loss, and at each phase's end.
+    - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
+      beside the loss and at each phase's end.
 
     Whatever ends ``train()``, nothing holds the weights after it.
 
@@ -97,6 +97,7 @@ class DSDCallback(TrainerCallback):
                 trains in a way that masks cannot follow.
         """
         _refuse(trainer, self.schedule)
+        assert trainer.model is not None
         DSD(trainer.model, self.schedule, self.rules)
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
@@ -210,8 +211,8 @@ class DSDCallback(TrainerCallback):
 
     def _load(self, args: TrainingArguments, state: TrainerState) -> None:
         """Stand where the checkpoint stood that the Trainer has just loaded."""
-        assert self._resumed_from is not None
-        folder = _folder(args, state) if self._resumed_from is True else Path(self._resumed_from)
+        given = self._resumed_from
+        folder = Path(given) if isinstance(given, str | PathLike) else _folder(args, state)
         path = folder / STATE_FILE
         if not path.is_file():
             raise ValueError(
@@ -248,7 +249,8 @@ class DSDCallback(TrainerCallback):
         phase = self._dsd.phase
         assert self._trainer is not None and phase is not None
         zeros = measured_sparsity(self._dsd.model, self._names)
-        self._trainer.log({"dsd/zeros": zeros, "dsd/phase": phase.name})
+        logs: dict[str, Any] = {"dsd/zeros": zeros, "dsd/phase": phase.name}
+        self._trainer.log(logs)
 
 
 def _calling_trainer() -> Trainer:
@@ -306,12 +308,13 @@ def _shape(args: TrainingArguments, learning_rate: float, num_steps: int) -> Cal
     """What the Trainer's scheduler multiplies ``learning_rate`` by in a training of ``num_steps``."""
     # An optimizer of its own, for some shapes ask for its rate, and all change it.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    special: Any = args.lr_scheduler_kwargs
     scheduler = get_scheduler(
         args.lr_scheduler_type,
         optimizer=optimizer,
         num_warmup_steps=args.get_warmup_steps(num_steps),
         num_training_steps=num_steps,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=special,
     )
     return _checked(scheduler).lr_lambdas[0]
 
