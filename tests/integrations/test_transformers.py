@@ -11,6 +11,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     BertConfig,
@@ -269,6 +270,17 @@ def test_a_checkpoint_opens_without_seqdsd_and_its_masks_take_a_bit_a_weight(who
     assert masks < (folder / STATE_FILE).stat().st_size < masks + 8_000  # names, shapes and the schedule
 
 
+def test_masks_come_from_the_checkpoint_and_not_from_its_weights(whole, tmp_path):
+    shutil.copytree(f"{whole.args.output_dir}/checkpoint-5", folder := tmp_path / "checkpoint-5")
+    pruned = Watch(whole_callback(whole)).weights(BertForSequenceClassification.from_pretrained(folder)) == 0
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.randn_like(one) for name, one in weights.items()}, folder / "model.safetensors")
+    trainer = resumable(tmp_path)
+    trainer.add_callback(watch := Watch(whole_callback(trainer)))
+    trainer.train(resume_from_checkpoint=True)
+    assert torch.equal(watch.after[0] == 0, pruned)
+
+
 def whole_callback(trainer: Trainer) -> DSDCallback:
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, DSDCallback))
 
@@ -400,6 +412,20 @@ def test_a_control_without_pruning(arguments):
     trainer.train()
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert (rates[0], rates[4], rates[8]) == (1e-2, 5e-3, 1e-3)
+
+
+def test_a_skipped_step_shifts_no_later_phase(arguments):
+    class Lag(TrainerCallback):
+        def on_step_end(self, args, state, control, *, lr_scheduler, **kwargs):
+            if state.global_step == 2:
+                lr_scheduler.last_epoch -= 1  # as after a step that overflowed in half precision
+
+    trainer = Trainer(
+        bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES), Lag]
+    )
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert (rates[4], rates[8]) == (5e-3, 1e-3)
 
 
 def test_groups_keep_the_ratios_of_their_rates(arguments):
