@@ -304,21 +304,21 @@ def test_an_error_leaves_no_hook_behind(arguments, backward):
 def test_logs_say_phase_and_zeros_and_still_the_loss(arguments):
     trainer = Trainer(
         bert(),
-        arguments(logging_steps=3),
+        arguments(logging_steps=2),
         train_dataset=sentences(),
         callbacks=[DSDCallback(SCHEDULE, RULES)],
     )
     trainer.train()
     logs = trainer.state.log_history
     told = [(log["step"], log["dsd/phase"], log["dsd/zeros"]) for log in logs if "dsd/zeros" in log]
-    assert [step for step, *_ in told] == [3, 4, 6, 8, 9, 10]
+    assert [step for step, *_ in told] == [2, 4, 6, 8, 10]
     assert [phase for _, phase, _ in told] == ["Dense Iter 0"] * 2 + ["Sparse Iter 1"] * 2 + [
         "Dense Iter 1"
     ] * 2
     zeros = [share for *_, share in told]
     assert zeros[:4] == [0] * 2 + [0.5] * 2
-    assert max(zeros[4:]) < 0.05
-    assert [log["step"] for log in logs if "loss" in log] == [3, 6, 9]
+    assert zeros[4] < 0.05
+    assert [log["step"] for log in logs if "loss" in log] == [2, 4, 6, 8, 10]
 
 
 def test_the_best_model_is_the_last_phases(arguments):
