@@ -1,0 +1,343 @@
+"""DSD in Hugging Face's ``Trainer``: one ``train()`` walks all phases of a schedule.
+
+What happens at which of the Trainer's steps; phases, masks and holding are ``seqdsd.sparsity.DSD``'s. Needs
+``pip install 'seqdsd[transformers]'``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from seqdsd.records import write_atomically
+from seqdsd.sparsity import DSD, MaskSet, Rule, Schedule, measured_sparsity
+from seqdsd.sparsity.parameters import by_alias
+
+try:
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+        get_scheduler,
+    )
+except ImportError as error:
+    raise ImportError(
+        "seqdsd.integrations.transformers needs Hugging Face's Trainer: pip install 'seqdsd[transformers]'"
+    ) from error
+
+STATE_FILE = "dsd.safetensors"
+"""In each checkpoint folder: the masks at one bit a weight, and in its metadata, as JSON, where the training stands."""
+
+_logger = logging.getLogger(__name__)
+
+
+class DSDCallback(TrainerCallback):
+    """Dense-Sparse-Dense training in one ``Trainer.train()``.
+
+        trainer = Trainer(model, arguments, callbacks=[DSDCallback(schedule, rules)], …)
+        trainer.train()
+
+    - **Phases**: where ``num_train_epochs`` is the schedule's ``total_epochs``, its own epochs; with ``max_steps`` each
+      takes its share of them. Each begins with a fresh optimizer state.
+    - **Rates** are the schedule's: ``arguments.learning_rate`` is not used. Within a phase the rate has the shape that
+      the Trainer's scheduler (``lr_scheduler_type``, ``warmup_steps``, ``lr_scheduler_kwargs``) gives a training of as
+      many steps. Parameter groups keep the ratios of their rates to the first group's.
+    - **Checkpoints** hold the masks and the position (``STATE_FILE``); ``resume_from_checkpoint`` goes on anywhere.
+    - **Best weights**: the best score is counted anew in each phase, so that ``load_best_model_at_end`` gives the
+      last phase's best checkpoint. A phase hands on its last weights.
+    - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
+      beside the loss and at each phase's end.
+
+    Whatever ends ``train()``, nothing holds the weights after it.
+
+    Attributes:
+        schedule: All phases.
+        rules: What is pruned.
+        dsd: The phases and masks of the training that runs, or of the last one; None before.
+    """
+
+    # Set as a training begins.
+    _starts: tuple[int, ...]
+    _names: list[str]
+    _is_in_phase: bool
+
+    def __init__(self, schedule: Schedule, rules: Iterable[Rule]) -> None:
+        """Nothing happens yet.
+
+        Args:
+            schedule: As long as the training. ``schedule.lower_learning_rate_only()`` is the control without pruning.
+            rules: What is pruned (``SPEECH_RULES``, ``CAPTION_RULES``, ``VISION_RULES``, or your own).
+        """
+        self.schedule, self.rules = schedule, tuple(rules)
+        self.dsd: DSD | None = None
+        self._trainer: Trainer | None = None
+        self._resumed_from: str | PathLike[str] | bool | None = None
+
+    def watch(self, trainer: Trainer) -> None:
+        """Be a callback of a Trainer that exists already; of ``Trainer(callbacks=[…])`` this is done.
+
+        Raises:
+            ValueError: If the schedule is longer or shorter than the training, a rule matches nothing, or the Trainer
+                trains in a way that masks cannot follow.
+        """
+        _refuse(trainer, self.schedule)
+        assert trainer.model is not None
+        DSD(trainer.model, self.schedule, self.rules)
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        # Callbacks are told neither of exceptions nor of the folder from which a training goes on.
+        vars(trainer)["train"] = functools.partial(self._train, trainer, trainer.train)
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See ``watch``."""
+        self.watch(_calling_trainer())
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stand where the training begins, or goes on.
+
+        Raises:
+            ValueError: If the training has too few steps, its scheduler is no function of the step, its optimizer lacks
+                weights that are to be pruned, or its checkpoint is of another schedule, model or length.
+        """
+        if self._trainer is None:
+            raise RuntimeError(
+                "DSDCallback was added after the Trainer was made; call callback.watch(trainer) in place of "
+                "trainer.add_callback(callback)"
+            )
+        if state.is_hyper_param_search:
+            raise ValueError("DSDCallback cannot search hyperparameters: make a Trainer for each trial")
+        self._release()  # what a first try left, with auto_find_batch_size
+        self.dsd = DSD(kwargs["model"], self.schedule, self.rules)
+        self._names = sorted({name for plan in self.dsd.plans.values() for name in plan.sparsities})
+        self._starts = self.schedule.starts(of=state.max_steps)
+        self._is_in_phase = False
+        _try_to_hold(self.dsd.model, self._names, kwargs["optimizer"])
+        if state.global_step:
+            self._load(args, state)
+        _set_curve(kwargs["lr_scheduler"], self._rate(args, state.max_steps))
+        if not state.global_step:
+            _set_step(kwargs["lr_scheduler"], 0)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin a phase, or go on with it after a break."""
+        if self._is_in_phase:
+            return
+        if state.global_step in self._starts:
+            kwargs["optimizer"].state.clear()
+            _set_step(kwargs["lr_scheduler"], state.global_step)  # it lags where steps were skipped
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        self._dsd.enter(kwargs["optimizer"])
+        self._is_in_phase = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report zeros, and end a phase: what is saved after its last step stands at the next one's beginning."""
+        if state.global_step not in (*self._starts, state.max_steps):
+            return
+        should_log = control.should_log
+        self._log()
+        control.should_log = should_log  # or the loss would not be logged
+        self._dsd.leave()
+        self._is_in_phase = False
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report zeros beside the loss."""
+        if "loss" in kwargs["logs"] and self._is_in_phase:
+            self._log()
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write ``STATE_FILE`` into the checkpoint's folder."""
+        position = self._dsd.state_dict()
+        masks = position.pop("masks")  # of sharded ones each process has a part
+        position |= {"step": state.global_step, "max_steps": state.max_steps}
+        if args.should_save:
+            content = safetensors.torch.save(masks, metadata={"dsd": json.dumps(position)})
+            write_atomically(_folder(args, state) / STATE_FILE, content)
+
+    @property
+    def _dsd(self) -> DSD:
+        assert self.dsd is not None
+        return self.dsd
+
+    def _train(
+        self,
+        trainer: Trainer,
+        train: Callable[..., Any],
+        resume_from_checkpoint: str | PathLike[str] | bool | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The Trainer's ``train``, after which nothing holds the weights."""
+        self._trainer, self._resumed_from = trainer, resume_from_checkpoint
+        try:
+            result = train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._release()
+            self._trainer = None
+        if self._dsd.phase is not None:
+            _logger.warning("the training ended before its schedule: %r", self._dsd)
+        return result
+
+    def _release(self) -> None:
+        if self.dsd is not None:
+            self.dsd.release()
+
+    def _load(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Stand where the checkpoint stood that the Trainer has just loaded."""
+        given = self._resumed_from
+        folder = Path(given) if isinstance(given, str | PathLike) else _folder(args, state)
+        path = folder / STATE_FILE
+        if not path.is_file():
+            raise ValueError(
+                f"{path} is missing: {folder} was not saved, or not to its end, with a DSDCallback; go on from another "
+                "checkpoint"
+            )
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                position = json.loads(file.metadata()["dsd"])
+                masks = {name: file.get_tensor(name) for name in file.keys()}
+            here = {"step": state.global_step, "max_steps": state.max_steps}
+            for name, number in here.items():
+                if position[name] != number:
+                    raise ValueError(f"saved with {name} {position[name]}, here {number}; go on as it began")
+            self._dsd.load_state_dict(position | {"masks": masks})
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def _rate(self, args: TrainingArguments, max_steps: int) -> Callable[[int], float]:
+        """The rate of each step: the phase's, times what the Trainer's scheduler makes of 1 in a training as long."""
+        ends = (*self._starts[1:], max_steps)
+        shapes = [
+            _shape(args, phase.learning_rate, end - start)
+            for phase, start, end in zip(self.schedule, self._starts, ends, strict=True)
+        ]
+
+        def rate(step: int) -> float:
+            index = bisect_right(self._starts, step) - 1
+            return self.schedule.phases[index].learning_rate * shapes[index](step - self._starts[index])
+
+        return rate
+
+    def _log(self) -> None:
+        phase = self._dsd.phase
+        assert self._trainer is not None and phase is not None
+        zeros = measured_sparsity(self._dsd.model, self._names)
+        logs: dict[str, Any] = {"dsd/zeros": zeros, "dsd/phase": phase.name}
+        self._trainer.log(logs)
+
+
+def _calling_trainer() -> Trainer:
+    """The Trainer whose ``__init__`` runs now: a callback is not told of it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(trainer := frame.f_locals.get("self"), Trainer):
+            return trainer
+        frame = frame.f_back
+    raise RuntimeError("on_init_end is called by Trainer; call callback.watch(trainer)")
+
+
+def _refuse(trainer: Trainer, schedule: Schedule) -> None:
+    """Raise ValueError where the Trainer trains in a way that masks or rates cannot follow."""
+    args, epochs = trainer.args, schedule.total_epochs
+    if args.max_steps <= 0 and args.num_train_epochs != epochs:
+        raise ValueError(
+            f"num_train_epochs is {args.num_train_epochs:g}, the schedule has {epochs} epochs; give "
+            f"TrainingArguments(num_train_epochs={epochs}), or max_steps, of which each phase takes its share"
+        )
+    if any(base.__module__.partition(".")[0] == "peft" for base in type(trainer.model).__mro__):
+        raise ValueError(
+            "the model is a PEFT one, whose own weights do not train, and its adapters are small already; give the "
+            "Trainer model.merge_and_unload() to train all weights"
+        )
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise ValueError(
+            "DSDCallback was not tried with DeepSpeed or FSDP, which shard or flatten the weights; train by DDP"
+        )
+    if "schedule_free" in args.optim:
+        raise ValueError(
+            "schedule-free optimizers train other weights than the model's; choose an optim with a schedule, such as "
+            "adamw_torch"
+        )
+    if trainer.lr_scheduler is not None and not trainer._created_lr_scheduler:
+        raise ValueError(
+            "the Trainer was given a scheduler of its own, but rates are the schedule's; give optimizers=(optimizer, "
+            "None), and the shape within phases by lr_scheduler_type"
+        )
+
+
+def _folder(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+
+
+def _try_to_hold(model: nn.Module, names: list[str], optimizer: Any) -> None:
+    """Raise now what ``MaskSet.attach`` would raise at the first sparse phase, perhaps days later."""
+    if names:
+        parameters = by_alias(model)
+        masks = {name: torch.ones_like(parameters[name].parameter, dtype=torch.bool) for name in names}
+        MaskSet(model, masks).attach(optimizer).remove()
+
+
+def _shape(args: TrainingArguments, learning_rate: float, num_steps: int) -> Callable[[int], float]:
+    """What the Trainer's scheduler multiplies ``learning_rate`` by in a training of ``num_steps``."""
+    # An optimizer of its own, for some shapes ask for its rate, and all change it.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+    special: Any = args.lr_scheduler_kwargs
+    scheduler = get_scheduler(
+        args.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=args.get_warmup_steps(num_steps),
+        num_training_steps=num_steps,
+        scheduler_specific_kwargs=special,
+    )
+    return _checked(scheduler).lr_lambdas[0]
+
+
+def _checked(scheduler: Any) -> LambdaLR:
+    if not isinstance(scheduler, LambdaLR):
+        raise ValueError(
+            f"{type(scheduler).__name__} is no function of the step, which could begin anew in each phase; choose "
+            "another lr_scheduler_type"
+        )
+    return scheduler
+
+
+def _set_curve(scheduler: Any, rate: Callable[[int], float]) -> None:
+    """Let the Trainer's scheduler, which steps and is saved as ever, follow ``rate``."""
+    first = _checked(scheduler).base_lrs[0]
+    scheduler.base_lrs = [base / first for base in scheduler.base_lrs]  # 1 where all groups have the same
+    scheduler.lr_lambdas = [rate] * len(scheduler.base_lrs)
+
+
+def _set_step(scheduler: LambdaLR, step: int) -> None:
+    scheduler.last_epoch = step
+    rates = [base * of(step) for base, of in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -1,0 +1,602 @@
+"""DSD in the real Trainer, on tiny random networks."""
+
+import math
+import runpy
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    get_cosine_schedule_with_warmup,
+)
+
+from seqdsd.integrations.transformers import STATE_FILE, DSDCallback
+from seqdsd.sparsity import DSD, Rule, Schedule
+
+SCHEDULE = Schedule.dsd(iters=1, epochs=(2, 2, 1), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
+RULES = [Rule("*classifier*", 0, why="the head", optional=True), Rule("*")]
+TINY = {
+    "vocab_size": 20,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 8,
+}
+
+
+def bert(kind=BertForSequenceClassification, **config) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(BertConfig(**TINY, **config))
+
+
+def sentences(num: int = 8, *, tokens_as_labels: bool = False) -> list[dict]:
+    """Random tokens; even and odd ones have other labels."""
+    made = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, 20, (num, 8), generator=made)
+    return [
+        {"input_ids": one, "labels": one if tokens_as_labels else torch.tensor(index % 2)}
+        for index, one in enumerate(tokens)
+    ]
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Makes arguments of a training of as many epochs as the schedule, two steps each."""
+
+    def make(**changes) -> TrainingArguments:
+        settings = {
+            "output_dir": tmp_path / "out",
+            "num_train_epochs": SCHEDULE.total_epochs,
+            "per_device_train_batch_size": 4,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": [],
+            "disable_tqdm": True,
+            "use_cpu": True,
+        }
+        return TrainingArguments(**{**settings, **changes})
+
+    return make
+
+
+class Watch(TrainerCallback):
+    """Notes the weights that the schedule prunes, before and after every step."""
+
+    def __init__(self, dsd: DSDCallback):
+        self.dsd, self.before, self.after = dsd, [], []
+
+    def weights(self, model):
+        names = self.dsd.dsd.plans[SCHEDULE.phases[1]].sparsities
+        return torch.cat([model.get_parameter(name).detach().flatten().clone() for name in names])
+
+    def on_step_begin(self, args, state, control, *, model, **kwargs):
+        self.before.append(self.weights(model))
+
+    def on_optimizer_step(self, args, state, control, *, model, **kwargs):
+        self.after.append(self.weights(model))
+
+
+class FailsAt(TrainerCallback):
+    """An error at the beginning of a step, or in its backward pass."""
+
+    def __init__(self, step: int, *, backward: bool = False):
+        self.step, self.backward = step, backward
+
+    def on_step_begin(self, args, state, control, *, model, **kwargs):
+        if state.global_step == self.step:
+            if not self.backward:
+                raise RuntimeError("as asked")
+
+            def fail(gradient):
+                raise RuntimeError("as asked")
+
+            next(model.parameters()).register_hook(fail)
+
+
+def hooks(trainer: Trainer) -> int:
+    """How many hooks of the kinds that hold weights there are."""
+    optimizer = trainer.optimizer.optimizer
+    return (
+        sum(len(one._post_accumulate_grad_hooks or ()) for one in trainer.model.parameters())
+        + sum(len(module._load_state_dict_post_hooks) for module in trainer.model.modules())
+        + len(optimizer._optimizer_step_post_hooks)
+    )
+
+
+def assert_same_bits(one: nn.Module, other: nn.Module) -> None:
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def test_weights_are_zero_after_every_sparse_step_and_restart_at_zero(arguments):
+    callback = DSDCallback(SCHEDULE, RULES)
+    watch = Watch(callback)
+    trainer = Trainer(
+        bert(),
+        arguments(gradient_accumulation_steps=2, per_device_train_batch_size=2, weight_decay=0.1),
+        train_dataset=sentences(),
+        callbacks=[callback, watch],
+    )
+    trainer.train()
+    zeros = [int((weights == 0).sum()) for weights in watch.after]
+    pruned = watch.before[4] == 0
+    assert pruned.sum() * 2 == pruned.numel()
+    assert zeros[:4] == [0] * 4
+    assert zeros[4:8] == [int(pruned.sum())] * 4
+    assert all(torch.equal(weights == 0, pruned) for weights in watch.after[4:8])
+    assert torch.equal(watch.before[8] == 0, pruned)  # restored, at 0
+    assert zeros[8] < 0.05 * zeros[7]
+    assert hooks(trainer) == 0
+    assert repr(callback.dsd).endswith("all phases are done)")
+
+
+class Net(nn.Module):
+    """A network that is nobody's, in the form that the Trainer takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, inputs, labels):
+        return {"loss": nn.functional.cross_entropy(self.layers(inputs), labels)}
+
+
+class InOrder(Trainer):
+    """Its batches are not shuffled."""
+
+    def get_train_dataloader(self):
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, self.args.per_device_train_batch_size, collate_fn=self.data_collator
+        )
+        return self.accelerator.prepare(loader)
+
+
+def test_ends_with_the_weights_of_a_plain_loop(arguments):
+    torch.manual_seed(0)
+    by_trainer, by_hand = Net(), Net()
+    by_hand.load_state_dict(by_trainer.state_dict())
+    inputs, labels = torch.randn(24, 8), torch.randint(0, 2, (24,))
+    adam = partial(torch.optim.AdamW, weight_decay=0.1)
+    trainer = InOrder(
+        by_trainer,
+        arguments(
+            gradient_accumulation_steps=2,
+            max_grad_norm=0.1,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.25,
+            per_device_train_batch_size=4,
+        ),
+        train_dataset=[{"inputs": x, "labels": y} for x, y in zip(inputs, labels, strict=True)],
+        optimizers=(adam(by_trainer.parameters(), lr=7), None),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    trainer.train()
+
+    rates = []
+    dsd = DSD(by_hand, SCHEDULE, RULES)
+    batches = list(zip(inputs.split(4), labels.split(4), strict=True))
+    for phase in dsd.phases():
+        optimizer = adam(by_hand.parameters(), lr=phase.learning_rate)
+        steps = 3 * phase.phase.epochs
+        scheduler = get_cosine_schedule_with_warmup(optimizer, math.ceil(steps / 4), steps)
+        with dsd.hold(optimizer):
+            for _ in phase.remaining_epochs:
+                for first in (0, 2, 4):
+                    optimizer.zero_grad()
+                    for batch in batches[first : first + 2]:
+                        (by_hand(*batch)["loss"] / 2).backward()
+                    nn.utils.clip_grad_norm_(by_hand.parameters(), 0.1)
+                    optimizer.step()
+                    rates += scheduler.get_last_lr()
+                    scheduler.step()
+                dsd.epoch_done()
+    logs = trainer.state.log_history
+    assert [log["learning_rate"] for log in logs if "learning_rate" in log] == rates
+    assert all(log["grad_norm"] > 0.1 for log in logs if "grad_norm" in log)  # clipped, always
+    assert_same_bits(by_trainer, by_hand)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training with dropout that nothing broke, and its folder with a checkpoint after every step."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = resumable(folder)
+    trainer.train()
+    return trainer
+
+
+def resumable(folder, schedule=SCHEDULE, rules=RULES, **changes) -> Trainer:
+    settings = {"num_train_epochs": schedule.total_epochs, "lr_scheduler_type": "linear", **changes}
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=4,
+        save_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        **settings,
+    )
+    return Trainer(bert(), arguments, train_dataset=sentences(), callbacks=[DSDCallback(schedule, rules)])
+
+
+# In each phase, and between two.
+@pytest.mark.parametrize("step", [3, 4, 5, 8, 10])
+def test_a_training_goes_on_to_the_same_bits(whole, tmp_path, step):
+    checkpoint = tmp_path / "moved" / "elsewhere"
+    shutil.copytree(f"{whole.args.output_dir}/checkpoint-{step}", checkpoint)
+    trainer = resumable(tmp_path / "out")
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_bits(trainer.model, whole.model)
+    states = [one.optimizer.state_dict() for one in (trainer, whole)]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert all(
+        torch.equal(states[0]["state"][index][key], state[key])
+        for index in states[1]["state"]
+        for state in [states[1]["state"][index]]
+        for key in state
+    )
+
+
+def test_after_an_error_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
+    trainer = resumable(tmp_path)
+    failing = FailsAt(5)
+    trainer.add_callback(failing)
+    with pytest.raises(RuntimeError, match="as asked"):
+        trainer.train()
+    trainer.remove_callback(failing)
+    trainer.train(resume_from_checkpoint=True)
+    assert_same_bits(trainer.model, whole.model)
+
+
+def test_a_checkpoint_opens_without_seqdsd_and_its_masks_take_a_bit_a_weight(whole):
+    folder = Path(whole.args.output_dir) / "checkpoint-6"
+    model = BertForSequenceClassification.from_pretrained(folder)
+    weights = Watch(whole_callback(whole)).weights(model)
+    assert (weights == 0).float().mean() == 0.5
+    masks = weights.numel() / 8
+    assert masks < (folder / STATE_FILE).stat().st_size < masks + 8_000  # names, shapes and the schedule
+
+
+def test_masks_come_from_the_checkpoint_and_not_from_its_weights(whole, tmp_path):
+    shutil.copytree(f"{whole.args.output_dir}/checkpoint-5", folder := tmp_path / "checkpoint-5")
+    pruned = Watch(whole_callback(whole)).weights(BertForSequenceClassification.from_pretrained(folder)) == 0
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.randn_like(one) for name, one in weights.items()}, folder / "model.safetensors")
+    trainer = resumable(tmp_path)
+    trainer.add_callback(watch := Watch(whole_callback(trainer)))
+    trainer.train(resume_from_checkpoint=True)
+    assert torch.equal(watch.after[0] == 0, pruned)
+
+
+def whole_callback(trainer: Trainer) -> DSDCallback:
+    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, DSDCallback))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_an_error_leaves_no_hook_behind(arguments, backward):
+    trainer = Trainer(
+        bert(),
+        arguments(),
+        train_dataset=sentences(),
+        callbacks=[callback := DSDCallback(SCHEDULE, RULES), watch := Watch(callback)],
+    )
+    trainer.add_callback(FailsAt(5, backward=backward))
+    with pytest.raises(RuntimeError, match="as asked"):
+        trainer.train()
+    assert "Sparse Iter 1" in repr(callback.dsd)
+    assert (watch.before[-1] == 0).float().mean() == 0.5  # it was held until then
+    assert hooks(trainer) == 0
+
+
+def test_logs_say_phase_and_zeros_and_still_the_loss(arguments):
+    trainer = Trainer(
+        bert(),
+        arguments(logging_steps=2),
+        train_dataset=sentences(),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    trainer.train()
+    logs = trainer.state.log_history
+    told = [(log["step"], log["dsd/phase"], log["dsd/zeros"]) for log in logs if "dsd/zeros" in log]
+    assert [step for step, *_ in told] == [2, 4, 6, 8, 10]
+    assert [phase for _, phase, _ in told] == ["Dense Iter 0"] * 2 + ["Sparse Iter 1"] * 2 + ["Dense Iter 1"]
+    zeros = [share for *_, share in told]
+    assert zeros[:4] == [0] * 2 + [0.5] * 2
+    assert zeros[4] < 0.05
+    assert [log["step"] for log in logs if "loss" in log] == [2, 4, 6, 8, 10]
+
+
+def test_the_best_model_is_the_last_phases(arguments):
+    scores = iter([0.9, 0.8, 0.95, 0.7, 0.6])
+    trainer = Trainer(
+        bert(),
+        arguments(
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=True,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(4),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 0.6
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-10")
+
+
+def test_best_weights_within_the_last_phase_are_loaded(arguments):
+    schedule = Schedule.dsd(iters=1, epochs=(1, 1, 3), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
+    scores = iter([0.1, 0.2, 0.5, 0.3, 0.4])
+    trainer = Trainer(
+        bert(),
+        arguments(
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=False,
+        ),
+        train_dataset=sentences(),
+        eval_dataset=sentences(4),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[DSDCallback(schedule, RULES)],
+    )
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-8")
+    assert_same_bits(trainer.model, BertForSequenceClassification.from_pretrained(best))
+
+
+def test_tied_embeddings_stay_dense_and_tied(arguments):
+    model = bert(BertForMaskedLM)
+    trainer = Trainer(
+        model,
+        arguments(),
+        train_dataset=sentences(tokens_as_labels=True),
+        callbacks=[callback := DSDCallback(SCHEDULE, [Rule("*")]), watch := Watch(callback)],
+    )
+    trainer.train()
+    table = model.get_input_embeddings().weight
+    assert table is model.get_output_embeddings().weight
+    assert (watch.before[5] == 0).float().mean() == 0.5
+    rows = {row.name: row for row in callback.dsd.plans[SCHEDULE.phases[1]].rows}
+    assert rows["bert.embeddings.word_embeddings.weight"].sparsity == 0
+
+
+def test_bf16_autocast(arguments):
+    trainer = Trainer(
+        bert(),
+        arguments(bf16=True),
+        train_dataset=sentences(),
+        callbacks=[callback := DSDCallback(SCHEDULE, RULES), watch := Watch(callback)],
+    )
+    trainer.train()
+    assert [(weights == 0).float().mean().item() for weights in watch.after[4:8]] == [0.5] * 4
+
+
+def test_phases_take_their_share_of_max_steps(arguments):
+    trainer = Trainer(
+        bert(),
+        arguments(max_steps=5, num_train_epochs=1),
+        train_dataset=sentences(),
+        callbacks=[callback := DSDCallback(SCHEDULE, RULES), watch := Watch(callback)],
+    )
+    trainer.train()
+    assert [(weights == 0).float().mean() > 0.4 for weights in watch.after] == [False] * 2 + [True] * 2 + [
+        False
+    ]
+
+
+def test_a_control_without_pruning(arguments):
+    callback = DSDCallback(SCHEDULE.lower_learning_rate_only(), RULES)
+    trainer = Trainer(bert(), arguments(), train_dataset=sentences(), callbacks=[callback])
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert (rates[0], rates[4], rates[8]) == (1e-2, 5e-3, 1e-3)
+
+
+def test_a_skipped_step_shifts_no_later_phase(arguments):
+    class Lag(TrainerCallback):
+        def on_step_end(self, args, state, control, *, lr_scheduler, **kwargs):
+            if state.global_step == 2:
+                lr_scheduler.last_epoch -= 1  # as after a step that overflowed in half precision
+
+    trainer = Trainer(
+        bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES), Lag]
+    )
+    trainer.train()
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert (rates[4], rates[8]) == (5e-3, 1e-3)
+
+
+def test_groups_keep_the_ratios_of_their_rates(arguments):
+    model = bert()
+    head = {"params": list(model.classifier.parameters()), "lr": 1.0}
+    rest = [one for name, one in model.named_parameters() if not name.startswith("classifier")]
+    optimizer = torch.optim.SGD([{"params": rest, "lr": 0.25}, head])
+
+    class Rates(TrainerCallback):
+        seen = []
+
+        def on_pre_optimizer_step(self, args, state, control, *, optimizer, **kwargs):
+            self.seen.append(tuple(group["lr"] for group in optimizer.param_groups))
+
+    trainer = Trainer(
+        model,
+        arguments(lr_scheduler_type="constant"),
+        train_dataset=sentences(),
+        optimizers=(optimizer, None),
+        callbacks=[DSDCallback(SCHEDULE, RULES), Rates],
+    )
+    trainer.train()
+    assert Rates.seen == [(1e-2, 4e-2)] * 4 + [(5e-3, 2e-2)] * 4 + [(1e-3, 4e-3)] * 2
+
+
+def test_watch_adds_it_to_a_trainer_that_is_there(arguments):
+    trainer = Trainer(bert(), arguments(), train_dataset=sentences())
+    callback = DSDCallback(SCHEDULE, RULES)
+    callback.watch(trainer)
+    trainer.add_callback(watch := Watch(callback))
+    trainer.train()
+    assert (watch.before[8] == 0).float().mean() == 0.5
+
+
+def test_added_without_watch_it_says_so(arguments):
+    trainer = Trainer(bert(), arguments(), train_dataset=sentences())
+    trainer.add_callback(DSDCallback(SCHEDULE, RULES))
+    with pytest.raises(RuntimeError, match=r"watch\(trainer\)"):
+        trainer.train()
+
+
+def other_scheduler(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arguments": {"num_train_epochs": 4}}, r"TrainingArguments\(num_train_epochs=5\)"),
+        ({"arguments": {"num_train_epochs": 5.5}}, "num_train_epochs is 5.5"),
+        ({"rules": [Rule("nothing.*")]}, "matches no parameter"),
+        ({"rules": [Rule("*.bias")]}, "prunes nothing"),
+        ({"optimizers": other_scheduler}, "scheduler of its own"),
+        ({"arguments": {"optim": "schedule_free_adamw"}}, "schedule-free"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(arguments, changes, message):
+    model = bert()
+    with pytest.raises(ValueError, match=message):
+        Trainer(
+            model,
+            arguments(**changes.get("arguments", {})),
+            train_dataset=sentences(),
+            optimizers=changes.get("optimizers", lambda _: (None, None))(model),
+            callbacks=[DSDCallback(SCHEDULE, changes.get("rules", RULES))],
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
+def test_a_peft_model_is_refused(arguments):
+    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match="PEFT"):
+        Trainer(model, arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 2}, "2 steps are too few"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}, "no function of the step"),
+    ],
+)
+def test_what_the_trainer_makes_is_refused_before_the_first_step(arguments, settings, message):
+    trainer = Trainer(
+        bert(),
+        arguments(**settings),
+        train_dataset=sentences(),
+        eval_dataset=sentences(4),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_an_optimizer_without_the_pruned_weights_is_refused_before_the_first_step(arguments):
+    model = bert()
+    trainer = Trainer(
+        model,
+        arguments(),
+        train_dataset=sentences(),
+        optimizers=(torch.optim.SGD(model.classifier.parameters(), lr=1), None),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    with pytest.raises(ValueError, match="does not hold these masked parameters"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    assert hooks(trainer) == 0
+
+
+LONGER = Schedule.dsd(iters=1, epochs=(2, 1, 2), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": LONGER}, "saved with another schedule: phase 2"),
+        ({"rules": [Rule("*query*")]}, "saved with other rules"),
+        ({"max_steps": 30}, "saved with max_steps 10, here 30"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_by_name(whole, tmp_path, changes, message):
+    trainer = resumable(tmp_path, **changes)
+    with pytest.raises(ValueError, match=rf"checkpoint-5/{STATE_FILE}: {message}"):
+        trainer.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-5")
+    assert hooks(trainer) == 0
+
+
+@pytest.mark.parametrize("content", [None, b"cut short"])
+def test_a_checkpoint_without_a_whole_state_is_refused_by_name(whole, tmp_path, content):
+    shutil.copytree(f"{whole.args.output_dir}/checkpoint-5", folder := tmp_path / "checkpoint-5")
+    (folder / STATE_FILE).unlink()
+    if content:
+        (folder / STATE_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=f"checkpoint-5/{STATE_FILE}"):
+        resumable(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_an_early_end_is_told(arguments, caplog):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == 5
+
+    trainer = Trainer(
+        bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES), Stop]
+    )
+    trainer.train()
+    assert "ended before its schedule" in caplog.text and "Sparse Iter 1" in caplog.text
+    assert hooks(trainer) == 0
+
+
+def test_without_transformers_it_says_what_to_install():
+    code = "import sys; sys.modules['transformers'] = None; import seqdsd.integrations.transformers"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'seqdsd[transformers]'" in done.stderr
+
+
+def test_two_processes_train_as_one_does_with_clipping(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    alone, norms = runpy.run_path(str(script))["train"](tmp_path / "alone", batch_size=4)
+    assert len(norms) == 20
+    for rank in range(2):
+        weights, seen = torch.load(tmp_path / f"{rank}.pt")
+        assert seen == pytest.approx(norms, rel=1e-3)
+        torch.testing.assert_close(weights, dict(alone))
