@@ -201,8 +201,11 @@ class DSDCallback(TrainerCallback):
         finally:
             self._release()
             self._trainer = None
-        if self._dsd.phase is not None:
-            _logger.warning("the training ended before its schedule: %r", self._dsd)
+        if (phase := self._dsd.phase) is not None:
+            _logger.warning(
+                "the training ended before its schedule: in %s, after %d of %d steps",
+                *(phase.name, trainer.state.global_step, trainer.state.max_steps),
+            )
         return result
 
     def _release(self) -> None:
@@ -271,7 +274,8 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             f"num_train_epochs is {args.num_train_epochs:g}, the schedule has {epochs} epochs; give "
             f"TrainingArguments(num_train_epochs={epochs}), or max_steps, of which each phase takes its share"
         )
-    if any(base.__module__.partition(".")[0] == "peft" for base in type(trainer.model).__mro__):
+    classes = {base for module in trainer.model.modules() for base in type(module).__mro__}
+    if any(base.__module__.partition(".")[0] == "peft" for base in classes):
         raise ValueError(
             "the model is a PEFT one, whose own weights do not train, and its adapters are small already; give the "
             "Trainer model.merge_and_unload() to train all weights"
@@ -285,10 +289,11 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             "schedule-free optimizers train other weights than the model's; choose an optim with a schedule, such as "
             "adamw_torch"
         )
-    if trainer.lr_scheduler is not None and not trainer._created_lr_scheduler:
+    has_own = trainer.lr_scheduler is not None and not trainer._created_lr_scheduler
+    if has_own or type(trainer).create_scheduler is not Trainer.create_scheduler:
         raise ValueError(
             "the Trainer was given a scheduler of its own, but rates are the schedule's; give optimizers=(optimizer, "
-            "None), and the shape within phases by lr_scheduler_type"
+            "None), or leave create_scheduler as it is, and the shape within phases by lr_scheduler_type"
         )
 
 
@@ -330,8 +335,14 @@ def _checked(scheduler: Any) -> LambdaLR:
 
 def _set_curve(scheduler: Any, rate: Callable[[int], float]) -> None:
     """Let the Trainer's scheduler, which steps and is saved as ever, follow ``rate``."""
-    first = _checked(scheduler).base_lrs[0]
-    scheduler.base_lrs = [base / first for base in scheduler.base_lrs]  # 1 where all groups have the same
+    first, *others = _checked(scheduler).base_lrs
+    if not first and any(others):
+        raise ValueError(
+            "the rate of the optimizer's first group is 0, to which the others' are to keep their ratios; give it one "
+            "above 0"
+        )
+    # 1 where all groups have the same.
+    scheduler.base_lrs = [base / first if first else 1.0 for base in scheduler.base_lrs]
     scheduler.lr_lambdas = [rate] * len(scheduler.base_lrs)
 
 

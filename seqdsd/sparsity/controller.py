@@ -126,6 +126,11 @@ class DSD:
         return self.schedule.phases[self._index] if self._index < len(self.schedule) else None
 
     @property
+    def is_held(self) -> bool:
+        """Whether the phase is held: between ``enter`` and ``leave`` or ``release``."""
+        return self._is_held
+
+    @property
     def is_phase_over(self) -> bool:
         """Whether the phase has had its epochs, or has not become better for ``patience`` of them."""
         stale = self._epoch - self._best_epoch - 1
@@ -387,7 +392,9 @@ class DSD:
     def _where(self) -> str:
         if self.phase is None:
             return "all phases are done"
-        return f"{self.phase.name} ({self._epoch} of {self.phase.epochs} epochs done)"
+        # Who counts steps counts no epochs.
+        counted = f" ({self._epoch} of {self.phase.epochs} epochs done)" if self._epoch else ""
+        return f"{self.phase.name}{counted}"
 
     def _mark(self, index: int) -> str:
         return "done" if index < self._index else "now " if index == self._index else "next"

@@ -493,9 +493,26 @@ def test_what_cannot_be_is_refused_before_training(arguments, changes, message):
         )
 
 
+def test_a_scheduler_made_by_a_subclass_is_refused(arguments):
+    class Constant(Trainer):
+        def create_scheduler(self, *arguments, **named):
+            raise AssertionError("never asked")
+
+    with pytest.raises(ValueError, match="leave create_scheduler as it is"):
+        Constant(bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+def test_the_trainers_own_rate_may_be_0(arguments):
+    callback = DSDCallback(SCHEDULE, RULES)
+    Trainer(bert(), arguments(learning_rate=0.0), train_dataset=sentences(), callbacks=[callback]).train()
+    assert callback.dsd.phase is None
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
-def test_a_peft_model_is_refused(arguments):
-    model = peft.get_peft_model(bert(), peft.LoraConfig(target_modules=["query"]))
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_peft_model_is_refused(arguments, wrapped):
+    settings, bare = peft.LoraConfig(target_modules=["query"]), bert()
+    model = peft.get_peft_model(bare, settings) if wrapped else peft.inject_adapter_in_model(settings, bare)
     with pytest.raises(ValueError, match="PEFT"):
         Trainer(model, arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
 
@@ -572,7 +589,7 @@ def test_an_early_end_is_told(arguments, caplog):
         bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES), Stop]
     )
     trainer.train()
-    assert "ended before its schedule" in caplog.text and "Sparse Iter 1" in caplog.text
+    assert "ended before its schedule: in Sparse Iter 1, after 5 of 10 steps" in caplog.text
     assert hooks(trainer) == 0
 
 

@@ -192,7 +192,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
 
 
 def _undone(comparison: Comparison) -> list[str]:
-    """Where epochs had diverged: a phase is then trained on at half the rate, and others beside it are not."""
+    """Where epochs had diverged: after each a phase is trained on at half the rate, and others beside it are not."""
     arms: dict[tuple[str, int, tuple[int, ...]], list[str]] = {}
     for arm in comparison.arms:
         for phase in arm.phases:
@@ -203,7 +203,7 @@ def _undone(comparison: Comparison) -> list[str]:
         f"{phase} of {' and '.join(names)}, seed {seed} (epoch {', '.join(map(str, epochs))})"
         for (phase, seed, epochs), names in arms.items()
     )
-    return [f"Diverged, undone and trained on at half the rate: {'; '.join(said)}"] if arms else []
+    return [f"Diverged, undone and trained on at half the rate, each time: {'; '.join(said)}"] if arms else []
 
 
 def _missing(comparison: Comparison) -> list[str]:

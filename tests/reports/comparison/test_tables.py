@@ -226,7 +226,7 @@ def test_epochs_that_were_undone_are_said(make_comparison):
         run.write_phases(records)
     one = compare_runs(read_runs([folder]).runs)[0]
     note = (
-        "Diverged, undone and trained on at half the rate: Dense Iter 0 of LLR and DSD, seed 1 (epoch 3); "
+        "Diverged, undone and trained on at half the rate, each time: Dense Iter 0 of LLR and DSD, seed 1 (epoch 3); "
         "Sparse Iter 1 of DSD, seed 1 (epoch 1, 2)."
     )
     asked = {"split": "test", "family": SPEECH}
