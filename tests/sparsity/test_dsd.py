@@ -469,7 +469,7 @@ def test_what_it_says_of_itself():
 
 def test_a_rule_that_matches_nothing_is_refused_at_once():
     with pytest.raises(ValueError, match="matches no parameter; did you mean"):
-        DSD(perceptron(), SCHEDULE, [Rule("1.weigth"), Rule("*")])
+        DSD(perceptron(), SCHEDULE, [Rule("1.wieght"), Rule("*")])
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, partial(torch.compile, backend="eager")])

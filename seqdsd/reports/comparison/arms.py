@@ -48,6 +48,8 @@ _ADDED_SINCE = (
     ("features.kind", "linear"),
     ("features.num_mels", 80),
     ("features.normalise", "bin"),
+    ("network.last_fc", True),
+    ("network.recurrent_norm", True),
     ("augment.stretch", 0.0),
     ("augment.pitch_semitones", 0.0),
 )
