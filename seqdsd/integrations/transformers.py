@@ -274,6 +274,7 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             f"num_train_epochs is {args.num_train_epochs:g}, the schedule has {epochs} epochs; give "
             f"TrainingArguments(num_train_epochs={epochs}), or max_steps, of which each phase takes its share"
         )
+    assert trainer.model is not None  # what model_init gives is there, too
     classes = {base for module in trainer.model.modules() for base in type(module).__mro__}
     if any(base.__module__.partition(".")[0] == "peft" for base in classes):
         raise ValueError(
