@@ -117,6 +117,11 @@ def hooks(trainer: Trainer) -> int:
     )
 
 
+TWO_PROCESSES = Path(__file__).with_name("two_processes.py")
+OF_THE_SCRIPT = runpy.run_path(str(TWO_PROCESSES))
+Net, InOrder = OF_THE_SCRIPT["Net"], OF_THE_SCRIPT["InOrder"]
+
+
 def assert_same_bits(one: nn.Module, other: nn.Module) -> None:
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
 
@@ -141,27 +146,6 @@ def test_weights_are_zero_after_every_sparse_step_and_restart_at_zero(arguments)
     assert zeros[8] < 0.05 * zeros[7]
     assert hooks(trainer) == 0
     assert repr(callback.dsd).endswith("all phases are done)")
-
-
-class Net(nn.Module):
-    """A network that is nobody's, in the form that the Trainer takes."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
-
-    def forward(self, inputs, labels):
-        return {"loss": nn.functional.cross_entropy(self.layers(inputs), labels)}
-
-
-class InOrder(Trainer):
-    """Its batches are not shuffled."""
-
-    def get_train_dataloader(self):
-        loader = torch.utils.data.DataLoader(
-            self.train_dataset, self.args.per_device_train_batch_size, collate_fn=self.data_collator
-        )
-        return self.accelerator.prepare(loader)
 
 
 def test_ends_with_the_weights_of_a_plain_loop(arguments):
@@ -502,6 +486,19 @@ def test_a_scheduler_made_by_a_subclass_is_refused(arguments):
         Constant(bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
 
 
+def test_ratios_to_a_rate_of_0_are_refused(arguments):
+    model = bert()
+    first, *others = model.parameters()
+    optimizer = torch.optim.SGD([{"params": [first], "lr": 0.0}, {"params": others}], lr=1.0)
+    callback = DSDCallback(SCHEDULE, RULES)
+    trainer = Trainer(
+        model, arguments(), train_dataset=sentences(), optimizers=(optimizer, None), callbacks=[callback]
+    )
+    with pytest.raises(ValueError, match="first group is 0"):
+        trainer.train()
+    assert hooks(trainer) == 0
+
+
 def test_the_trainers_own_rate_may_be_0(arguments):
     callback = DSDCallback(SCHEDULE, RULES)
     Trainer(bert(), arguments(learning_rate=0.0), train_dataset=sentences(), callbacks=[callback]).train()
@@ -600,10 +597,9 @@ def test_without_transformers_it_says_what_to_install():
 
 
 def test_two_processes_train_as_one_does_with_clipping(tmp_path):
-    script = Path(__file__).with_name("two_processes.py")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [sys.executable, *launch, str(script), str(tmp_path)],
+        [sys.executable, *launch, str(TWO_PROCESSES), str(tmp_path)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -611,7 +607,7 @@ def test_two_processes_train_as_one_does_with_clipping(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    alone, norms = runpy.run_path(str(script))["train"](tmp_path / "alone", batch_size=4)
+    alone, norms = OF_THE_SCRIPT["train"](tmp_path / "alone", batch_size=4)
     assert len(norms) == 20
     for rank in range(2):
         weights, seen = torch.load(tmp_path / f"{rank}.pt")

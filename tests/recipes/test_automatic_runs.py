@@ -96,7 +96,8 @@ def test_studies_begin_from_the_fitted_settings(tone_corpus):
 def test_a_run_says_and_notes_what_was_chosen(tone_corpus, tmp_path, capsys):
     status, out, _ = main(capsys, "--data", tone_corpus.folder, "--out", tmp_path / "run", *SHORT)
     assert status == 0 and "Chosen for this corpus" in out and "24 utterances" in out
-    assert "17 s of audio give about 2 steps an epoch" in out and "units a layer" not in out
+    batches = "batches of 8 s, long and short ones mixed from the first epoch on"
+    assert f"{batches}: 17 s of audio give about 2 steps an epoch" in out and "units a layer" not in out
     path = tmp_path / "run" / "config.toml"
     noted = tomllib.loads(path.read_text())["provenance"]
     assert noted["corpus"]["utterances"] == 24 and noted["corpus"]["sample_rates_hz"] == [16_000]
