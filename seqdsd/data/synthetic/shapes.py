@@ -41,11 +41,11 @@ SHAPES = {
 """Class to outline."""
 
 _OVERSAMPLING = 3  # drawn this many times larger and averaged: smooth edges
-_EXTENTS = (12.0, 24.0)  # a shape's longest side in pixels
-_SCRAPS = 4
+_EXTENTS = (14.0, 25.0)  # a shape's longest side in pixels
+_SCRAPS = 3
 _MOTTLES = 5  # of the ground, on each side
 _GROUND = (20, 120)  # each colour of the ground, of 255
-_LIGHTER = (25, 110)  # a shape is lighter than the ground by so much, in each colour
+_LIGHTER = (40, 130)  # a shape is lighter than the ground by so much, in each colour
 _NOISE = 8.0
 
 
@@ -56,7 +56,7 @@ class SyntheticShapes:
     seed: int = 0
     """Seeds everything; in [0, 2**31)."""
 
-    train_images: int = 3000
+    train_images: int = 2000
     """Pictures for training; classes take turns."""
 
     dev_images: int = 500
