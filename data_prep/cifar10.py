@@ -132,7 +132,7 @@ def _binary_files(corpus: Path) -> dict[str, bytes]:
 def _unpacked(archive: Path) -> dict[str, bytes]:
     found = {}
     try:
-        with tarfile.open(archive) as files:
+        with tarfile.open(archive, "r:gz") as files:
             for member in files:
                 if (file := files.extractfile(member)) is not None:
                     found[PurePosixPath(member.name).name] = file.read()
