@@ -2,8 +2,7 @@
 
 Two forms are understood: the official binary release (packed or unpacked), and two zips of JPEG files, train.zip and
 test.zip, with a folder a class. JPEG loses some of what networks see: compare scores of one form only. The test
-set stays whole; CIFAR-10 has no dev set, so training images are held out for it (45,000 + 5,000, as He et al. 2015,
-section 4.2, do).
+set stays whole; CIFAR-10 has no dev set, so training images are held out for it: 45,000 and 5,000.
 """
 
 import tarfile
