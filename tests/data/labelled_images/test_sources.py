@@ -126,6 +126,8 @@ def test_an_unreadable_image_is_named_or_left_out(train, kind):
         assert len(batch) == 5 and bad.id not in batch.ids
         assert torch.equal(batch.images, contents([one for one in train.images if one != bad]))
         assert list(source.skipped) == [bad.id] and source.skipped[bad.id].startswith(str(bad.path))
+    with pytest.raises(BadDataError, match=message):  # what was skipped once is not good for ever
+        list(kind(train, SMALL).batches([[1, 2, 3]]))
 
 
 def test_no_image_left(train):
