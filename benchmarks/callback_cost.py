@@ -158,6 +158,7 @@ def train_by_lightning(config: Config, batch: Tensor, *, with_dsd: bool) -> floa
     from lightning.pytorch import Callback, LightningModule, Trainer
     from seqdsd.integrations.lightning import DSDCallback as LightningDSDCallback
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # which its import sets
     clock = Clock()
 
     class Module(LightningModule):
@@ -272,8 +273,6 @@ def _fine(ratio: Ratio) -> str:
 def main(config: Config) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(config.threads)
-    for name in ("transformers", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning|torch.utils.data")
     console = Console()
     verdict = [time_trainers(config, console)]

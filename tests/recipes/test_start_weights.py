@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from seqdsd.config import read_config
+from seqdsd.config import read_config, to_toml
 from seqdsd.engine import CheckpointError, StopRequested, load_checkpoint
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.recipes import ds1, neuraltalk
@@ -27,6 +27,8 @@ from seqdsd.reports.report import main as report
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import magnitude_mask
 from seqdsd.studies.arms import make_arms, new_epochs, own_annealing
+from seqdsd.studies.compare import main as compare
+from seqdsd.studies.sweep import main as sweep
 from seqdsd.tasks import SpeechTask
 
 QUIET = Console(quiet=True)
@@ -342,3 +344,17 @@ def test_an_arm_that_takes_over_notes_the_digest(trained, begun, tmp_path):
     recipe = RECIPES["ds1"]
     assert recipe.has_finished(RunFolder(config.out), config)
     assert not recipe.has_finished(RunFolder(tmp_path / "no"), replace(config, out=tmp_path / "no"))
+
+
+def test_studies_of_given_weights_say_what_they_will_train(trained, tmp_path, capsys):
+    """Without the shared first phase, and although a run of it alone, by which compare measures, would be refused."""
+    make, _, file = trained
+    settings = tmp_path / "ds1.toml"
+    settings.write_text(to_toml(make(tmp_path, start_weights=file, epochs=(7, 2, 1))))
+    common = ["--out", str(tmp_path / "study"), "--dry-run", "--iters", "1", "--jobs", "1"]
+    compare([str(settings), *common, "--seeds", "0"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "runs: 3, of which finished: 0" in said and "9 epochs of" in said
+    sweep([str(settings), *common, "--sparsities", "0.3", "0.5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["3 epochs"] * 3 + ["3 runs, 9 epochs"]
