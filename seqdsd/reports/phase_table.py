@@ -95,6 +95,16 @@ def best_phase(records: Sequence[Record]) -> Record:
     return min(records, key=_dev_score)
 
 
+def phase_title(record: Record) -> str:
+    """A phase's name, and that its weights were given, if they were."""
+    return record["name"] + (" (given)" if "given" in record else "")
+
+
+def learning_rate(record: Record) -> str:
+    """A phase's; weights that were given had none here."""
+    return NONE if "given" in record else f"{record['learning_rate']:g}"
+
+
 def phase_grid(
     records: Sequence[Record], *, name: str = "phases", about: str = "", baseline: Record | None = None
 ) -> Grid:
@@ -186,7 +196,7 @@ def _splits(records: Sequence[Record]) -> list[str]:
 
 def _phase_cells(record: Record, columns: Sequence[_Column], *, is_best: bool) -> Cells:
     return (
-        record["name"] + (" (given)" if "given" in record else "") + (_BEST_MARK if is_best else ""),
+        phase_title(record) + (_BEST_MARK if is_best else ""),
         *(column.scores.written(column.values(record)) for column in columns),
         *(cell(record) for cell in _TRAINING.values()),
     )
@@ -221,7 +231,7 @@ _TRAINING: dict[str, Callable[[Record], str]] = {
     "Pruned": lambda record: _percent(record["sparsity"]),
     "Zeros": lambda record: _percent(record["measured_sparsity"]),
     "Epochs": _epochs,
-    "LR": lambda record: NONE if "given" in record else f"{record['learning_rate']:g}",
+    "LR": learning_rate,
     "Time": lambda record: str(timedelta(seconds=round(record["train_seconds"]))),
 }
 

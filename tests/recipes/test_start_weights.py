@@ -20,7 +20,9 @@ from seqdsd.recipes.command import parse_command
 from seqdsd.recipes.speech import TokenizerSettings
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import phase_table
+from seqdsd.reports.captions.page import main as captions_page
 from seqdsd.reports.comparison.arms import compare_runs
+from seqdsd.reports.comparison.tables import table_10
 from seqdsd.reports.numbers import run_grid
 from seqdsd.reports.page.run_charts import run_curves
 from seqdsd.reports.report import main as report
@@ -295,6 +297,8 @@ def test_a_captioner_goes_on_with_the_words_of_the_run_that_it_begins_with(
         shape_corpus.data.write_text(data)
     assert (tmp_path / "run" / "vocabulary.json").read_text() == words
     assert [record["epochs"] for record in result.phases] == [0, 1, 1]
+    captions_page([str(result.folder.path), "--out", str(tmp_path / "captions.html")])
+    assert "Dense Iter 0 (given)" in (tmp_path / "captions.html").read_text()
 
 
 # Comparisons: every arm begins with the same weights.
@@ -325,6 +329,8 @@ def test_finished_arms_are_compared(trained, begun, tmp_path):
     [comparison] = compare_runs(runs)
     assert {arm.name: arm.epochs() for arm in comparison.arms} == {"Baseline": (3,), "LLR": (3,), "DSD": (3,)}
     dsd = next(one for one in runs if one.arm == "DSD")
+    rows = table_10(comparison, split="test", family=[comparison.kind.primary]).rows
+    assert [row[-2:] for row in rows if "Dense Iter 0 (given)" in row] == [("0", "-")]
     assert run_grid(dsd, [comparison]).sections[1][0][0] == "Baseline"
     assert [(band["name"], band["start"]) for band in run_curves(dsd)["bands"]] == [
         (NAMES[1], 0.5),
