@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,8 @@ def train_by_hugging_face(config: Config, batch: Tensor, *, with_dsd: bool) -> f
 def train_by_lightning(config: Config, batch: Tensor, *, with_dsd: bool) -> float:
     """Its Trainer; the median step's seconds."""
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from seqdsd.integrations.lightning import DSDCallback as LightningDSDCallback
 
+    lightning = import_module("seqdsd.integrations.lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # which its import sets
     clock = Clock()
 
@@ -182,7 +183,7 @@ def train_by_lightning(config: Config, batch: Tensor, *, with_dsd: bool) -> floa
             max_epochs=-1,
             accelerator="cpu",
             gradient_clip_val=1.0,
-            callbacks=[*([LightningDSDCallback(SPARSE, RULES)] if with_dsd else []), LightningClock()],
+            callbacks=[*([lightning.DSDCallback(SPARSE, RULES)] if with_dsd else []), LightningClock()],
             logger=False,
             log_every_n_steps=LOG_EVERY_STEPS,
             enable_checkpointing=False,
@@ -190,7 +191,7 @@ def train_by_lightning(config: Config, batch: Tensor, *, with_dsd: bool) -> floa
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        trainer.fit(Module(), torch.utils.data.DataLoader(range(config.steps)))
+        trainer.fit(Module(), torch.utils.data.DataLoader(torch.arange(config.steps)))  # type: ignore[arg-type]
     return clock.middle()
 
 

@@ -118,7 +118,7 @@ class Fitted:
             *(choice.reason for choice in self.standing(settings)),
             *(
                 ["the first phase is given (--start-weights): it trains no epoch"]
-                if settings.start_weights
+                if _value(settings, "start_weights")
                 else []
             ),
         ]
