@@ -571,6 +571,9 @@ def test_a_skipped_step_leaves_pruned_weights_at_zero(train):
     done = [step for step in trained.steps if step.gradients.isfinite().all()]
     assert len(trained.of("Sparse Iter 2")) in (BATCHES - 1, BATCHES)
     assert len([step for step in done if step.phase == "Dense Iter 1"]) == BATCHES - 1
+    assert {(step.phase, step.rate) for step in done} == {
+        (phase.name, phase.learning_rate) for phase in SCHEDULE
+    }
     assert all(has_no_bits(step.pruned) for step in trained.steps if "Sparse" in step.phase)
     assert all(parameter.isfinite().all() for parameter in trained.model.parameters())
 
