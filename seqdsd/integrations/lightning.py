@@ -136,8 +136,12 @@ class DSDCallback(Callback):
                 f"the training goes on after {self._done(trainer)} {self._length[0]}, but without a state of "
                 "DSDCallback: its checkpoint was saved without one; go on from another, or make a new Trainer"
             )
-        if (now := _length(trainer, self.schedule)) != self._length:
-            raise ValueError(f"another callback has made the training {now[1]} {now[0]} long; leave it out")
+        name = f"max_{self._walk.unit}"
+        if (now := getattr(trainer, name)) != self._walk.total:
+            raise ValueError(
+                f"another callback has changed {name} from {self._walk.total} to {now}, to which the schedule does not "
+                "fit; leave it out"
+            )
         self._saved = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
