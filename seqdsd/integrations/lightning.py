@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from seqdsd.integrations.walk import Walk
 from seqdsd.sparsity import DSD, Phase, Rule, Schedule
+from seqdsd.sparsity.controller import Best
 
 try:
     from lightning.pytorch import Callback
@@ -116,8 +117,8 @@ class DSDCallback(Callback):
             ValueError: If a rule matches nothing, the optimizer lacks weights that are to be pruned, its rates cannot
                 follow the schedule, or the checkpoint is of another schedule, model or length.
         """
-        best = {"min": "lowest", "max": "highest"}[self.mode] if self.monitor else None
-        self.dsd = DSD(pl_module, self.schedule, self.rules, best=best)
+        best: Best = "highest" if self.mode == "max" else "lowest"
+        self.dsd = DSD(pl_module, self.schedule, self.rules, best=best if self.monitor else None)
         self._walk = Walk(self.dsd, *self._length)
         if self._saved is not None:
             self._load(trainer, self._saved)
@@ -158,7 +159,8 @@ class DSDCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Report zeros where the Trainer writes its logs."""
-        if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside its class
+        if every and trainer.global_step % every == 0:
             pl_module.log_dict(self._report(), on_step=True, on_epoch=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -280,7 +282,8 @@ def _length(trainer: Trainer, schedule: Schedule) -> tuple[str, int]:
         ValueError: If it is not as long as the schedule.
     """
     epochs, steps = trainer.max_epochs, trainer.max_steps
-    if steps > 0 and (epochs == -1 or trainer.fast_dev_run):
+    is_trial: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # set from outside its class
+    if steps > 0 and (epochs == -1 or is_trial):
         return "steps", steps
     if epochs == schedule.total_epochs and steps == -1:
         return "epochs", schedule.total_epochs

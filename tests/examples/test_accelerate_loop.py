@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TWO = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+TWO = [
+    "-m",
+    "accelerate.commands.launch",
+    "--cpu",
+    "--num_processes=2",
+    "--num_machines=1",
+    "--main_process_port=0",
+]
 
 
 @pytest.mark.parametrize("launch", [["-W", "error"], [*TWO, "--mixed_precision=no", "--dynamo_backend=no"]])

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,8 @@ import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import distributed, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -473,6 +475,19 @@ def test_what_cannot_be_is_refused_before_training(module, callback, settings, s
         fit(made, DSDCallback(**{"schedule": SCHEDULE, "rules": RULES, **callback}), **settings)
     assert made.trainer.global_step == 0
     assert not any(handles_on(one) for one in made.parameters())
+
+
+def test_a_strategy_that_may_shard_is_refused(monkeypatch):
+    class Sharded(Module):
+        def configure_model(self):
+            raise AssertionError("never asked")
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # Lightning leaves there what it tells torch
+    try:
+        with pytest.raises(ValueError, match="not with ModelParallelStrategy.*choose strategy='ddp'"):
+            fit(Sharded(), strategy=ModelParallelStrategy(), devices=1)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_a_callback_that_makes_the_training_longer_is_refused():

@@ -315,6 +315,29 @@ def test_best_weights_within_the_last_phase_are_loaded(arguments):
     assert_same_bits(trainer.model, BertForSequenceClassification.from_pretrained(best))
 
 
+def test_a_checkpoint_holds_the_best_weights_of_the_phase(arguments, tmp_path):
+    scores = iter([0.1, 0.2, 0.3, 0.4, 0.5])
+    trainer = Trainer(
+        bert(BertForMaskedLM),
+        arguments(
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=False,
+        ),
+        train_dataset=sentences(tokens_as_labels=True),
+        eval_dataset=sentences(4, tokens_as_labels=True),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[DSDCallback(SCHEDULE, [Rule("*")])],
+    )
+    trainer.train()
+    kept = load_file(tmp_path / "out" / "checkpoint-8" / STATE_FILE)
+    best = BertForMaskedLM.from_pretrained(tmp_path / "out" / "checkpoint-6").state_dict()
+    assert {name.removeprefix("best/") for name in kept if name.startswith("best/")} == best.keys()
+    assert all(torch.equal(kept[f"best/{name}"], one) for name, one in best.items())
+
+
 def test_tied_embeddings_stay_dense_and_tied(arguments):
     model = bert(BertForMaskedLM)
     trainer = Trainer(
