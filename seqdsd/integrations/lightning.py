@@ -257,15 +257,17 @@ class DSDCallback(Callback):
         score = trainer.callback_metrics.get(self.monitor or "")
         # What stood there as the phase began is of the one before.
         if self._dsd.is_held and score is not None and score is not self._old_score:
-            self._dsd.note_score(trainer.strategy.reduce(score.detach().clone(), reduce_op="mean"))
+            # Processes that differ in which weights are the best would train different networks.
+            own = score.detach().to(trainer.strategy.root_device, copy=True)
+            self._dsd.note_score(trainer.strategy.reduce(own, reduce_op="mean"))
 
 
 def _refuse(trainer: Trainer, module: LightningModule) -> None:
     """Raise ValueError where the training is one that masks or rates cannot follow."""
     if not module.automatic_optimization:
         raise ValueError(
-            f"{type(module).__name__} optimizes manually, and its phases are its own affair: call "
-            "seqdsd.sparsity.DSD in its training_step (docs/your-own-model.md), or set automatic_optimization"
+            f"{type(module).__name__} optimizes manually; let Lightning do it (automatic_optimization), or walk the "
+            "phases where it does, by enter and leave of seqdsd.DSD (docs/your-own-model.md)"
         )
     strategies = {base.__name__ for base in type(trainer.strategy).__mro__}
     if not strategies & {"SingleDeviceStrategy", "DDPStrategy"} or "DeepSpeedStrategy" in strategies:
