@@ -257,7 +257,7 @@ def test_the_older_name_of_the_package_does_as_well():
 
 
 def test_logs_say_phase_and_zeros_and_the_true_rate(tmp_path):
-    fit(None, None, LearningRateMonitor("step"), logger=CSVLogger(tmp_path, "", ""))
+    fit(None, None, LearningRateMonitor(), logger=CSVLogger(tmp_path, "", ""))
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file)]
     told = {(int(row["step"]), row["dsd/phase"], row["dsd/zeros"]) for row in rows if row["dsd/zeros"]}
@@ -267,52 +267,47 @@ def test_logs_say_phase_and_zeros_and_the_true_rate(tmp_path):
         *((step, "2.0", "0.0") for step in range(12, 15)),
     }
     rates = [float(row["lr-SGD/pg1"]) for row in rows if row["lr-SGD/pg1"]]
-    assert rates == [1e-2] * 6 + [5e-3] * 6 + [1e-3] * 3
+    assert rates == [1e-2] * 8 + [5e-3] * 8 + [1e-3] * 4  # of each epoch as it begins, and of its steps
+
+
+class See(pl.Callback):
+    """Notes the first layer before and after each step."""
+
+    def __init__(self):
+        self.before, self.after = [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before.append(module.layers[0].weight.detach().clone())
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.after.append(module.layers[0].weight.detach().clone())
 
 
 def test_scores_within_an_epoch_choose_the_best_too():
-    """Validated after each batch: the first score of a phase is its lowest."""
-    seen = []
-
-    class See(pl.Callback):
-        def on_train_batch_end(self, trainer, module, *_):
-            seen.append(module.layers[0].weight.detach().clone())
-
-    module = Module()
-    _, callback, _ = fit(
-        module,
-        DSDCallback(SCHEDULE, RULES, monitor="score"),
-        See(),
-        val_check_interval=1,
-        num_sanity_val_steps=0,
-    )
-    assert torch.equal(module.layers[0].weight, seen[12])
+    """Validated after each batch, with scores that rise: the phase's first is its best."""
+    module, see = Module(), See()
+    fit(module, DSDCallback(SCHEDULE, RULES, monitor="score"), see, val_check_interval=1)
+    assert torch.equal(see.before[12], see.after[6])
+    assert torch.equal(module.layers[0].weight, see.after[12])
 
 
 def test_a_score_of_the_phase_before_counts_for_nothing():
-    """Validated after every second epoch: the last phase, of one epoch, has no score and hands on its last weights."""
-    module = Module()
-    starts = []
-
-    class See(pl.Callback):
-        def on_train_batch_end(self, trainer, module, *_):
-            starts.append(module.layers[0].weight.detach().clone())
-
+    """Validated after each second epoch: in the sparse phase, of three, that is its second."""
     schedule = Schedule.dsd(iters=1, epochs=(2, 3, 1), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
-    # In the sparse phase there is a score after its second epoch alone.
-    fit(module, DSDCallback(schedule, RULES, monitor="score"), See(), check_val_every_n_epoch=2)
-    assert torch.equal(module.layers[0].weight, starts[-1])
+    see = See()
+    fit(None, DSDCallback(schedule, RULES, monitor="score"), see, check_val_every_n_epoch=2)
+    assert torch.equal(see.before[15], see.after[11])
 
 
 def test_a_metric_of_training_may_be_monitored():
     class Logs(Module):
         def training_step(self, batch, index):
-            loss = super().training_step(batch, index)
-            self.log("epoch_loss", loss, on_step=False, on_epoch=True)
-            return loss
+            self.log("rises", float(self.current_epoch), on_step=False, on_epoch=True)
+            return super().training_step(batch, index)
 
-    _, callback, _ = fit(Logs(), DSDCallback(SCHEDULE, RULES, monitor="epoch_loss"), limit_val_batches=0)
-    assert callback.dsd.phase is None
+    see = See()
+    fit(Logs(), DSDCallback(SCHEDULE, RULES, monitor="rises"), see, limit_val_batches=0)
+    assert torch.equal(see.before[12], see.after[8])
 
 
 def test_a_metric_that_is_not_logged_is_refused_after_an_epoch():
@@ -435,6 +430,15 @@ def test_a_checkpoint_from_before_is_refused(tmp_path):
     trainer.save_checkpoint(tmp_path / "before.ckpt")
     with pytest.raises(ValueError, match="goes on after 1 epochs, but without a state of DSDCallback"):
         fit(ckpt_path=tmp_path / "before.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path")
+def test_a_refused_checkpoint_leaves_nothing_behind(whole):
+    callback = DSDCallback(LONGER, RULES, monitor="score")
+    with pytest.raises(ValueError, match="another schedule"):
+        fit(None, callback, ckpt_path=next(whole["epoch"][1].glob("*-step=9.ckpt")))
+    _, _, watch = fit(None, callback)
+    assert watch.zeros == [0] * 6 + [PRUNED] * 3 + [0] * 6
 
 
 def test_fit_once_more_begins_anew():
