@@ -100,16 +100,17 @@ class GivenWeights:
                 f"{self.path}: not the weights of this network ({'; '.join(problems)}); set the network as it was when "
                 "they were trained (--hidden-size, --network.*, --features.*; --dry-run shows it), or take others"
             )
-        if bad := next((name for name, one in found.items() if not bool(one.isfinite().all())), None):
+        as_own = {name: one.to(own[name].dtype) for name, one in found.items()}  # where 1e300 is infinite
+        if bad := next((name for name, one in as_own.items() if not bool(one.isfinite().all())), None):
             raise CheckpointError(f"{self.path}: {bad!r} holds NaN or infinity; take weights from before")
-        model.load_state_dict(found)
+        model.load_state_dict(as_own)
 
 
 def _from_safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         tensors = load_safetensors(content)
         with safe_open(path, framework="pt") as file:
-            is_ours = "checksum" in (file.metadata() or {})
+            is_ours = {"checksum", "state"} <= (file.metadata() or {}).keys()  # others note a checksum, too
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged or truncated ({error}); copy it again") from error
     if any(name.startswith("model/") for name in tensors):
@@ -140,8 +141,8 @@ def _from_torch(path: Path, content: bytes) -> Any:
 
 
 def _tensors_in(path: Path, loaded: Any) -> dict[str, Tensor]:
-    """The dict of tensors, at the top or below one of the usual names."""
-    while isinstance(loaded, Mapping) and not any(isinstance(one, Tensor) for one in loaded.values()):
+    """The dict of tensors, at the top or below one of the usual names, beside which a tensor may be a score."""
+    while isinstance(loaded, Mapping):
         inner = next((loaded[name] for name in _NESTED if isinstance(loaded.get(name), Mapping)), None)
         if inner is None:
             break
@@ -160,7 +161,13 @@ def _tensors_in(path: Path, loaded: Any) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path}: no state_dict in it, but {found}; save the weights: torch.save(model.state_dict(), FILE)"
         )
+    if odd := next((name for name, one in tensors.items() if not _is_plain(one)), None):
+        raise CheckpointError(f"{path}: {odd!r} is sparse, nested, or has no numbers (meta); save it dense")
     return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

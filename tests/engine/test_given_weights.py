@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from seqdsd.engine import Checkpoint, CheckpointError, GivenWeights, save_checkpoint
 
@@ -48,6 +48,10 @@ WRITERS = {
     "compiled under DDP": lambda tensors, path: torch.save(
         {"model": {f"_orig_mod.module.{name}": one for name, one in tensors.items()}, "optimizer": {}}, path
     ),
+    "a score beside": lambda tensors, path: torch.save(
+        {"best_acc1": torch.tensor(71.5), "state_dict": tensors}, path
+    ),
+    "a checksum of theirs": lambda tensors, path: save_file(tensors, path, metadata={"checksum": "0f3a"}),
     "parameters": lambda tensors, path: torch.save(
         {name: nn.Parameter(one, requires_grad=one.is_floating_point()) for name, one in tensors.items()},
         path,
@@ -72,8 +76,9 @@ def test_old_norms_have_no_count_of_batches(theirs, tmp_path):
     check_given(tmp_path / "old.pt", theirs)
 
 
-def test_half_precision_is_widened(theirs, tmp_path):
-    half = {name: one.half() if one.is_floating_point() else one for name, one in theirs.items()}
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_half_precision_is_widened(theirs, tmp_path, dtype):
+    half = {name: one.to(dtype) if one.is_floating_point() else one for name, one in theirs.items()}
     save_file(half, tmp_path / "half.safetensors")
     model = network()
     GivenWeights.read(tmp_path / "half.safetensors").give_to(model)
@@ -136,12 +141,21 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(theirs, tmp_path, chan
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
 def test_weights_that_are_no_numbers_are_refused(theirs, tmp_path, value):
+    theirs["last.weight"] = theirs["last.weight"].double()
     theirs["last.weight"][1, 2] = value
     torch.save(theirs, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="x.pt: 'last.weight' holds NaN or infinity"):
         GivenWeights.read(tmp_path / "x.pt").give_to(network())
+
+
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda one: one.to("meta")])
+def test_what_is_not_laid_out_in_full_is_refused(theirs, tmp_path, change):
+    theirs["last.weight"] = change(theirs["last.weight"])
+    torch.save(theirs, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="x.pt: 'last.weight' is sparse.*save it dense"):
+        GivenWeights.read(tmp_path / "x.pt")
 
 
 class Bomb:
