@@ -190,6 +190,12 @@ class DSDCallback(Callback):
         self._dsd.release()
         self._walk.warn_if_unfinished(self._done(trainer))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where a checkpoint from the training's end left nothing to train."""
+        if self._saved is not None:
+            self.on_train_end(trainer, pl_module)
+            self._saved = None
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Free all weights."""
         if self.dsd is not None:
@@ -218,6 +224,10 @@ class DSDCallback(Callback):
         with self._as_long_as(phase, trainer):
             trainer.strategy.setup_optimizers(trainer)
         optimizer = trainer.optimizers[0]
+        if not optimizer.param_groups:  # Lightning's stand-in for none
+            raise ValueError(
+                f"{type(trainer.lightning_module).__name__}.configure_optimizers gives no optimizer; return one"
+            )
         optimizer.state.clear()  # of a module that gives the same one again
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         _scale_rates(optimizer, schedulers, float(phase.learning_rate))

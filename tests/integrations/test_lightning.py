@@ -374,6 +374,19 @@ def test_a_training_goes_on_to_the_same_bits(whole, moment, step):
         assert torch.equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path")
+def test_a_checkpoint_of_the_end_gives_the_best_weights(tmp_path):
+    """It holds the last weights, and the best in the callback's state; nothing is left to train."""
+    schedule = Schedule.dsd(iters=1, epochs=(1, 1, 2), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
+    finished, again = Module(), Module()
+    best = DSDCallback(schedule, RULES, monitor="score")
+    fit(finished, best, *saving(tmp_path, SAVED["epoch"]), enable_checkpointing=True)
+    [path] = tmp_path.glob("*-step=12.ckpt")
+    _, callback, watch = fit(again, DSDCallback(schedule, RULES, monitor="score"), ckpt_path=path)
+    assert watch.zeros == [] and callback.dsd.phase is None
+    assert all(map(torch.equal, again.parameters(), finished.parameters()))
+
+
 def test_a_checkpoint_is_read_without_unpickling_and_its_masks_take_a_bit_a_weight(whole):
     [path] = whole["epoch"][1].glob("*-step=9.ckpt")
     saved = torch.load(path, weights_only=True)
@@ -454,14 +467,21 @@ class Manual(Module):
         self.automatic_optimization = False
 
 
+class Still(Module):
+    def configure_optimizers(self):
+        return None
+
+
 class Frozen(Module):
     def configure_optimizers(self):
         return torch.optim.SGD(self.layers[2].parameters(), lr=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`")
 @pytest.mark.parametrize(
     ("module", "callback", "settings", "said"),
     [
+        (Still, {}, {}, "Still.configure_optimizers gives no optimizer"),
         (Manual, {}, {}, "Manual optimizes manually; let Lightning do it"),
         (Module, {}, {"max_epochs": 4}, r"give Trainer\(max_epochs=5\), or max_steps alone"),
         (Module, {}, {"max_epochs": 5, "max_steps": 4}, "or max_steps alone"),
