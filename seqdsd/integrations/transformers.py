@@ -174,7 +174,8 @@ class DSDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report zeros beside the loss."""
-        if "loss" in kwargs["logs"] and self._dsd.is_held and state.global_step not in self._walk.ends:
+        is_held = self.dsd is not None and self.dsd.is_held
+        if "loss" in kwargs["logs"] and is_held and state.global_step not in self._walk.ends:
             self._log()
 
     def on_save(

@@ -259,6 +259,8 @@ def test_logs_say_phase_and_zeros_and_still_the_loss(arguments):
         train_dataset=sentences(),
         callbacks=[DSDCallback(SCHEDULE, RULES)],
     )
+    trainer.log({"loss": 0.0})  # before the training, of which there is nothing to say yet
+    assert len(trainer.state.log_history) == 1
     trainer.train()
     logs = trainer.state.log_history
     told = [(log["step"], log["dsd/phase"], log["dsd/zeros"]) for log in logs if "dsd/zeros" in log]
