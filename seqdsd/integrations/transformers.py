@@ -129,8 +129,10 @@ class DSDCallback(TrainerCallback):
         if state.global_step:
             self._load(args, state)
         _set_curve(kwargs["lr_scheduler"], self._rate(args))
-        if not state.global_step:
-            _set_step(kwargs["lr_scheduler"], 0)
+        if not kwargs[
+            "lr_scheduler"
+        ].last_epoch:  # also of a checkpoint of ``save_only_model``, which has no scheduler
+            _set_step(kwargs["lr_scheduler"], state.global_step)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

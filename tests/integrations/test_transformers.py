@@ -215,6 +215,23 @@ def test_a_training_goes_on_to_the_same_bits(whole, tmp_path, step):
     )
 
 
+def test_a_checkpoint_without_optimizer_and_scheduler_goes_on_at_its_phase_s_rate(whole, tmp_path):
+    """As ``save_only_model`` leaves it: Hugging Face's scheduler would begin again, at the dense phase's."""
+    checkpoint = tmp_path / "checkpoint-5"
+    shutil.copytree(f"{whole.args.output_dir}/checkpoint-5", checkpoint)
+    for name in ("optimizer.pt", "scheduler.pt"):
+        (checkpoint / name).unlink()
+    trainer, rates = resumable(tmp_path / "out"), []
+
+    class Rates(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, *, optimizer, **kwargs):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    trainer.add_callback(Rates())
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert rates == pytest.approx([3.75e-3, 2.5e-3, 1.25e-3, 1e-3, 5e-4])  # of four steps, and of two
+
+
 def test_after_an_error_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
     trainer = resumable(tmp_path)
     failing = FailsAt(5)
