@@ -340,6 +340,21 @@ def test_finished_arms_are_compared(trained, begun, tmp_path):
     assert "Dense Iter 0 (given)" in (tmp_path / "report.html").read_text()
 
 
+def test_arms_of_other_weights_are_not_compared_whatever_the_file_was_called(trained, begun, tmp_path):
+    make, _, file = trained
+    same, other = shutil.copy(file, tmp_path / "same.pt"), shutil.copy(file, tmp_path / "other.pt")
+    run(make(tmp_path / "same", method="llr", start_weights=same, epochs=(7, 2, 1)))
+    assert len(compare_runs(read_runs([tmp_path / "same", begun[1].folder.path]).runs)) == 1
+    tensors = {name: 2 * one for name, one in torch.load(other)["state_dict"].items()}
+    torch.save(tensors, other)
+    run(make(tmp_path / "other", method="llr", start_weights=other, epochs=(7, 2, 1)))
+    settings = tmp_path / "other" / "config.toml"
+    settings.write_text(
+        settings.read_text().replace(str(other), str(file))
+    )  # as if it had stood in its place
+    assert len(compare_runs(read_runs([tmp_path / "other", begun[1].folder.path]).runs)) == 2
+
+
 def test_an_arm_that_takes_over_notes_the_digest(trained, begun, tmp_path):
     make, _, file = trained
     config = make(tmp_path / "run", start_weights=file, epochs=(7, 2, 1, 1), iters=2)

@@ -233,6 +233,8 @@ def _common(run: Run) -> dict[str, Any]:
     flat = {name: value for name, value in _flat(run.settings) if name not in (*_BOOKKEEPING, ANNEAL)}
     if isinstance(flat.get("data"), str):
         flat["data"] = os.path.normpath(flat["data"])
+    if "start_weights" in flat:  # a run that is named there may have gone on since, to another best phase
+        flat["start_weights"] = run.phases[0].get("given", {}).get("sha256", "")[:12]
     # As in folders from before they could be set.
     return {name: value for name, value in flat.items() if (name, value) not in _ADDED_SINCE}
 
