@@ -234,12 +234,12 @@ def load_batches(
         num_workers=min(num_workers, len(indices)),
         pin_memory=pin_memory,
         generator=torch.Generator(),  # of its own: drawing from the global one would change dropout on resume
-        worker_init_fn=_leave_stopping_to_the_trainer,
+        worker_init_fn=leave_stopping_to_the_trainer,
     )
     yield from loader
 
 
-def _leave_stopping_to_the_trainer(worker: int) -> None:
+def leave_stopping_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach workers too; their death would end training before it can save."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

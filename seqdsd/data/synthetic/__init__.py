@@ -1,8 +1,9 @@
-"""The embedded corpora: spoken sentences and drawn scenes, made on the spot, with no download."""
+"""The embedded corpora: spoken sentences, drawn scenes and shapes, made on the spot, with no download."""
 
 from seqdsd.data.synthetic.cache import default_cache_dir
 from seqdsd.data.synthetic.content import SPLITS
 from seqdsd.data.synthetic.scenes import SyntheticScenes, synthetic_scenes
+from seqdsd.data.synthetic.shapes import SyntheticShapes, synthetic_shapes
 from seqdsd.data.synthetic.speech import SAMPLE_RATE_HZ, VOICES, SyntheticSpeech, synthetic_speech
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "SPLITS",
     "VOICES",
     "SyntheticScenes",
+    "SyntheticShapes",
     "SyntheticSpeech",
     "default_cache_dir",
     "synthetic_scenes",
+    "synthetic_shapes",
     "synthetic_speech",
 ]

@@ -75,7 +75,7 @@ def _placed(scene: Scene, rng: np.random.Generator) -> list[tuple[Figure, int, P
 
 def _jittered(outline: Points, rng: np.random.Generator) -> Points:
     stretch = 1 + rng.uniform(-_MOST_STRETCH, _MOST_STRETCH, 2)
-    return _turned(outline * stretch, rng.uniform(-_MOST_TILT, _MOST_TILT))
+    return turned(outline * stretch, rng.uniform(-_MOST_TILT, _MOST_TILT))
 
 
 def _mixed(colour: str, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -97,7 +97,8 @@ def _ground(background: str, rng: np.random.Generator) -> Image.Image:
 # Outlines: x to the right and y down.
 
 
-def _turned(outline: Points, angle: float) -> Points:
+def turned(outline: Points, angle: float) -> Points:
+    """Turn around 0, by radians."""
     cos, sin = math.cos(angle), math.sin(angle)
     return outline @ np.array([[cos, sin], [-sin, cos]])
 
@@ -109,7 +110,7 @@ def _unit(x: Points, y: Points) -> Points:
     return (outline - (low + high) / 2) / (high - low).max()
 
 
-def _polar(radius: Points | float, corners: int) -> Points:
+def polar(radius: Points | float, corners: int) -> Points:
     """Corners at equal angles, clockwise from the top."""
     angle = 2 * np.pi * np.arange(corners) / corners
     return _unit(radius * np.sin(angle), -radius * np.cos(angle))
@@ -133,9 +134,9 @@ def _moon() -> Points:
 
 
 OUTLINES = {
-    "circle": _polar(1.0, 96),
-    "star": _polar(np.where(np.arange(10) % 2, 0.42, 1.0), 10),
+    "circle": polar(1.0, 96),
+    "star": polar(np.where(np.arange(10) % 2, 0.42, 1.0), 10),
     "heart": _heart(),
     "moon": _moon(),
-    "diamond": _polar(np.array([1.25, 0.85, 1.25, 0.85]), 4),
+    "diamond": polar(np.array([1.25, 0.85, 1.25, 0.85]), 4),
 }

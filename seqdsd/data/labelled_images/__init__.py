@@ -1,0 +1,37 @@
+"""Images with labels: which there are, their pixels, and batches of them, varied for training.
+
+Not part of ``seqdsd.data``'s own names: torchvision takes a second to import, which recognisers do not need.
+"""
+
+from seqdsd.data.labelled_images.batches import ImageBatch, ImageBatchSampler
+from seqdsd.data.labelled_images.corpus import ImageCorpus, ImageSet, LabelledImage, read_image_corpus
+from seqdsd.data.labelled_images.sources import (
+    HeldImages,
+    ImageFiles,
+    ImageFormat,
+    ImageSource,
+    common_format,
+    open_images,
+    read_pixels,
+)
+from seqdsd.data.labelled_images.variation import Variations, draw_variations, network_input, vary
+
+__all__ = [
+    "HeldImages",
+    "ImageBatch",
+    "ImageBatchSampler",
+    "ImageCorpus",
+    "ImageFiles",
+    "ImageFormat",
+    "ImageSet",
+    "ImageSource",
+    "LabelledImage",
+    "Variations",
+    "common_format",
+    "draw_variations",
+    "network_input",
+    "open_images",
+    "read_image_corpus",
+    "read_pixels",
+    "vary",
+]

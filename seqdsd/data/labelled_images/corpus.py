@@ -1,0 +1,220 @@
+"""A folder of images for classification: ``FOLDER/{train,dev,test}/CLASS/IMAGE``, listed and checked; none is opened.
+
+ImageNet's ``val`` is taken as dev. A class is a folder; the training set's folders, sorted by name as torchvision's
+``ImageFolder`` sorts them, are the labels of all three sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from seqdsd.data.speech import BadDataError, OnBadData
+from seqdsd.images import IMAGE_SUFFIXES
+from seqdsd.printable import printable
+
+log = logging.getLogger(__name__)
+
+_FOLDERS = {"train": ("train",), "dev": ("dev", "val"), "test": ("test",)}
+_NAMED = 5
+_LAYOUT = (
+    "--data takes a folder with train/, dev/ and test/, and in each of them a folder of images for each class"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One image file and what it shows."""
+
+    id: str
+    """Its path below the set's folder, ``CLASS/NAME.png``: unique in its set."""
+    path: Path
+    label: int
+    """Position of its class in ``ImageSet.classes``."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split, sorted by class and then by name."""
+
+    classes: tuple[str, ...]
+    images: tuple[LabelledImage, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of classes and ids: changes when images come, go or change their class."""
+        digest = hashlib.blake2b(repr(self.classes).encode(), digest_size=16)
+        for image in self.images:
+            digest.update(f"{image.id}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ImageCorpus:
+    """What is trained on, what chooses, what judges."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    train: ImageSet
+    dev: ImageSet
+    test: ImageSet | None
+    """None where the test set was not to be read."""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    """What was left out: its path below ``folder`` to the reason; empty unless asked for ``on_bad_data="skip"``."""
+
+    def split(self, name: str) -> ImageSet:
+        """The images of ``train``, ``dev`` or ``test``."""
+        found = {"train": self.train, "dev": self.dev, "test": self.test}[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of those that were read."""
+        return ("train", "dev") if self.test is None else ("train", "dev", "test")
+
+
+def read_image_corpus(
+    folder: Path, *, on_bad_data: OnBadData = "error", with_test: bool = True
+) -> ImageCorpus:
+    """List the images of a folder with train, dev (or val) and test, a folder a class in each.
+
+    Files that do not end like an image, and hidden ones, are not used, which the log says. A class folder may hold
+    folders, whose images are its own.
+
+    Args:
+        folder: Of the three.
+        on_bad_data: "error" raises for a class that is empty, unknown to training, or absent from dev or test; "skip"
+            leaves it out, and says so.
+        with_test: Without it the test set need not be there.
+
+    Raises:
+        BadDataError: Naming the folder and a remedy; also with "skip" if a set has no image.
+    """
+    listing = _Listing(folder, on_bad_data)
+    found = {split: listing.split(split) for split in _FOLDERS if with_test or split != "test"}
+    classes = tuple(sorted(found["train"]))
+    for split, of_class in found.items():
+        listing.compare_classes(split, of_class, classes)
+    sets = {split: _image_set(classes, of_class) for split, of_class in found.items()}
+    for split, images in sets.items():
+        if not images.images:
+            raise BadDataError(f"{listing.folder_of(split)}: no image is left. {_first(listing.skipped)}")
+    return ImageCorpus(folder, classes, sets["train"], sets["dev"], sets.get("test"), listing.skipped)
+
+
+class _Listing:
+    """Lists the sets of a corpus and keeps what was left out."""
+
+    def __init__(self, folder: Path, on_bad_data: OnBadData) -> None:
+        self.skipped: dict[str, str] = {}
+        self._folder = folder
+        self._on_bad_data = on_bad_data
+
+    def folder_of(self, split: str) -> Path:
+        """Where the images of ``train``, ``dev`` or ``test`` are."""
+        present = [self._folder / name for name in _FOLDERS[split] if (self._folder / name).is_dir()]
+        if not present:
+            names = " nor ".join(f"{name}/" for name in _FOLDERS[split])
+            none = "no" if len(_FOLDERS[split]) == 1 else "neither"
+            raise BadDataError(
+                f"{self._folder}: {none} {names} is there. {_LAYOUT} (scripts under data_prep/ write them)"
+            )
+        if len(present) > 1:
+            raise BadDataError(
+                f"{present[0]} and {present[1]} are both there, and either would be dev. Rename one of them"
+            )
+        return present[0]
+
+    def split(self, split: str) -> dict[str, list[LabelledImage]]:
+        """Class to its images, whose labels are still to be given; a class without images is absent."""
+        folder = self.folder_of(split)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        class_folders = [one for one in entries if one.is_dir() and not one.name.startswith(".")]
+        if not class_folders:
+            loose = next((one.name for one in entries if _is_image(one.name)), None)
+            what = "no class folder is there" + (f", but images such as {printable(loose)}" if loose else "")
+            raise BadDataError(f"{folder}: {what}. {_LAYOUT}")
+        found = {one.name: _images_below(Path(one.path), one.name) for one in class_folders}
+        for name in [name for name, images in found.items() if not images]:
+            self._refuse(folder / name, "holds no image", "Put its images there, or remove the folder")
+            del found[name]
+        return found
+
+    def compare_classes(
+        self, split: str, of_class: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]
+    ) -> None:
+        """Refuse classes that only one of training and another set has."""
+        folder = self.folder_of(split)
+        if unknown := sorted(set(of_class) - set(classes)):
+            self._refuse(
+                folder,
+                f"{_counted(unknown)} that the training set lacks",
+                "Correct the names, add training images or remove the folders",
+                key="classes that train lacks",
+            )
+        if missing := sorted(set(classes) - set(of_class)):
+            self._refuse(
+                folder,
+                f"lacks {_counted(missing)} of the training set",
+                f"Add images of them to {split}, or remove them from train",
+                key="classes that it lacks",
+            )
+
+    def _refuse(self, path: Path, what: str, remedy: str, *, key: str = "") -> None:
+        message = f"{printable(str(path))}: {what}. {remedy}"
+        if self._on_bad_data == "error":
+            raise BadDataError(f"{message} (or --on-bad-data skip)")
+        log.warning("skipped: %s", message)
+        self.skipped[" ".join([str(path.relative_to(self._folder)), key]).strip()] = message
+
+
+def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
+    """The images of a class, sorted by name."""
+    images: list[LabelledImage] = []
+    others: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = os.path.relpath(parent, folder)
+        for name in sorted(name for name in names if not name.startswith(".")):
+            inner = name if below == "." else f"{below}/{name}"
+            if _is_image(name):
+                images.append(LabelledImage(f"{class_name}/{inner}", folder / inner, label=-1))
+            else:
+                others.append(inner)
+    if others:
+        log.warning("%s: %d files are not used: %s", folder, len(others), _counted(others))
+    return images
+
+
+def _image_set(classes: tuple[str, ...], of_class: Mapping[str, Sequence[LabelledImage]]) -> ImageSet:
+    return ImageSet(
+        classes,
+        tuple(
+            LabelledImage(image.id, image.path, label)
+            for label, name in enumerate(classes)
+            for image in of_class.get(name, ())
+        ),
+    )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _counted(names: Sequence[str]) -> str:
+    shown = ", ".join(printable(name) for name in names[:_NAMED])
+    return shown + (f" … ({len(names)} in all)" if len(names) > _NAMED else "")
+
+
+def _first(skipped: Mapping[str, str]) -> str:
+    return f"The first was skipped because {next(iter(skipped.values()))}" if skipped else ""

@@ -1,0 +1,331 @@
+"""Where the pixels of labelled images come from: memory, for whole sets of small images, or files when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
+
+from seqdsd.data.batch import BadExample
+from seqdsd.data.labelled_images.batches import ImageBatch
+from seqdsd.data.labelled_images.corpus import ImageSet, LabelledImage
+from seqdsd.data.labelled_images.variation import Variations
+from seqdsd.data.speech import BadDataError, OnBadData, leave_stopping_to_the_trainer
+from seqdsd.images import ImageError, read_image
+
+HELD_BYTES = 2 * 2**30
+"""Sets of no more bytes are held in memory, unless parts of random size are to be cut out of their images."""
+
+_MEASURED = 100
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What all images of a batch are brought to.
+
+    Attributes:
+        channels: 1 (grey) or 3 (red, green, blue).
+        height: In pixels.
+        width: In pixels.
+        resize: Images of another size are scaled until their shorter side has so many pixels, and their centre is cut
+            out (torchvision's ``Resize`` and ``CenterCrop``: 256 for ImageNet's 224); None: until they just cover.
+    """
+
+    channels: int
+    height: int
+    width: int
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"height and width must be at least 1, got {self.height} and {self.width}")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise ValueError(
+                f"resize must be at least {max(self.height, self.width)}, the larger of height and width, "
+                f"got {self.resize}"
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """Of one image."""
+        return self.channels * self.height * self.width
+
+
+class ImageSource(Protocol):
+    """Where the pixels of a set of images come from."""
+
+    @property
+    def format(self) -> ImageFormat:
+        """Of all images that it gives."""
+
+    @property
+    def images(self) -> Sequence[LabelledImage]:
+        """Those that can be used, in the order of the indices."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Id to the reason of those that could not be read so far."""
+
+    def batches(
+        self, plan: Iterable[Sequence[int]], *, variations: Variations | None = None
+    ) -> Iterator[ImageBatch]:
+        """The images with these indices, batch by batch; ``variations`` are of the whole set."""
+
+
+def common_format(images: ImageSet) -> ImageFormat | None:
+    """The format of a set whose images all have the same; None where they differ in size.
+
+    Looks at 100 images at most, spread over the classes: the others will be scaled, or turned grey, if need be. Grey
+    are images whose three colours are the same.
+
+    Raises:
+        BadDataError: If none of them can be read.
+    """
+    chosen = np.unique(np.linspace(0, len(images) - 1, _MEASURED).round().astype(int))
+    found: set[tuple[int, int]] = set()
+    is_grey = True
+    problem = ""
+    for index in chosen:
+        try:
+            pixels = np.asarray(read_image(images.images[index].path))
+        except ImageError as error:
+            problem = str(error)
+            continue
+        found.add(pixels.shape[:2])
+        is_grey &= bool((pixels == pixels[..., :1]).all())
+    if not found:
+        raise BadDataError(f"none of {len(chosen)} images can be read; the last: {problem}")
+    if len(found) > 1:
+        return None
+    height, width = found.pop()
+    return ImageFormat(1 if is_grey else 3, height, width)
+
+
+def open_images(
+    images: ImageSet,
+    image_format: ImageFormat,
+    *,
+    resized_crop: bool = False,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    on_bad_data: OnBadData = "error",
+    cache_dir: Path | None = None,
+) -> ImageSource:
+    """Hold a set of images in memory if it is small, or read them as they are needed.
+
+    Args:
+        images: Of one split.
+        image_format: What they are brought to.
+        resized_crop: Whether parts of random size will be cut out of them: then files are needed each time.
+        num_workers: Processes that read files ahead.
+        pin_memory: Whether batches go to a GPU.
+        on_bad_data: "error" raises for images that cannot be read (when a batch needs them, or here where they are
+            held), "skip" leaves them out.
+        cache_dir: Where sets to be held are kept ready; by default `default_cache_dir`.
+
+    Raises:
+        BadDataError: If an image cannot be read and the set is held, or none can.
+        OSError: If the cache cannot be written; the message says what to do.
+    """
+    if not resized_crop and len(images) * image_format.num_bytes <= HELD_BYTES:
+        return HeldImages.read(images, image_format, on_bad_data=on_bad_data, pin_memory=pin_memory)
+    return ImageFiles(
+        images, image_format, num_workers=num_workers, pin_memory=pin_memory, on_bad_data=on_bad_data
+    )
+
+
+@dataclass(frozen=True)
+class HeldImages:
+    """A whole set in memory; batches need no worker."""
+
+    format: ImageFormat
+    images: Sequence[LabelledImage]
+    pixels: UInt8[Tensor, "items channels height width"]
+    labels: Int[Tensor, "items"]
+    skipped: Mapping[str, str]
+    pin_memory: bool = False
+
+    @classmethod
+    def read(
+        cls, images: ImageSet, image_format: ImageFormat, *, on_bad_data: OnBadData, pin_memory: bool = False
+    ) -> HeldImages:
+        """Read all files of a set.
+
+        Raises:
+            BadDataError: If one cannot be read, unless it is to be skipped, or none can.
+        """
+        good: list[LabelledImage] = []
+        pixels: list[np.ndarray] = []
+        skipped: dict[str, str] = {}
+        for image in images.images:
+            try:
+                pixels.append(read_pixels(image.path, image_format))
+            except ImageError as error:
+                if on_bad_data == "error":
+                    raise BadDataError(f"{error} (or --on-bad-data skip)") from error
+                skipped[image.id] = str(error)
+                continue
+            good.append(image)
+        return cls(
+            image_format,
+            good,
+            torch.from_numpy(np.stack(pixels)),
+            torch.tensor([image.label for image in good]),
+            skipped,
+            pin_memory,
+        )
+
+    def batches(
+        self, plan: Iterable[Sequence[int]], *, variations: Variations | None = None
+    ) -> Iterator[ImageBatch]:
+        """See ``ImageSource``."""
+        for indices in plan:
+            chosen = torch.as_tensor(indices, dtype=torch.long)
+            batch = ImageBatch(
+                ids=tuple(self.images[index].id for index in indices),
+                images=self.pixels[chosen],
+                labels=self.labels[chosen],
+                variations=variations and variations.of(indices),
+            )
+            yield batch.pin_memory() if self.pin_memory else batch
+
+
+@dataclass(frozen=True)
+class _Example:
+    """One image, read; its position in the set leads to its label and its variation."""
+
+    index: int
+    pixels: UInt8[np.ndarray, "channels height width"]
+
+
+class ImageFiles:
+    """A set whose images are read when a batch needs them, by worker processes."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        image_format: ImageFormat,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        on_bad_data: OnBadData = "error",
+    ) -> None:
+        """Hold the list; nothing is read yet."""
+        self.format = image_format
+        self.images: Sequence[LabelledImage] = images.images
+        self.skipped: dict[str, str] = {}
+        self._num_workers = num_workers
+        self._pin_memory = pin_memory
+        self._on_bad_data = on_bad_data
+
+    def batches(
+        self, plan: Iterable[Sequence[int]], *, variations: Variations | None = None
+    ) -> Iterator[ImageBatch]:
+        """See ``ImageSource``.
+
+        Raises:
+            BadDataError: If an image cannot be read and is not to be skipped.
+        """
+        indices = [list(batch) for batch in plan]
+        loader = DataLoader(
+            _Files(self.images, self.format, variations),
+            batch_sampler=indices,
+            collate_fn=_collate,
+            num_workers=min(self._num_workers, len(indices)),
+            pin_memory=self._pin_memory,
+            generator=torch.Generator(),  # of its own: drawing from the global one would change dropout on resume
+            worker_init_fn=leave_stopping_to_the_trainer,
+        )
+        for batch in loader:
+            for bad in batch.bad:
+                if self._on_bad_data == "error":
+                    raise BadDataError(f"{bad.message} (or --on-bad-data skip)")
+                self.skipped[bad.id] = bad.message
+            yield batch
+
+
+class _Files(Dataset["ImageBatch"]):
+    """Whole batches by their indices."""
+
+    def __init__(
+        self, images: Sequence[LabelledImage], image_format: ImageFormat, variations: Variations | None
+    ) -> None:
+        self._images = images
+        self._format = image_format
+        self._variations = variations
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
+        good: list[int] = []
+        pixels: list[np.ndarray] = []
+        bad: list[BadExample] = []
+        crop = self._variations.resized_crop if self._variations else None
+        for index in indices:
+            image = self._images[index]
+            try:
+                pixels.append(read_pixels(image.path, self._format, crop_seed=crop and (*crop, index)))
+            except ImageError as error:
+                bad.append(BadExample(image.id, str(error)))
+                continue
+            good.append(index)
+        shape = (0, self._format.channels, self._format.height, self._format.width)
+        return ImageBatch(
+            ids=tuple(self._images[index].id for index in good),
+            images=torch.from_numpy(np.stack(pixels)) if good else torch.zeros(shape, dtype=torch.uint8),
+            labels=torch.tensor([self._images[index].label for index in good], dtype=torch.long),
+            variations=self._variations and self._variations.of(good),
+            bad=tuple(bad),
+        )
+
+
+def _collate(batch: ImageBatch) -> ImageBatch:
+    return batch
+
+
+def read_pixels(
+    path: Path, image_format: ImageFormat, *, crop_seed: tuple[int, int, int] | None = None
+) -> UInt8[np.ndarray, "channels height width"]:
+    """Read an image file and bring it to a format.
+
+    Args:
+        path: The file.
+        image_format: Its channels and size.
+        crop_seed: Cut out a part of random size and proportions, decided by these numbers.
+
+    Raises:
+        ImageError: Naming the file, if it cannot be read.
+    """
+    image = read_image(path)
+    if crop_seed is not None:
+        raise NotImplementedError
+    return _pixels(_fitted(image, image_format), image_format)
+
+
+def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
+    size = (image_format.height, image_format.width)
+    if image.size == size[::-1]:
+        return image
+    if image_format.resize is not None:
+        scaled = functional.resize(image, image_format.resize)
+    else:
+        scale = max(size[0] / image.height, size[1] / image.width)
+        scaled = functional.resize(
+            image, [max(1, round(side * scale)) for side in (image.height, image.width)]
+        )
+    return functional.center_crop(scaled, list(size))
+
+
+def _pixels(image: Image.Image, image_format: ImageFormat) -> UInt8[np.ndarray, "channels height width"]:
+    if image_format.channels == 1:
+        return np.asarray(image.convert("L"))[None]
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
