@@ -65,7 +65,9 @@ COMMANDS = {
         "seqdsd.inference.shard", "write a speech corpus as tar shards, for one larger than a disk"
     ),
     "sweep": _Entry("seqdsd.studies.sweep", "choose sparsity and learning rates on the dev set"),
-    "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
+    "table": _Entry(
+        "seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 2 to 5 and 7 do"
+    ),
     "transcribe": _Entry("seqdsd.inference.transcribe", "turn recordings of any length into text"),
     "tune-decoding": _Entry("seqdsd.inference.tune_decoding", "weigh a language model on the dev set"),
 }
