@@ -57,8 +57,8 @@ class RunConfig:
     """Rounds of sparse and redense phases after the first dense phase."""
     epochs: tuple[int, ...]
     """Epochs of each phase: one number for all or one a phase."""
-    hidden_size: int
-    """Units of every hidden layer."""
+    hidden_size: int | None
+    """Units of every hidden layer; None where a network has its own."""
     seed: int = 0
     """Decides initial weights, order of the data and all randomness."""
     learning_rates: tuple[float, ...]
@@ -88,7 +88,7 @@ class RunConfig:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         for name, value, most in (
-            ("hidden_size", self.hidden_size, MAX_HIDDEN_SIZE),
+            ("hidden_size", 1 if self.hidden_size is None else self.hidden_size, MAX_HIDDEN_SIZE),
             ("accumulate", self.accumulate, MAX_ACCUMULATE),
             ("epochs", max((1, *self.epochs)), MAX_EPOCHS),
         ):
@@ -351,7 +351,7 @@ def check_memory(
     if needed > there:
         raise OutOfMemory(
             f"a network of {count:,} parameters takes {needed / 1e9:,.0f} GB to train, and this machine has "
-            f"{there / 1e9:,.0f} GB; take a smaller --hidden-size (got {config.hidden_size})"
+            f"{there / 1e9:,.0f} GB; take a smaller network (--hidden-size, got {config.hidden_size})"
         )
 
 
