@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from seqdsd.data.batch import BadExample
@@ -20,12 +28,18 @@ from seqdsd.data.labelled_images.batches import ImageBatch
 from seqdsd.data.labelled_images.corpus import ImageSet, LabelledImage
 from seqdsd.data.labelled_images.variation import Variations
 from seqdsd.data.speech import BadDataError, OnBadData, leave_stopping_to_the_trainer
+from seqdsd.data.synthetic.cache import cached_corpus
+from seqdsd.data.synthetic.progress import progress_bar
 from seqdsd.images import ImageError, read_image
 
 HELD_BYTES = 2 * 2**30
 """Sets of no more bytes are held in memory, unless parts of random size are to be cut out of their images."""
 
 _MEASURED = 100
+_HELD_FILE = "images.safetensors"
+_HELD_VERSION = 1  # raise it with any change that changes pixels
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,9 @@ def open_images(
         OSError: If the cache cannot be written; the message says what to do.
     """
     if not resized_crop and len(images) * image_format.num_bytes <= HELD_BYTES:
-        return HeldImages.read(images, image_format, on_bad_data=on_bad_data, pin_memory=pin_memory)
+        return HeldImages.read(
+            images, image_format, on_bad_data=on_bad_data, pin_memory=pin_memory, cache_dir=cache_dir
+        )
     return ImageFiles(
         images, image_format, num_workers=num_workers, pin_memory=pin_memory, on_bad_data=on_bad_data
     )
@@ -147,44 +163,54 @@ def open_images(
 
 @dataclass(frozen=True)
 class HeldImages:
-    """A whole set in memory; batches need no worker."""
+    """A whole set in memory; batches need no worker.
+
+    Attributes:
+        format: See ``ImageSource``.
+        images: See there; also ``skipped``.
+        pixels: Of all images, mapped from a file where they lie ready, which processes of one machine share.
+        labels: Of all images.
+        pin_memory: Whether batches go to a GPU.
+    """
 
     format: ImageFormat
     images: Sequence[LabelledImage]
-    pixels: UInt8[Tensor, "items channels height width"]
-    labels: Int[Tensor, "items"]
-    skipped: Mapping[str, str]
+    pixels: UInt8[Tensor, "images channels height width"]
+    labels: Int[Tensor, "images"]
+    skipped: Mapping[str, str] = field(default_factory=dict)
     pin_memory: bool = False
 
     @classmethod
     def read(
-        cls, images: ImageSet, image_format: ImageFormat, *, on_bad_data: OnBadData, pin_memory: bool = False
+        cls,
+        images: ImageSet,
+        image_format: ImageFormat,
+        *,
+        on_bad_data: OnBadData = "error",
+        pin_memory: bool = False,
+        cache_dir: Path | None = None,
     ) -> HeldImages:
-        """Read all files of a set.
+        """Read all files of a set, or what was made of them before, unless one has changed since.
 
         Raises:
             BadDataError: If one cannot be read, unless it is to be skipped, or none can.
+            OSError: If the cache cannot be written; the message says what to do.
         """
-        good: list[LabelledImage] = []
-        pixels: list[np.ndarray] = []
-        skipped: dict[str, str] = {}
-        for image in images.images:
-            try:
-                pixels.append(read_pixels(image.path, image_format))
-            except ImageError as error:
-                if on_bad_data == "error":
-                    raise BadDataError(f"{error} (or --on-bad-data skip)") from error
-                skipped[image.id] = str(error)
-                continue
-            good.append(image)
-        return cls(
-            image_format,
-            good,
-            torch.from_numpy(np.stack(pixels)),
-            torch.tensor([image.label for image in good]),
-            skipped,
-            pin_memory,
-        )
+        key = {
+            "images": _state_of_files(images),
+            "format": asdict(image_format),
+            "on_bad_data": on_bad_data,
+            "version": _HELD_VERSION,
+        }
+
+        def build(folder: Path) -> None:
+            tensors, metadata = _read_all(images, image_format, on_bad_data)
+            save_file(tensors, folder / _HELD_FILE, metadata)
+
+        pixels, kept, skipped = _load_held(lambda: cached_corpus("images", key, build, cache_dir=cache_dir))
+        good = [images.images[index] for index in kept]
+        labels = torch.tensor([image.label for image in good])
+        return cls(image_format, good, pixels, labels, skipped, pin_memory)
 
     def batches(
         self, plan: Iterable[Sequence[int]], *, variations: Variations | None = None
@@ -201,12 +227,57 @@ class HeldImages:
             yield batch.pin_memory() if self.pin_memory else batch
 
 
-@dataclass(frozen=True)
-class _Example:
-    """One image, read; its position in the set leads to its label and its variation."""
+def _state_of_files(images: ImageSet) -> str:
+    """Changes when a file does: the time of a change, unlike that of a modification, cannot be set."""
+    digest = hashlib.blake2b(images.fingerprint.encode(), digest_size=16)
+    for image in images.images:
+        try:
+            state = os.stat(image.path)
+        except OSError:  # reading it will say what is the matter
+            continue
+        digest.update(f"{image.id}\n{state.st_size} {state.st_ctime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
-    index: int
-    pixels: UInt8[np.ndarray, "channels height width"]
+
+def _read_all(
+    images: ImageSet, image_format: ImageFormat, on_bad_data: OnBadData
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Pixels and indices of those that can be read, and the reasons of the others, as safetensors takes them."""
+    shape = (len(images), image_format.channels, image_format.height, image_format.width)
+    pixels = torch.empty(shape, dtype=torch.uint8)
+    kept: list[int] = []
+    skipped: dict[str, str] = {}
+    with progress_bar("reading images", len(images)) as advance:
+        for index, image in enumerate(images.images):
+            try:
+                pixels[len(kept)] = torch.from_numpy(read_pixels(image.path, image_format))
+                kept.append(index)
+            except ImageError as error:
+                _skip_or_raise(error, on_bad_data)
+                skipped[image.id] = str(error)
+            advance()
+    if not kept:
+        raise BadDataError(
+            f"no image is left of {len(images)}. The first was skipped because {next(iter(skipped.values()))}"
+        )
+    return {"pixels": pixels[: len(kept)], "kept": torch.tensor(kept)}, {"skipped": json.dumps(skipped)}
+
+
+def _load_held(find: Callable[[], Path]) -> tuple[Tensor, list[int], dict[str, str]]:
+    """What ``_read_all`` gave; a damaged file is made again."""
+    folder = find()
+    try:
+        return _load(folder / _HELD_FILE)
+    except (SafetensorError, OSError) as error:
+        log.warning("%s: damaged (%s), made again", folder, error)
+        shutil.rmtree(folder)
+        return _load(find() / _HELD_FILE)
+
+
+def _load(path: Path) -> tuple[Tensor, list[int], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        skipped = json.loads(file.metadata()["skipped"])
+        return file.get_tensor("pixels"), file.get_tensor("kept").tolist(), skipped
 
 
 class ImageFiles:
@@ -249,43 +320,52 @@ class ImageFiles:
         )
         for batch in loader:
             for bad in batch.bad:
-                if self._on_bad_data == "error":
-                    raise BadDataError(f"{bad.message} (or --on-bad-data skip)")
+                _skip_or_raise(bad.message, self._on_bad_data)
                 self.skipped[bad.id] = bad.message
             yield batch
 
 
-class _Files(Dataset["ImageBatch"]):
-    """Whole batches by their indices."""
+class _Files(Dataset[ImageBatch]):
+    """Batches by their indices, for the data loader.
+
+    Names are kept in arrays: a worker that touches millions of Python objects would copy their memory.
+    """
 
     def __init__(
         self, images: Sequence[LabelledImage], image_format: ImageFormat, variations: Variations | None
     ) -> None:
-        self._images = images
+        self._ids = np.array([os.fsencode(image.id) for image in images])
+        self._paths = np.array([os.fsencode(image.path) for image in images])
+        self._labels = torch.tensor([image.label for image in images])
         self._format = image_format
         self._variations = variations
 
     def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
-        good: list[int] = []
-        pixels: list[np.ndarray] = []
-        bad: list[BadExample] = []
+        """Read a batch, whatever of it can be read."""
         crop = self._variations.resized_crop if self._variations else None
+        good: list[int] = []
+        pixels: list[Tensor] = []
+        bad: list[BadExample] = []
         for index in indices:
-            image = self._images[index]
+            path = Path(os.fsdecode(self._paths[index]))
             try:
-                pixels.append(read_pixels(image.path, self._format, crop_seed=crop and (*crop, index)))
+                one = read_pixels(path, self._format, crop_seed=crop and (*crop, index))
             except ImageError as error:
-                bad.append(BadExample(image.id, str(error)))
+                bad.append(BadExample(self._id(index), str(error)))
                 continue
             good.append(index)
+            pixels.append(torch.from_numpy(one))
         shape = (0, self._format.channels, self._format.height, self._format.width)
         return ImageBatch(
-            ids=tuple(self._images[index].id for index in good),
-            images=torch.from_numpy(np.stack(pixels)) if good else torch.zeros(shape, dtype=torch.uint8),
-            labels=torch.tensor([self._images[index].label for index in good], dtype=torch.long),
+            ids=tuple(map(self._id, good)),
+            images=torch.stack(pixels) if good else torch.zeros(shape, dtype=torch.uint8),
+            labels=self._labels[good],
             variations=self._variations and self._variations.of(good),
             bad=tuple(bad),
         )
+
+    def _id(self, index: int) -> str:
+        return os.fsdecode(self._ids[index])
 
 
 def _collate(batch: ImageBatch) -> ImageBatch:
@@ -306,9 +386,23 @@ def read_pixels(
         ImageError: Naming the file, if it cannot be read.
     """
     image = read_image(path)
-    if crop_seed is not None:
-        raise NotImplementedError
-    return _pixels(_fitted(image, image_format), image_format)
+    if crop_seed is None:
+        fitted = _fitted(image, image_format)
+    else:
+        fitted = _random_part(image, image_format, crop_seed)
+    if image_format.channels == 1:
+        return np.array(fitted.convert("L"))[None]
+    return np.array(fitted).transpose(2, 0, 1)
+
+
+def _random_part(
+    image: Image.Image, image_format: ImageFormat, crop_seed: tuple[int, int, int]
+) -> Image.Image:
+    size = [image_format.height, image_format.width]
+    # torchvision draws from torch's generator of the CPU, on which other things depend: it is put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(np.random.SeedSequence(crop_seed).generate_state(1)[0]))
+        return v2.RandomResizedCrop(size)(image)
 
 
 def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
@@ -325,7 +419,8 @@ def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     return functional.center_crop(scaled, list(size))
 
 
-def _pixels(image: Image.Image, image_format: ImageFormat) -> UInt8[np.ndarray, "channels height width"]:
-    if image_format.channels == 1:
-        return np.asarray(image.convert("L"))[None]
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+def _skip_or_raise(problem: ImageError | str, on_bad_data: OnBadData) -> None:
+    """Note that an image is left out, or refuse it."""
+    if on_bad_data == "error":
+        raise BadDataError(f"{problem} (or --on-bad-data skip)")
+    log.warning("skipped: %s", problem)

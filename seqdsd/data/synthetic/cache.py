@@ -1,4 +1,4 @@
-"""Where made corpora are kept, and how one appears there: complete or not at all."""
+"""Where made corpora and image sets are kept, and how one appears there: complete or not at all."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def cached_corpus(
             _publish(building, folder)
     except OSError as error:  # a full disk's own error names no file
         raise OSError(
-            f"cannot write the synthetic corpus under {folder.parent}: {error}. "
+            f"cannot write {folder.name} under {folder.parent}: {error}. "
             "Set SEQDSD_CACHE to a folder that can be written, on a disk with room."
         ) from error
     return folder

@@ -31,16 +31,22 @@ SHAPES = {
     "square": turned(polar(1.0, 4), math.pi / 4),
     "pentagon": polar(1.0, 5),
     "hexagon": polar(1.0, 6),
-    "gear": polar(np.where(np.arange(16) % 4 < 2, 0.72, 1.0), 16),
+    "cross": np.array(
+        [(1, 3), (1, 1), (3, 1), (3, -1), (1, -1), (1, -3)]
+        + [(-1, -3), (-1, -1), (-3, -1)]
+        + [(-3, 1), (-1, 1), (-1, 3)]
+    )
+    / 6,
 }
 """Class to outline."""
 
-_OVERSAMPLING = 4  # drawn this many times larger and averaged: smooth edges
-_EXTENTS = (9.0, 22.0)  # a shape's longest side in pixels
-_SCRAPS = 4
+_OVERSAMPLING = 3  # drawn this many times larger and averaged: smooth edges
+_EXTENTS = (14.0, 25.0)  # a shape's longest side in pixels
+_SCRAPS = 3
 _MOTTLES = 5  # of the ground, on each side
-_LEAST_CONTRAST = 40  # between ground and shape, Euclidean in 8-bit colours
-_NOISE = 12.0
+_GROUND = (20, 120)  # each colour of the ground, of 255
+_LIGHTER = (40, 130)  # a shape is lighter than the ground by so much, in each colour
+_NOISE = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,7 @@ class SyntheticShapes:
     seed: int = 0
     """Seeds everything; in [0, 2**31)."""
 
-    train_images: int = 3000
+    train_images: int = 2000
     """Pictures for training; classes take turns."""
 
     dev_images: int = 500
@@ -107,17 +113,17 @@ def _build(spec: SyntheticShapes, folder: Path) -> None:
 
 def draw_shape(name: str, rng: np.random.Generator) -> Image.Image:
     """An RGB image of ``IMAGE_SIZE`` with one shape of a class; ``rng`` decides the rest."""
-    ground = rng.uniform(30, 225, 3)
+    ground = rng.uniform(*_GROUND, 3)
     image = _ground(ground, rng)
     canvas = ImageDraw.Draw(image)
     for _ in range(rng.integers(_SCRAPS + 1)):
         corners = rng.uniform(0, IMAGE_SIZE, 2) + rng.uniform(-4, 4, (3, 2))
         _fill(canvas, corners, rng.uniform(0, 255, 3))
     extent = rng.uniform(*_EXTENTS)
-    stretch = np.exp(rng.uniform(-0.2, 0.2)) ** np.array([1, -1])
+    stretch = np.exp(rng.uniform(-0.1, 0.1)) ** np.array([1, -1])
     outline = turned(SHAPES[name] * stretch, rng.uniform(-math.pi / 5, math.pi / 5)) * extent
     room = max(0.0, (IMAGE_SIZE - extent) / 2)
-    _fill(canvas, outline + IMAGE_SIZE / 2 + rng.uniform(-room, room, 2), _contrasting(ground, rng))
+    _fill(canvas, outline + IMAGE_SIZE / 2 + rng.uniform(-room, room, 2), ground + rng.uniform(*_LIGHTER, 3))
     pixels = np.asarray(image.reduce(_OVERSAMPLING)) + rng.normal(0, _NOISE, (IMAGE_SIZE, IMAGE_SIZE, 3))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
@@ -126,13 +132,6 @@ def _ground(colour: Points, rng: np.random.Generator) -> Image.Image:
     mottles = np.clip(colour + rng.normal(0, 14, (_MOTTLES, _MOTTLES, 3)), 0, 255)
     coarse = Image.fromarray(mottles.astype(np.uint8))
     return coarse.resize((IMAGE_SIZE * _OVERSAMPLING,) * 2, Image.Resampling.BILINEAR)
-
-
-def _contrasting(ground: Points, rng: np.random.Generator) -> Points:
-    while True:
-        colour = rng.uniform(0, 255, 3)
-        if np.linalg.norm(colour - ground) >= _LEAST_CONTRAST:
-            return colour
 
 
 def _fill(canvas: ImageDraw.ImageDraw, corners: Points, colour: Points) -> None:
