@@ -3,8 +3,8 @@
     python -m seqdsd.recipes.vision                                          # embedded corpus, no download
     python -m seqdsd.recipes.vision --config recipes/cifar10/resnet20.toml   # Table 10
 
-Where no data is named a small corpus of shapes is drawn, and the settings begin from ``vision_embedded.toml``; otherwise
-from Table 10's.
+Where no data is named a small corpus of shapes is drawn, and the settings begin from ``vision_embedded.toml``;
+otherwise from Table 10's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric

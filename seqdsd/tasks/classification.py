@@ -195,7 +195,9 @@ class Labeller:
                 Normalisation(tuple(normalisation["mean"]), tuple(normalisation["deviation"])),
             )
         except FileNotFoundError:
-            raise RunFolderError(f"{path}: missing, so what the outputs mean is unknown; bring it back") from None
+            raise RunFolderError(
+                f"{path}: missing, so what the outputs mean is unknown; bring it back"
+            ) from None
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunFolderError(f"{path}: damaged ({error}); bring it back") from error
 
@@ -260,9 +262,7 @@ class ClassificationTask:
             BadDataError: If an image cannot be read, unless it is to be skipped.
         """
         source = self.sources["train"]
-        drawn = draw_variations(
-            len(source.images), seed=self.seed, epoch=epoch, **asdict(self.variations)
-        )
+        drawn = draw_variations(len(source.images), seed=self.seed, epoch=epoch, **asdict(self.variations))
         plan = [
             self.processes.micro_batches(one, self.accumulate) for one in self._sampler(epoch, first=first)
         ]
@@ -390,9 +390,7 @@ def _judged(images: Sequence[_Judged], labeller: Labeller, *, mean_loss: float) 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[Note]:
     """Whether anything was learned at all."""
-    (said, count), (_, most) = (
-        Counter(row[key] for row in rows).most_common(1)[0] for key in ("hyp", "ref")
-    )
+    (said, count), (_, most) = (Counter(row[key] for row in rows).most_common(1)[0] for key in ("hyp", "ref"))
     if len(rows) == 1 or count < SAME_CLASS_SHARE * len(rows) or most >= SAME_CLASS_SHARE * len(rows):
         return []
     return [
