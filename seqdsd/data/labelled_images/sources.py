@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ HELD_BYTES = 2 * 2**30
 """Sets of no more bytes are held in memory, unless parts of random size are to be cut out of their images."""
 
 _MEASURED = 100
+_COUNTED = 10_000
 _HELD_FILE = "images.safetensors"
 _HELD_VERSION = 1  # raise it with any change that changes pixels
 
@@ -76,6 +77,7 @@ class ImageFormat:
         return self.channels * self.height * self.width
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Where the pixels of a set of images come from."""
 
@@ -124,6 +126,25 @@ def common_format(images: ImageSet) -> ImageFormat | None:
         return None
     height, width = found.pop()
     return ImageFormat(1 if is_grey else 3, height, width)
+
+
+def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel, where 1 is full brightness: what ``network_input`` takes.
+
+    Of 10,000 images at most, spread over the classes. A channel of one value has the deviation of one 8-bit step.
+    """
+    count = len(source.images)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _COUNTED)).round().astype(int))
+    total = squares = torch.zeros(source.format.channels, dtype=torch.float64)
+    num_pixels = 0
+    for batch in source.batches(part.tolist() for part in np.array_split(chosen, -(-len(chosen) // 250))):
+        values = batch.images.double() / 255
+        total = total + values.sum((0, 2, 3))
+        squares = squares + values.square().sum((0, 2, 3))
+        num_pixels += values[:, 0].numel()
+    mean = total / num_pixels
+    deviation = (squares / num_pixels - mean.square()).clamp(min=0).sqrt().clamp(min=1 / 255)
+    return tuple(mean.tolist()), tuple(deviation.tolist())
 
 
 def open_images(
