@@ -26,6 +26,7 @@ from seqdsd.data.labelled_images import (
     ImageCorpus,
     ImageFormat,
     ImageSource,
+    channel_statistics,
     common_format,
     open_images,
     read_image_corpus,
@@ -277,7 +278,7 @@ def _normalisation(config: Config, train: ImageSource) -> Normalisation:
     """That of the training images; where torchvision has weights, what these expect."""
     if CLASSIFIERS[config.network].has_published_weights:
         return Normalisation.of_imagenet(train.format.channels)
-    return Normalisation.of(train)
+    return Normalisation(*channel_statistics(train))
 
 
 def _save_parts(task: ClassificationTask, path: Path) -> Mapping[str, str]:

@@ -20,7 +20,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from seqdsd.data.labelled_images import (
-    HeldImages,
     ImageBatch,
     ImageBatchSampler,
     ImageFormat,
@@ -44,7 +43,6 @@ USUAL_EPOCHS = 3
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of ImageNet's colours, 1 being full brightness: what torchvision's weights expect."""
 _GREY_IMAGENET = ((0.449,), (0.226,))
-_IMAGES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -80,20 +78,6 @@ class Normalisation:
     def of_imagenet(cls, channels: int) -> Normalisation:
         """That of photographs."""
         return cls(*(_IMAGENET if channels == len(_IMAGENET[0]) else _GREY_IMAGENET))
-
-    @classmethod
-    def of(cls, source: ImageSource) -> Normalisation:
-        """The source's own where it is held in memory, else that of photographs; a channel that is flat is left so."""
-        if not isinstance(source, HeldImages):
-            return cls.of_imagenet(source.format.channels)
-        sums = torch.zeros(2, source.format.channels, dtype=torch.double)
-        for part in source.pixels.split(_IMAGES_AT_ONCE):
-            scaled = part.double() / 255
-            sums += torch.stack((scaled.sum((0, 2, 3)), scaled.square().sum((0, 2, 3))))
-        mean, square = sums / (source.pixels.numel() / source.format.channels)
-        deviation = (square - mean**2).clamp(min=0).sqrt()
-        flat = torch.where(deviation > 1 / 255, deviation, torch.ones(()))
-        return cls(tuple(mean.tolist()), tuple(flat.tolist()))
 
 
 class Pixels(nn.Module):
