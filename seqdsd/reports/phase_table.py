@@ -277,7 +277,7 @@ def _class_error_caption(best: Record, splits: Sequence[str]) -> str:
 
 
 _WORD_ERROR_RATE = _Scores("{split} WER", (WER,))
-_CLASS_ERRORS = tuple(_Scores(f"{{split}}\n{metric.title}", (metric,)) for metric in CLASSIFICATION.metrics)
+_CLASS_ERRORS = (_Scores("{split}\nTop-1/Top-5 error", CLASSIFICATION.metrics),)
 _MEASURED = {
     SPEECH: _Measured((_WORD_ERROR_RATE,), (_WORD_ERROR_RATE,), _word_error_caption),
     CAPTIONS: _Measured(

@@ -15,8 +15,7 @@ from seqdsd.data.labelled_images import ImageFormat
 from seqdsd.engine import StopRequested, dsd, load_checkpoint
 from seqdsd.models import CLASSIFIERS
 from seqdsd.recipes import vision
-from seqdsd.recipes.catalog import RECIPES
-from seqdsd.records import RunFolder, RunFolderError, read_json_lines
+from seqdsd.records import RunFolderError, read_json_lines
 from seqdsd.sparsity import VISION_RULES, resolve
 from seqdsd.tasks.classification import Labeller, Normalisation
 
@@ -238,14 +237,6 @@ def test_without_data_shapes_are_drawn_and_a_small_network_learns_them(capsys):
     assert vision.embedded_settings().network == "resnet8"
 
 
-def test_the_catalog_knows_its_files_by_the_network(tmp_path):
-    from seqdsd.recipes.catalog import find_recipe
-
-    for name in ("vision.toml", "lenet5.toml", "resnet20-short.toml"):
-        (tmp_path / name).write_text("")
-        assert find_recipe(str(tmp_path / name), None)[0] is RECIPES["vision"]
-
-
 def test_a_damaged_list_of_classes_is_named(class_run, tmp_path):
     for content, said in (
         (b"{", "damaged"),
@@ -270,7 +261,3 @@ def test_what_is_written_is_read_back(tmp_path):
         made.format,
         made.normalisation,
     )
-
-
-def test_its_run_folder_is_one(class_run):
-    assert isinstance(class_run, RunFolder) and class_run.plan.is_file()
