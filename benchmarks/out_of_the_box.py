@@ -5,9 +5,10 @@
     python -m benchmarks.out_of_the_box --table
 
 A command trains one network on one corpus, once for each seed, and writes a record of each run below ``--out``; what
-has a record is not trained again. Ours are trained by their recipe's own command: one dense phase, nothing set but the
-data, the seed and, if asked for, the epochs. Rivals are trained by ``trained_rivals``; their peak rate is the one of
-three that has the lowest dev WER with seed 0. ``small_corpora`` makes the corpora.
+has a record is not trained again. recipes/out_of_the_box/ keeps records, and their table. Ours are trained by their
+recipe's own command: one dense phase, nothing set but the data, the seed and, if asked for, the epochs. Rivals are
+trained by ``trained_rivals``; their peak rate is the one of three that has the lowest dev WER with seed 0.
+``small_corpora`` makes the corpora.
 """
 
 import json
@@ -206,7 +207,7 @@ def train_ours(row: Row, seed: int) -> Record:
         train_seconds=phase["train_seconds"],
         skipped_steps=phase.get("nonfinite_steps", 0),
         threads=row.config.threads,
-        origin=read_provenance(run.config),
+        origin=read_provenance(run.config) | {"command": provenance(seed)["command"]},
     )
 
 
@@ -315,7 +316,7 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path}: not a record ({error}); remove it, and train again") from error
 
 
-HEADER = ("corpus", "network", "parameters", "epochs", "peak rate", "seeds", "dev WER", "test WER", "minutes")
+HEADER = ("corpus", "network", "parameters", "epochs", "peak rate", "seeds", "dev WER", "test WER")
 
 
 def table(records: Iterable[Record]) -> str:
@@ -343,7 +344,6 @@ def _cells(runs: list[Record]) -> tuple[str, ...]:
         ", ".join(str(one.seed) for one in sorted(runs, key=lambda one: one.seed)),
         _mean_and_sd([100 * one.dev_wer for one in runs]),
         _mean_and_sd([100 * one.test_wer for one in runs]),
-        f"{statistics.mean(one.train_seconds for one in runs) / 60:.1f}",
     )
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from image_writing import OfficialSet, Picture, write_image_folders
 from scipy.io import loadmat
@@ -57,7 +58,7 @@ def read_kit(path: Path) -> tuple[dict[int, str], list[int]]:
         ValueError: If it is damaged, lacks one of the two, or they disagree.
     """
     found: dict[str, bytes] = {}
-    with _read(path) as kit:
+    with _read(path, "r:gz") as kit:
         for member in kit:
             name = "/".join(PurePosixPath(member.name).parts[-2:])
             if name in (_META, _TRUTH) and (file := kit.extractfile(member)) is not None:
@@ -71,7 +72,7 @@ def read_kit(path: Path) -> tuple[dict[int, str], list[int]]:
         leaves = [row for row in synsets if int(row["num_children"]) == 0]
         classes = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         truth = [int(line) for line in found[_TRUTH].split()]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except Exception as error:  # damage leads scipy's reader into all kinds of them
         raise ValueError(f"{path}: {_META} or {_TRUTH} is damaged ({error}). Fetch it again.") from error
     if unknown := sorted(set(truth) - set(classes)):
         raise ValueError(
@@ -109,7 +110,7 @@ def _class_archives(path: Path, archive: tarfile.TarFile) -> Iterator[tuple[str,
             raise ValueError(
                 f"{path}: holds {member.name!r}, not an archive for each class. Is it the official one?"
             )
-        with tarfile.open(fileobj=file) as inner:
+        with tarfile.open(fileobj=file, mode="r:") as inner:
             yield name.stem, inner
 
 
@@ -147,10 +148,10 @@ def _files(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 
 @contextmanager
-def _read(path: Path) -> Iterator[tarfile.TarFile]:
+def _read(path: Path, mode: Literal["r:", "r:gz"] = "r:") -> Iterator[tarfile.TarFile]:
     """An archive, whose faults are told with its name."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, mode) as archive:
             yield archive
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: truncated or damaged ({error}). Fetch it again.") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import out_of_the_box
 from seqdsd.data import read_captions
 from seqdsd.metrics import bleu, cider_d, rouge_l, wer
 from seqdsd.records import RunFolder, slug, write_json_lines
@@ -33,6 +34,13 @@ SHEETS = sorted(RECIPES.glob("*/RESULTS.md"))
 def test_table_is_generated_from_the_records(folder):
     results = (folder.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
     assert phase_markdown(RunFolder(folder).read_phases()) in results
+
+
+def test_table_of_rivals_is_what_their_records_say():
+    folder = RECIPES / "out_of_the_box"
+    records = [out_of_the_box.read(path) for path in sorted(folder.glob("records/*.json"))]
+    assert records
+    assert out_of_the_box.table(records) in (folder / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def scores(rows: list[dict]) -> dict[str, float]:

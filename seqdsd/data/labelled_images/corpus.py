@@ -208,7 +208,7 @@ def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
     """The images of a class, sorted by name."""
     images: list[LabelledImage] = []
     others: list[str] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(parent, folder)
         for name in sorted(name for name in names if not name.startswith(".")):
@@ -220,6 +220,11 @@ def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
     if others:
         log.warning("%s: %d files are not used: %s", folder, len(others), _counted(others))
     return images
+
+
+def _raise(error: OSError) -> None:
+    """A folder that cannot be listed is not an empty one."""
+    raise error
 
 
 def _image_set(classes: tuple[str, ...], of_class: Mapping[str, Sequence[LabelledImage]]) -> ImageSet:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -389,7 +389,8 @@ class _Files(Dataset[ImageBatch]):
         return os.fsdecode(self._ids[index])
 
 
-def _collate(batch: ImageBatch) -> ImageBatch:
+def _collate(batch: Any) -> Any:
+    """What the data loader gets from ``__getitems__`` is a batch already."""
     return batch
 
 
