@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage, read_image_corpus
+from seqdsd.data.labelled_images import (
+    HeldImages,
+    ImageFormat,
+    LabelledImage,
+    network_input,
+    read_image_corpus,
+)
 from seqdsd.engine import Processes, Task
 from seqdsd.tasks.classification import (
     ClassificationTask,
@@ -64,6 +70,12 @@ def by_hand(task: ClassificationTask, pixels: np.ndarray) -> np.ndarray:
     weight, bias = (one.detach().double().numpy() for one in task.model.parameters())
     logits = weight @ normal.reshape(-1) + bias
     return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+
+
+def test_pixels_are_normalised_as_in_a_notebook(make_task):
+    labeller, pixels = make_task().labeller, source("dev").pixels
+    expected = network_input(pixels, mean=labeller.normalisation.mean, std=labeller.normalisation.deviation)
+    torch.testing.assert_close(labeller.pixels(pixels), expected)
 
 
 def test_it_is_a_task(make_task):

@@ -94,7 +94,7 @@ def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -
         for before, after, phase in _pairs(comparison)
         if seed in before.runs and seed in after.runs
     ]
-    corrected = {
+    corrected: dict[str, list[Any]] = {
         f"{name}_holm": _holm([found.p_value if (found := getattr(test, name)) else None for test in tests])
         for name in ("bootstrap", "mapsswe", "mcnemar")
     }
