@@ -308,7 +308,7 @@ class ClassificationTask:
         source = self.sources[split]
         sampler = ImageBatchSampler(len(source.images), batch_size=self.batch_size, shuffled=False)
         ids: list[str] = []
-        found: list[tuple[Tensor, ...]] = []
+        found: list[Float[Tensor, "batch numbers"]] = []
         total = torch.zeros((), device=device)
         for batch in source.batches(self.processes.every_nth(list(sampler))):
             if len(batch):
@@ -316,15 +316,15 @@ class ClassificationTask:
                 logits, _ = self.labeller.logits(model, batch.images)
                 total += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
                 ids += batch.ids
-                found.append((*self.labeller.tops(logits), batch.labels))
+                found.append(torch.column_stack((*self.labeller.tops(logits), batch.labels)))
                 after_images(len(batch))
-        own = list(zip(ids, *(torch.cat(one).tolist() for one in zip(*found, strict=True)), strict=True))
-        judged = self.processes.gather(own)
+        own = torch.cat(found).tolist() if found else []  # one copy of all from the device
+        judged = self.processes.gather(list(zip(ids, own, strict=True)))
         if not judged:
             raise ValueError(f"no image of {split} can be read; see what was skipped")
         loss = float(self.processes.sum_(total)) / len(judged)
-        by_id = {one[0]: one for one in judged}
-        rows = [(judged_id(image), *by_id[image.id][1:]) for image in source.images if image.id in by_id]
+        by_id = dict(judged)
+        rows = [(judged_id(image), by_id[image.id]) for image in source.images if image.id in by_id]
         return _judged(rows, self.labeller, mean_loss=loss)
 
     def _sampler(self, epoch: int = 0, *, first: int = 0) -> ImageBatchSampler:
@@ -342,12 +342,12 @@ def judged_id(image: LabelledImage) -> str:
     return Path(*image.path.parts[-1 - len(Path(image.id).parts) :]).as_posix()
 
 
-_Judged = tuple[str, list[float], list[int], int]
-"""An image's id, the probabilities of its likeliest classes, which they are, and which is right."""
-
-
-def _judged(images: Sequence[_Judged], labeller: Labeller, *, mean_loss: float) -> Evaluation:
-    count = len(images)
+def _judged(
+    found: Sequence[tuple[str, Sequence[float]]], labeller: Labeller, *, mean_loss: float
+) -> Evaluation:
+    """Of each image its id, the probabilities of its likeliest classes, which they are, and which is right."""
+    count, most = len(found), labeller.num_tops
+    images = [(id_, one[:most], list(map(int, one[most:-1])), int(one[-1])) for id_, one in found]
     wrong = sum(tops[0] != label for _, _, tops, label in images)
     metrics: dict[str, Any] = {"top1_error": wrong / count, "top1_errors": wrong}
     if len(labeller.classes) > TOP:
