@@ -341,8 +341,9 @@ class ImageFiles:
         )
         for batch in loader:
             for bad in batch.bad:
-                _skip_or_raise(bad.message, self._on_bad_data)
-                self.skipped[bad.id] = bad.message
+                if bad.id not in self.skipped:  # of an epoch before
+                    _skip_or_raise(bad.message, self._on_bad_data)
+                    self.skipped[bad.id] = bad.message
             yield batch
 
 

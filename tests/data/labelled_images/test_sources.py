@@ -126,6 +126,8 @@ def test_an_unreadable_image_is_named_or_left_out(train, kind):
         assert len(batch) == 5 and bad.id not in batch.ids
         assert torch.equal(batch.images, contents([one for one in train.images if one != bad]))
         assert list(source.skipped) == [bad.id] and source.skipped[bad.id].startswith(str(bad.path))
+    with pytest.raises(BadDataError, match=message):  # what was skipped once is not good for ever
+        list(kind(train, SMALL).batches([[1, 2, 3]]))
 
 
 def test_no_image_left(train):
@@ -211,3 +213,11 @@ def test_the_cache_says_where_it_cannot_be_written(train, tmp_path, monkeypatch)
     monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path / "file" / "below"))
     with pytest.raises(OSError, match=f"{Path(tmp_path) / 'file' / 'below'}.*SEQDSD_CACHE"):
         HeldImages.read(train, SMALL)
+
+
+def test_what_is_skipped_in_every_epoch_is_said_once(train, caplog):
+    train.images[0].path.write_bytes(b"")
+    source = ImageFiles(train, SMALL, on_bad_data="skip")
+    for _ in range(2):
+        assert [len(batch) for batch in source.batches([[0, 1], [2, 3]])] == [1, 2]
+    assert len(caplog.records) == 1 and "0.png: the file is empty" in caplog.text
