@@ -10,6 +10,7 @@ from seqdsd.engine.checkpoint import (
 )
 from seqdsd.engine.device import Precision, device_name, make_fabric
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
+from seqdsd.engine.given_weights import GivenWeights
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.memory import OutOfMemory
@@ -25,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "DSDTraining",
     "Evaluation",
+    "GivenWeights",
     "NesterovSettings",
     "Note",
     "OptimizerSettings",

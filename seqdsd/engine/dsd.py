@@ -20,6 +20,7 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 
 from seqdsd.engine.checkpoint import Checkpoint, restore_optimizer
+from seqdsd.engine.given_weights import GivenWeights
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
 from seqdsd.engine.memory import try_largest_batch
@@ -75,12 +76,14 @@ class DSDTraining:
         console: Console | None = None,
         start_from: RunFolder | None = None,
         noted: Mapping[str, Any] | None = None,
+        given: GivenWeights | None = None,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
 
         ``start_from`` is a run whose leading phases are taken over where this one has not begun (see ``take_over``).
         ``noted`` are the values that the training depends on, as JSON can hold them: a checkpoint carries them, and
-        is refused where they are others.
+        is refused where they are others. ``given`` are the weights that the task's model has where its first phase is
+        somebody else's (``Phase.is_given``); not needed to go on.
 
         Raises:
             ValueError: See ``seqdsd.sparsity.DSD``.
@@ -94,6 +97,7 @@ class DSDTraining:
         self._processes = Processes.of(fabric)
         self._console = (console or Console()) if self._processes.is_first else Console(quiet=True)
         self._start_from = start_from
+        self._given = given
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         writes = self._processes.is_first
@@ -123,6 +127,8 @@ class DSDTraining:
             stop_on_signals(_STOPPING if self._processes.is_first else "") as self._wish,
             self._open_display() as self._display,
         ):
+            if not self._state.records and self._schedule.phases[0].is_given:
+                self._measure_given(self._schedule.phases[0])
             for number, current in enumerate(self._dsd.phases()):
                 self._run_phase(current.phase, restored, is_first=number == 0)
                 restored = None
@@ -141,6 +147,16 @@ class DSDTraining:
             self._state = self._saver.taken_over(self._start_from)
             self._records.write_all(self._state)
         return None
+
+    def _measure_given(self, phase: Phase) -> None:
+        """Judge the weights that somebody else has trained, and hand them on: what the first phase comes to."""
+        assert self._given is not None
+        evaluations = self._evaluate_all()
+        dev = evaluations["dev"]
+        for note in dev.notes:
+            self._display.warn(f"the given weights: {note}")
+        self._dsd.stand_at(1)
+        self._hand_on(phase, evaluations, given=self._given.noted(dev))
 
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
@@ -331,6 +347,9 @@ class DSDTraining:
     def _evaluate_best(self) -> dict[str, Evaluation]:
         """Take the phase's best weights and judge them on every split."""
         self._task.model.load_state_dict(self._state.best)
+        return self._evaluate_all()
+
+    def _evaluate_all(self) -> dict[str, Evaluation]:
         splits = ["dev", *(self._task.test_splits if self._settings.score_test else ())]
         return {split: self._evaluate(split) for split in splits}
 
@@ -359,16 +378,25 @@ class DSDTraining:
             rows.append(row)
 
     def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
-        """Hand on the best weights: record them, and forget all else of the phase."""
         is_sparse = phase.kind == "sparse"
         self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
+        self._hand_on(phase, evaluations)
+
+    def _hand_on(
+        self, phase: Phase, evaluations: dict[str, Evaluation], *, given: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record the best weights, which the model has, and forget all else of the phase."""
         record = self._records.phase_record(phase, self._state, evaluations)
+        if given is not None:
+            record["given"] = given
         self._records.write_phase(phase, evaluations)
         if self._tensorboard:
-            self._tensorboard.phase(self._state.epochs_done - 1, phase.name, self._task.model, evaluations)
+            last_epoch = max(0, self._state.epochs_done - 1)
+            self._tensorboard.phase(last_epoch, phase.name, self._task.model, evaluations)
         self._display.phase_ended(phase, best_epoch=record["best_epoch"], evaluations=evaluations)
         self._state.finish_phase(record)
-        self._dsd.leave()
+        if given is None:
+            self._dsd.leave()
         self._saver.save(self._state, optimizer=None)
         self._records.write_all(self._state)
 

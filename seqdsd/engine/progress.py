@@ -83,7 +83,8 @@ class RunDisplay:
     def phase_ended(self, phase: Phase, *, best_epoch: int, evaluations: Mapping[str, Evaluation]) -> None:
         """A line of a phase: its scores."""
         scores = "  ".join(f"{split} {evaluation.headline}" for split, evaluation in evaluations.items())
-        self.say(f"[bold]{phase.name} ends:[/bold] best epoch {best_epoch}, {scores}")
+        what = "is given:[/bold]" if phase.is_given else f"ends:[/bold] best epoch {best_epoch},"
+        self.say(f"[bold]{phase.name} {what} {scores}")
 
 
 class TensorBoardLog:

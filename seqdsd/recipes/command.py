@@ -21,6 +21,7 @@ from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
 from seqdsd.recipes.fitting import Fitted
+from seqdsd.recipes.start_weights import with_network_of
 from seqdsd.records import RunFolder, checked_provenance
 
 ConfigT = TypeVar("ConfigT")
@@ -72,7 +73,8 @@ def parse_command(
     """Parse a recipe's command line; the flags lie on settings from elsewhere.
 
     From the file that ``--config`` names, on the class's defaults; without it, those of the run that is gone on with,
-    if there is one; else, by ``--preset``, those that fit the corpus, or the class's defaults.
+    if there is one; else, by ``--preset``, those that fit the corpus, or the class's defaults. Where the weights of a
+    run are given (``--start-weights``), its network's are chosen by none of these but the file and the paper.
 
     Where a setting is one of several classes (``seqdsd.config.kinds``), the flags are those of the kind asked for.
 
@@ -94,6 +96,7 @@ def parse_command(
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--data", "--out"):
         first_look.add_argument(flag, type=Path)
+    first_look.add_argument("--start-weights", "--start_weights", type=Path)
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
     first_look.add_argument("--resume", action="store_true")
@@ -101,7 +104,7 @@ def parse_command(
     for name in choices:
         first_look.add_argument(f"--{name}.kind", dest=name)
     seen, _ = first_look.parse_known_args(argv)
-    base, fitted = config_class(), None
+    base, fitted, own = config_class(), None, None
     if seen.config:
         base = read_config(seen.config, base)
         # A run's own file is whole: what it does not set, as of an earlier version, is the class's.
@@ -120,6 +123,8 @@ def parse_command(
     elif with_data:
         fitted = with_data(seen.data, seen.on_bad_data)
         base = fitted.settings
+    if seen.start_weights and not (seen.config or own or seen.preset == "paper"):
+        base = with_network_of(base, seen.start_weights, recipe)
     for name, classes in choices.items():
         if kind := getattr(seen, name):
             base = replace(base, **{name: of_kind(getattr(base, name), kind, classes, f"--{name}.")})  # type: ignore[type-var]

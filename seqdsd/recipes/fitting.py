@@ -116,6 +116,11 @@ class Fitted:
             f"corpus: {self.measure}",
             *self.notes,
             *(choice.reason for choice in self.standing(settings)),
+            *(
+                ["the first phase is given (--start-weights): it trains no epoch"]
+                if _value(settings, "start_weights")
+                else []
+            ),
         ]
 
     def provenance(self, settings: Any) -> dict[str, Any]:

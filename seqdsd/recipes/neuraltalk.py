@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -28,6 +28,7 @@ from seqdsd.engine import AdamWSettings, AdaptiveSettings, Processes, is_first_p
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.start_weights import given_run
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
@@ -115,6 +116,8 @@ class VocabularySettings:
 class Config(RunConfig):
     """Settings of a NeuralTalk run; the defaults are the paper's and the original's."""
 
+    NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "vocabulary", "encoder")
+
     data: Path | None = None
     """A dataset_NAME.json in the Karpathy split format, or the folder that holds it; scripts in data_prep/ write one.
     Without it a small corpus is drawn."""
@@ -180,7 +183,7 @@ def run(
     phases = finished_phases(folder, config) if has_run else None
     if phases is None:
         # Not counted again: from captions mended since then, other words would get the ids.
-        known = folder if has_run else parent
+        known = folder if has_run else parent or given_run(config, RECIPE, part="vocabulary")
         fabric = make_fabric(config.device, config.precision)
         with fabric.rank_zero_first(local=True):  # scenes are drawn and features computed once
             vocabulary = WordVocabulary.load(known.path) if known else None
@@ -219,7 +222,10 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     """Print corpus, vocabulary, network, pruning plan and schedule; train nothing, and open no image."""
     console = console or Console()
     corpus = read_corpus(config)
-    vocabulary = make_vocabulary(config.vocabulary, corpus.train)
+    known = given_run(config, RECIPE, part="vocabulary")
+    vocabulary = (
+        WordVocabulary.load(known.path) if known else make_vocabulary(config.vocabulary, corpus.train)
+    )
     images = ", ".join(f"{split} {len(corpus.split(split))}" for split in corpus.splits)
     console.print(f"[bold]Corpus[/bold] {escape(str(config.data or 'embedded (drawn)'))}: images {images}")
     console.print(f"[bold]Vocabulary[/bold] {vocabulary}")

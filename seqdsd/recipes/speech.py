@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from rich.console import Console
@@ -24,6 +24,7 @@ from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_p
 from seqdsd.recipes.command import parse_command, run_command
 from seqdsd.recipes.fitting import Fitted, Numbers, fitted, show_choices
 from seqdsd.recipes.measuring import measure
+from seqdsd.recipes.start_weights import given_run
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
@@ -71,6 +72,8 @@ class TokenizerSettings:
 @dataclass(frozen=True, kw_only=True)
 class SpeechConfig(RunConfig):
     """The settings that every recogniser's recipe has."""
+
+    NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "tokenizer", "features")
 
     data: Path | None = None
     """Folder with train.jsonl, dev.jsonl and test.jsonl (or several test_NAME.jsonl); scripts in data_prep/ write them.
@@ -125,7 +128,7 @@ class SpeechRecipe:
         phases = finished_phases(folder, config) if has_run else None
         if phases is None:
             # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
-            known = folder if has_run else parent
+            known = folder if has_run else parent or given_run(config, self.name, part="tokenizer")
             fabric = make_fabric(config.device, config.precision)
             with fabric.rank_zero_first(local=True):  # a corpus is synthesised once
                 tokenizer = read_tokenizer(known) if known else None
@@ -149,7 +152,8 @@ class SpeechRecipe:
     def dry_run(self, config: SpeechConfig, console: Console | None = None) -> None:
         """Print corpus, network, pruning plan and schedule; train nothing."""
         console = console or Console()
-        task = self.make_task(config)
+        known = given_run(config, self.name, part="tokenizer")
+        task = self.make_task(config, read_tokenizer(known) if known else None)
         seconds = ", ".join(f"{split} {total / 60:.1f} min" for split, total in task.seconds.items())
         console.print(
             f"[bold]Corpus[/bold] {escape(str(config.data or 'embedded (synthesised)'))}: {seconds}"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -23,6 +23,7 @@ from seqdsd.config import differences, flat_values, read_config, read_provenance
 from seqdsd.data import OnBadData
 from seqdsd.engine import (
     DSDTraining,
+    GivenWeights,
     OptimizerSettings,
     OutOfMemory,
     Precision,
@@ -32,6 +33,8 @@ from seqdsd.engine import (
     device_name,
     has_checkpoint,
 )
+from seqdsd.printable import printable
+from seqdsd.recipes import start_weights
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 from seqdsd.records.shapes import MAX_ITERS
 from seqdsd.sparsity import Rule, Schedule, resolve
@@ -49,6 +52,9 @@ MAX_LEARNING_RATE = 1000.0
 class RunConfig:
     """The settings that every recipe has; those without a default get the recipe's own."""
 
+    NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = ("hidden_size", "network")
+    """Those that make the network and what goes with it."""
+
     data: Path | None = None
     """Where the corpus is; without it a small one is made on the spot."""
     out: Path
@@ -59,6 +65,10 @@ class RunConfig:
     """Epochs of each phase: one number for all or one a phase."""
     hidden_size: int | None
     """Units of every hidden layer; None where a network has its own."""
+    start_weights: Path | None = None
+    """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one: a
+    safetensors file, a state_dict saved by torch, or the folder of a run (its best phase on dev). Epochs and learning
+    rates keep their places: the first of each is not used."""
     seed: int = 0
     """Decides initial weights, order of the data and all randomness."""
     learning_rates: tuple[float, ...]
@@ -112,6 +122,13 @@ class RunConfig:
     def schedule(self) -> Schedule:
         """The phases."""
         schedule = Schedule.dsd(self.iters, self.epochs, self.sparsities, self.learning_rates)
+        if self.start_weights is not None:
+            if not self.iters:
+                raise ValueError(
+                    "start_weights stand for the first dense phase, and with iters 0 there is no other to train; take "
+                    "iters 1 or more, or leave start_weights out"
+                )
+            schedule = schedule.first_given()
         if self.method == "llr":
             return schedule.lower_learning_rate_only()
         return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
@@ -286,6 +303,7 @@ def train(
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
         OutOfMemory: With what helps; a run that began with it leaves no settings behind.
     """
+    given = start_weights.given_weights(config, folder, start_from, task.model)
     # The baseline is there to train as many epochs: it has no patience.
     patience = 0 if config.method == "baseline" else config.patience
     processes = Processes.of(fabric)
@@ -295,6 +313,7 @@ def train(
             origin = {
                 "recipe": recipe,
                 **_parts(save_parts, folder.path),
+                **start_weights.noted(given, start_from),
                 "threads": torch.get_num_threads(),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 "device_used": device_name(fabric.device),
@@ -316,6 +335,7 @@ def train(
             console=console,
             start_from=start_from,
             noted={name: one for name, one in flat_values(config).items() if name not in may_change},
+            given=given,
         )
         try:
             return training.run()
@@ -367,7 +387,16 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def describe_training(
     model: nn.Module, config: RunConfig, *, rules: Sequence[Rule], console: Console
 ) -> None:
-    """Print network, schedule, and what each sparse phase prunes by which rule."""
+    """Print network, schedule, and what each sparse phase prunes by which rule.
+
+    Raises:
+        ValueError: If the weights that are to be given cannot be used, or do not fit.
+    """
+    if config.start_weights is not None:
+        given = GivenWeights.read(start_weights.weights_file(config.start_weights))
+        given.give_to(model)
+        said = f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network"
+        console.print(printable(said), highlight=False, markup=False, soft_wrap=True)
     layers = Table("layer", "parameters", title="Network")
     for name, module in _layers(model):
         if count := sum(parameter.numel() for parameter in module.parameters()):
@@ -377,7 +406,8 @@ def describe_training(
     schedule = config.schedule
     phases = Table("phase", "epochs", "learning rate", "sparsity", title=f"Schedule ({config.method})")
     for phase in schedule:
-        phases.add_row(phase.name, str(phase.epochs), f"{phase.learning_rate:g}", f"{phase.sparsity:.0%}")
+        trained = ("given", "-") if phase.is_given else (str(phase.epochs), f"{phase.learning_rate:g}")
+        phases.add_row(phase.name, *trained, f"{phase.sparsity:.0%}")
     console.print(phases)
     for phase in schedule:
         if phase.sparsity:

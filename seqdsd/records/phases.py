@@ -60,12 +60,21 @@ def _phase_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any
     if record.get("index", len(earlier)) != len(earlier):
         return f"'index' must be {len(earlier)}, got {record['index']}: a line is missing or moved"
     epochs = record["epochs"]
+    if (problem := _epochs_problem(record)) is not None:
+        return problem
     for curve in ("train_loss", "dev_score"):
         if len(record[curve]) != epochs:
             return f"{curve!r} has {len(record[curve])} values for {epochs} epochs"
-    if record["best_epoch"] > epochs:
-        return f"'best_epoch' is {record['best_epoch']}, but there were {epochs} epochs"
     return _sets_problem(record, earlier) or _rates_problem(record)
+
+
+def _epochs_problem(record: Mapping[str, Any]) -> str | None:
+    epochs, best = record["epochs"], record["best_epoch"]
+    if "given" in record:
+        return None if epochs == best == 0 else f"of given weights, but 'epochs' is {epochs}"
+    if not epochs:
+        return "'epochs' is 0, but its weights were not given"
+    return None if 1 <= best <= epochs else f"'best_epoch' is {best}, but there were {epochs} epochs"
 
 
 def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> str | None:

@@ -67,13 +67,25 @@ class Remark(Struct):
     text: Line
 
 
+class Given(Struct):
+    """Of weights that somebody else has trained: where they came from, and what they score before any training."""
+
+    file: str
+    sha256: Line
+    dev_loss: Number | None
+    dev_score: Number | None
+
+
 class Phase(Struct):
-    """A line of ``phases.jsonl``; beside ``dev`` there is an object for each test set."""
+    """A line of ``phases.jsonl``; beside ``dev`` there is an object for each test set.
+
+    A phase whose weights were given has no epochs.
+    """
 
     name: Name
     kind: Literal["dense", "sparse", "redense"]
-    epochs: Ordinal
-    best_epoch: Ordinal
+    epochs: Count
+    best_epoch: Count
     learning_rate: Positive
     sparsity: Share
     measured_sparsity: Share
@@ -83,7 +95,7 @@ class Phase(Struct):
     dev: dict[str, Any]
     train_seconds: Seconds
     index: Count | UnsetType = UNSET
-    epochs_planned: Ordinal | UnsetType = UNSET
+    epochs_planned: Count | UnsetType = UNSET
     dev_loss: list[Number | None] | UnsetType = UNSET
     evaluate_seconds: Seconds | UnsetType = UNSET
     statistics_seconds: Seconds | UnsetType = UNSET
@@ -92,6 +104,7 @@ class Phase(Struct):
     restarts: list[Restart] | UnsetType = UNSET
     remarks: list[Remark] | UnsetType = UNSET
     taken_over_from: str | UnsetType = UNSET
+    given: Given | UnsetType = UNSET
 
 
 class WordErrors(Struct):

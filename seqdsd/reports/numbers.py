@@ -115,7 +115,7 @@ def _baseline_phase(run: Run, comparisons: Sequence[Comparison]) -> Record | Non
     """The phase of the baseline of the same seed, if it is planned for as many epochs."""
     beside = (one.arm("Baseline") for one in comparisons if run in one.runs and run.arm != "Baseline")
     found = (arm.runs[run.seed] for arm in beside if arm and run.seed in arm.runs)
-    return next((one.phases[0] for one in found if one.iters == run.iters and run.is_complete), None)
+    return next((one.phases[-1] for one in found if one.iters == run.iters and run.is_complete), None)
 
 
 def _pruning_grids(run: Run) -> Iterator[Grid]:

@@ -96,6 +96,16 @@ def best_phase(records: Sequence[Record]) -> Record:
     return min(records, key=_dev_score)
 
 
+def phase_title(record: Record) -> str:
+    """A phase's name, and that its weights were given, if they were."""
+    return record["name"] + (" (given)" if "given" in record else "")
+
+
+def learning_rate(record: Record) -> str:
+    """A phase's; weights that were given had none here."""
+    return NONE if "given" in record else f"{record['learning_rate']:g}"
+
+
 def phase_grid(
     records: Sequence[Record], *, name: str = "phases", about: str = "", baseline: Record | None = None
 ) -> Grid:
@@ -105,7 +115,7 @@ def phase_grid(
     in points and relative to it.
 
     Args:
-        records: Of the phases.
+        records: Of the phases; one of weights that were given has no epochs.
         name: Of the grid.
         about: Stands before the caption: which run this is, where several are shown.
         baseline: The only phase of a baseline of the same seed; as in Tables 5, 7 and 9.
@@ -128,7 +138,7 @@ def phase_grid(
             if baseline or len(records) > 1
             else (),
         ),
-        caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}"
+        caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}{_given(records)}"
         f"{_undone([*records, *([baseline] if baseline else [])])}".strip(),
         num_last=len(_TRAINING),
         best=next(number for number, record in enumerate(records) if record is best),
@@ -155,9 +165,12 @@ def phase_markdown(records: Sequence[Record]) -> str:
 
 def _dev_score(record: Record) -> float:
     scores, best_epoch = record.get("dev_score"), record.get("best_epoch")
-    if not scores or not best_epoch:
+    if "given" in record:
+        score = record["given"]["dev_score"]
+    elif not scores or not best_epoch:
         raise ValueError(f"phase {record['name']!r} has no dev score; the best phase is chosen by it")
-    score = scores[best_epoch - 1]
+    else:
+        score = scores[best_epoch - 1]
     return math.inf if score is None or math.isnan(score) else float(score)  # NaN is null in JSON
 
 
@@ -184,7 +197,7 @@ def _splits(records: Sequence[Record]) -> list[str]:
 
 def _phase_cells(record: Record, columns: Sequence[_Column], *, is_best: bool) -> Cells:
     return (
-        record["name"] + (_BEST_MARK if is_best else ""),
+        phase_title(record) + (_BEST_MARK if is_best else ""),
         *(column.scores.written(column.values(record)) for column in columns),
         *(cell(record) for cell in _TRAINING.values()),
     )
@@ -219,7 +232,7 @@ _TRAINING: dict[str, Callable[[Record], str]] = {
     "Pruned": lambda record: _percent(record["sparsity"]),
     "Zeros": lambda record: _percent(record["measured_sparsity"]),
     "Epochs": _epochs,
-    "LR": lambda record: f"{record['learning_rate']:g}",
+    "LR": learning_rate,
     "Time": lambda record: str(timedelta(seconds=round(record["train_seconds"]))),
 }
 
@@ -233,6 +246,12 @@ def _improvement(records: Sequence[Record], baseline: Record | None) -> str:
             f"({baseline['epochs']} epochs to {epochs})."
         )
     return " Improve: from the first phase to the last." if len(records) > 1 else ""
+
+
+def _given(records: Sequence[Record]) -> str:
+    """Which phase nobody trained here."""
+    given = next((record["name"] for record in records if "given" in record), None)
+    return f" {given}: weights that were given, as they came." if given else ""
 
 
 def _undone(records: Sequence[Record]) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _PART = 2**18
+_SMALL = 2**20
+"""Weights; parting fewer costs more than it saves."""
 SEEN_THROUGH = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}
 """Packages whose wrapped optimizers move the weights by the optimizer within, and by nothing else."""
 
@@ -47,7 +49,13 @@ def zero_pruned_(tensor: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) 
         return
     here, kept = _own_part(tensor.detach()), _own_part(mask)
     bits = here.view(_BITS[here.element_size()])
-    if bits.device.type != "cpu" or torch.compiler.is_compiling() or _layout(bits) != _layout(kept):
+    is_small = bits.numel() <= _SMALL
+    if (
+        is_small
+        or bits.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or _layout(bits) != _layout(kept)
+    ):
         bits.mul_(kept)
         return
     # A CPU first converts the mask to the bits' type: part by part, that copy stays in its cache.

@@ -53,13 +53,18 @@ class Phase:
         if self.kind not in get_args(PhaseKind):
             raise ValueError(f"{self.name}: kind must be one of {get_args(PhaseKind)}, got {self.kind!r}")
         object.__setattr__(self, "epochs", _whole_number(f"{self.name}: epochs", self.epochs))
-        if self.epochs < 1:
-            raise ValueError(f"{self.name}: epochs must be at least 1, got {self.epochs}")
+        if self.epochs < 0:
+            raise ValueError(f"{self.name}: epochs must not be negative, got {self.epochs}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"{self.name}: learning_rate must be in (0, inf), got {self.learning_rate}")
         check_sparsity(self.sparsity)
         if (self.kind == "sparse") != (self.sparsity > 0):
             raise ValueError(f"{self.name}: a {self.kind} phase cannot have sparsity {self.sparsity}")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether somebody else has trained it: it has no epochs (see ``Schedule.first_given``)."""
+        return not self.epochs
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class Schedule:
                 "matter; if they are trained already, say so by from_trained=True"
             )
         for before, phase in zip((None, *self.phases), self.phases, strict=False):
+            is_first_of_others = before is None and phase.kind == "dense" and len(self.phases) > 1
+            if phase.is_given and not (self.from_trained and is_first_of_others):
+                raise ValueError(f"{phase.name}: epochs must be at least 1, got 0")
             if phase.kind == "redense" and (before is None or before.kind != "sparse"):
                 raise ValueError(
                     f"{phase.name}: a redense phase comes right after a sparse one; make it dense"
@@ -176,9 +184,28 @@ class Schedule:
         )
 
     def equal_epoch_baseline(self) -> Schedule:
-        """As many epochs in one dense phase at the first learning rate: the paper's Baseline (Table 7)."""
-        phase = Phase("Baseline", "dense", self.total_epochs, self.phases[0].learning_rate)
-        return Schedule((phase,), self.from_trained)
+        """As many epochs in one dense phase at the first learning rate: the paper's Baseline (Table 7).
+
+        After a first phase that is given, at the first rate after it.
+        """
+        given = self.phases[:1] if self.phases[0].is_given else ()
+        rate = self.phases[len(given)].learning_rate
+        phase = Phase("Baseline", "dense", self.total_epochs, rate)
+        return Schedule((*given, phase), self.from_trained)
+
+    def first_given(self) -> Schedule:
+        """The same where somebody else has trained the first, dense phase: it has no epochs, and the others all theirs.
+
+        It keeps its place, so that the others keep their names and learning rates. Your own loop needs no such phase:
+        ``Schedule(schedule.phases[1:], from_trained=True)``.
+
+        Raises:
+            ValueError: If no phase follows it.
+        """
+        first, *others = self.phases
+        if not others:
+            raise ValueError(f"{first.name} is given, and no phase follows it: there is nothing to train")
+        return Schedule((replace(first, epochs=0), *others), from_trained=True)
 
     def phase_at(self, epoch: Number, *, of: Number | None = None) -> Phase:
         """The phase of a moment of the training, if no phase ends early.
@@ -205,6 +232,10 @@ class Schedule:
         Raises:
             ValueError: If there are too few steps for each phase to have one.
         """
+        if self.phases[0].is_given:
+            raise ValueError(
+                f"{self.phases[0].name} has no step; leave it out: Schedule(phases[1:], from_trained=True)"
+            )
         before = accumulate((phase.epochs for phase in self.phases[:-1]), initial=0)
         starts = tuple(-(-epochs * of // self.total_epochs) for epochs in before)
         if len({*starts, of}) <= len(self):

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import Schedule
 from seqdsd.studies.jobs import Job
 
 ARMS = ("baseline", "llr", "dsd", "dsdsd")
@@ -67,18 +66,19 @@ def make_arms(common: RunConfig, wanted: Sequence[str], *, baseline_anneal: floa
         _with_anneal(common, anneal)
     except ValueError as error:
         raise ValueError(f"--baseline-anneal: {error}") from error
+    shared = None if common.start_weights else "dense"  # given weights need no training
     every = [
         Arm("dense", "dsd", 0),
-        Arm("dsd", "dsd", 1, takes_over="dense"),
+        Arm("dsd", "dsd", 1, takes_over=shared),
         Arm("dsdsd", "dsd", common.iters, takes_over="dsd"),
-        Arm("llr", "llr", common.iters, takes_over="dense"),
+        Arm("llr", "llr", common.iters, takes_over=shared),
         Arm("baseline", "baseline", common.iters, anneal=anneal),
     ]
     chosen = {*wanted} | ({"dsd"} if "dsdsd" in wanted else set())
     if common.iters == 1:
         chosen -= {"dsdsd"}
-    if chosen & {"dsd", "llr"}:
-        chosen.add("dense")
+    if shared and chosen & {"dsd", "llr"}:
+        chosen.add(shared)
     return [arm for arm in every if arm.name in chosen]
 
 
@@ -89,8 +89,8 @@ def own_annealing(common: RunConfig) -> float:
     """
     if follows_cosine(common):
         return 1.0
-    schedule = Schedule.dsd(common.iters, common.epochs, common.sparsities, common.learning_rates)
-    first, last = schedule.phases[0], schedule.phases[-1]
+    schedule = replace(common, method="dsd").schedule
+    first, last = next(phase for phase in schedule if not phase.is_given), schedule.phases[-1]
     end = last.learning_rate / _optimizer(common).anneal ** (last.epochs - 1)
     factor = (first.learning_rate / end) ** (1 / (schedule.total_epochs - 1))
     return max(1.0, float(f"{factor:.6g}"))  # as one may type it

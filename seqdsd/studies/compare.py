@@ -193,7 +193,8 @@ def _arms_table(plan: ComparisonPlan) -> Table:
 def _measure(plan: ComparisonPlan, share: Share) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "settings.toml"
-        write_atomically(settings, to_toml(plan.common))
+        # One dense phase is measured, of which none is left where its weights are given.
+        write_atomically(settings, to_toml(replace(plan.common, start_weights=None)))
         return measure_speed(plan.recipe.module, settings, share=share, folder=Path(folder))
 
 

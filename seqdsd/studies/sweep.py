@@ -126,7 +126,8 @@ class SweepPlan:
         for config in self.out.glob("seed-*/*/config.toml"):
             refuse_test_scores(RunFolder(config.parent))
         self.recipe.check_common(self.settings, self.common, of_each=["learning_rates"])
-        dense = dict.fromkeys(point.dense() for point in self.points)
+        is_given = self.common.start_weights is not None  # then there is nothing to share
+        dense = {} if is_given else dict.fromkeys(point.dense() for point in self.points)
         runs: list[Point | DensePhase] = [*dense, *self.points]
         return [self._job(seed, run) for seed in self.seeds for run in runs]
 
@@ -135,7 +136,7 @@ class SweepPlan:
         epochs, parent = config.schedule.total_epochs, None
         command = ["-m", self.recipe.module, "--config", str(self.settings), *point.flags()]
         command += ["--seed", str(seed), "--out", str(folder.path), "--resume"]
-        if isinstance(point, Point):
+        if isinstance(point, Point) and self.common.start_weights is None:
             parent = point.dense()
             epochs -= config.schedule.phases[0].epochs
             command += ["--start-from", str(self.folder(seed, parent).path)]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from seqdsd.sparsity import MaskSet, Rule, magnitude_mask, resolve
-from seqdsd.sparsity.held_weights import _PART
+from seqdsd.sparsity.held_weights import _SMALL
 
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16}
 BITS |= {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -69,7 +69,7 @@ LAYOUTS = {
     "channels last": lambda one: one.contiguous(memory_format=torch.channels_last),
     "transposed": lambda one: one.transpose(0, 1),
     "with gaps": lambda one: one.repeat_interleave(2, dim=3)[..., ::2],
-    "many parts": lambda one: one.repeat(1 + _PART // one.numel(), 2, 1, 1),
+    "many parts": lambda one: one.repeat(1 + _SMALL // one.numel(), 2, 1, 1),
     "one by one": lambda one: one[:, :, :1, :1].contiguous(memory_format=torch.channels_last),
 }
 

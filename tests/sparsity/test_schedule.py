@@ -80,6 +80,40 @@ def test_the_baseline_has_as_many_epochs():
     assert Schedule.dsd(2, epochs=[5, 4, 3, 2, 1]).equal_epoch_baseline().total_epochs == 15
 
 
+GIVEN = Schedule.dsd(2, epochs=[5, 4, 3, 2, 1]).first_given()
+
+
+def test_a_first_phase_that_is_given_has_no_epochs_and_the_others_stay_as_they_are():
+    whole = Schedule.dsd(2, epochs=[5, 4, 3, 2, 1])
+    assert GIVEN.phases[1:] == whole.phases[1:] and GIVEN.phases[0] == replace(whole.phases[0], epochs=0)
+    assert [phase.is_given for phase in GIVEN] == [True, False, False, False, False]
+    assert GIVEN.total_epochs == 10 and GIVEN.phase_at(0).name == "Sparse Iter 1"
+
+
+def test_fair_comparisons_begin_with_what_is_given():
+    llr, baseline = GIVEN.lower_learning_rate_only(), GIVEN.equal_epoch_baseline()
+    assert llr.phases[0] == baseline.phases[0] == GIVEN.phases[0]
+    assert [(one.epochs, one.learning_rate) for one in llr] == [
+        (one.epochs, one.learning_rate) for one in GIVEN
+    ]
+    assert baseline.phases[1:] == (Phase("Baseline", "dense", 10, 5e-4),)
+
+
+def test_only_the_first_phase_can_be_given_and_something_has_to_follow():
+    with pytest.raises(ValueError, match="Dense Iter 0 is given, and no phase follows it"):
+        Schedule.dsd(0).first_given()
+    dense, sparse, redense = GIVEN.phases[:3]
+    for phases in ((dense,), (sparse, replace(redense, epochs=0)), (replace(sparse, epochs=0), redense)):
+        with pytest.raises(ValueError, match="Iter .: epochs must be at least 1, got 0"):
+            Schedule(phases, from_trained=True)
+    with pytest.raises(ValueError, match="Dense Iter 0: epochs must be at least 1, got 0"):
+        Schedule(GIVEN.phases)
+    with pytest.raises(ValueError, match="Sparse Iter 1: epochs must not be negative, got -1"):
+        replace(sparse, epochs=-1)
+    with pytest.raises(ValueError, match="Dense Iter 0 has no step; leave it out"):
+        GIVEN.starts(of=100)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -28,6 +28,7 @@ from seqdsd.reports.captions.changes import (
 from seqdsd.reports.captions.terminal import GAP, compare_in_terminal
 from seqdsd.reports.page.media import data_uri, thumbnail
 from seqdsd.reports.page.rendering import asset, file_size, inline, render
+from seqdsd.reports.phase_table import learning_rate, phase_title
 from seqdsd.reports.runs.reading import read_origin
 
 DEFAULT_LIMIT = 200
@@ -240,7 +241,7 @@ def _score_table(captions: CaptionRun) -> ScoreTable:
     kinds = [prefix for prefix in _BLEU_KINDS if any(f"{prefix}4" in scores for scores in scored)]
     keys = [f"{prefix}{order}" for prefix in kinds for order in (1, 2, 3, 4)]
     rows = [
-        (record["name"], [*(_number(scores.get(key)) for key in keys), *_training(record)])
+        (phase_title(record), [*(_number(scores.get(key)) for key in keys), *_training(record)])
         for record, scores in zip(captions.phases, scored, strict=True)
     ]
     gains = [_gain(scored[0].get(key), scored[-1].get(key)) for key in keys]
@@ -253,7 +254,7 @@ def _score_table(captions: CaptionRun) -> ScoreTable:
 
 def _training(record: Record) -> list[str]:
     """The table's last cells: how the phase was trained."""
-    return [f"{100 * record['sparsity']:g}%", str(record["epochs"]), f"{record['learning_rate']:g}"]
+    return [f"{100 * record['sparsity']:g}%", str(record["epochs"]), learning_rate(record)]
 
 
 def _gain(before: float | int | None, after: float | int | None) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
 from seqdsd.reports.comparison.pairs import PairTest
 from seqdsd.reports.layout import Cells, Grid
+from seqdsd.reports.phase_table import learning_rate, phase_title
 from seqdsd.reports.runs.reading import Run
 from seqdsd.reports.runs.scores import span
 
@@ -238,14 +239,16 @@ def _making(run: Run) -> dict[str, str]:
 def _phase_cells(phase: ArmPhase, split: str, family: Sequence[Metric]) -> Cells:
     """All cells of a row, with the scores by seed in place of the arm: rows are of one phase where these are equal."""
     scores = [phase.scores(split, metric) for metric in family]
+    first = next(iter(phase.records.values()))
+    rates = learning_rate(first) if "given" in first else span(phase.values("learning_rate"))
     return (
         repr(scores),
-        phase.name,
+        phase_title(first),
         *_score_cells([list(one.values()) for one in scores], family),
         str(len(phase.records)),
         span(100 * sparsity for sparsity in phase.values("sparsity")) + "%",
         span(phase.values("epochs")),
-        span(phase.values("learning_rate")),
+        rates,
     )
 
 

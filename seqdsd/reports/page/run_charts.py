@@ -185,6 +185,8 @@ def _rounded(values: Iterable[float | int | None]) -> list[float | None]:
 def _bands(phases: Iterable[Record]) -> list[dict[str, Any]]:
     bands, end = list[dict[str, Any]](), 0
     for record in phases:
+        if not record["epochs"]:  # weights that were given
+            continue
         start, end = end, end + record["epochs"]
         bands.append({"start": start + 0.5, "end": end + 0.5, "name": record["name"], "kind": record["kind"]})
     return bands

@@ -76,7 +76,7 @@ class Run:
     @property
     def num_planned(self) -> int:
         """Phases of the run when it is complete."""
-        return _num_planned(self.method, self.iters)
+        return _num_planned(self.settings)
 
     @property
     def is_complete(self) -> bool:
@@ -237,7 +237,7 @@ def _read_run(folder: RunFolder) -> Run:
         seed=settings["seed"],
         settings=settings,
         provenance=provenance,
-        phases=_read_phases(folder, planned=_num_planned(method, iters)),
+        phases=_read_phases(folder, planned=_num_planned(settings)),
         weights=_read_weights(folder.weight_statistics),
         plan=_read_records(folder.plan, shapes.PlannedParameter),
     )
@@ -296,8 +296,10 @@ def _check_files(run: Run) -> None:
     read_media(run.folder.images)
 
 
-def _num_planned(method: str, iters: int) -> int:
-    return 1 if method == "baseline" else 2 * iters + 1
+def _num_planned(settings: Mapping[str, Any]) -> int:
+    if settings["method"] == "baseline":  # after the weights that were given, if any were
+        return 2 if "start_weights" in settings else 1
+    return int(2 * settings["iters"] + 1)
 
 
 def _named(runs: Sequence[Run]) -> tuple[Run, ...]:

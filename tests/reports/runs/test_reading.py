@@ -236,6 +236,7 @@ def changed(**changes):
 
 
 WER_ALONE = {"wer": 0.1}
+GIVEN = {"file": "theirs.pt", "sha256": "ab12", "dev_loss": 1.5, "dev_score": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,11 @@ WER_ALONE = {"wer": 0.1}
         ({"name": "Dense Iter 0"}, "phase 'Dense Iter 0' a second time"),
         ({"index": 2}, "'index' must be 1, got 2"),
         ({"kind": "sparsely"}, "kind: invalid enum value 'sparsely'"),
-        ({"epochs": 0}, "epochs: expected `int` >= 1"),
+        ({"epochs": -1}, "epochs: expected `int` >= 0"),
+        ({"epochs": 0}, "'epochs' is 0, but its weights were not given"),
+        ({"given": GIVEN}, "of given weights, but 'epochs' is 2"),
+        ({"given": {**GIVEN, "sha256": "a\nb"}}, "given.sha256: expected `str` matching regex"),
+        ({"best_epoch": 0}, "'best_epoch' is 0, but there were 2 epochs"),
         ({"epochs": 2.5}, "epochs: expected `int`, got `float`"),
         ({"epochs": True}, "epochs: expected `int`, got `bool`"),
         ({"epochs": 3}, "'train_loss' has 2 values for 3 epochs"),

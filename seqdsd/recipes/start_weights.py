@@ -1,0 +1,126 @@
+"""``--start-weights``: the first dense phase is somebody else's. Which file that is, and whose network.
+
+Reading a file, and whether it fits, is ``engine/given_weights.py``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import nn
+
+from seqdsd.config import differences, read_config, read_provenance
+from seqdsd.engine import GivenWeights, has_checkpoint
+from seqdsd.records import RunFolder, RunFolderError, checked_provenance
+from seqdsd.reports.phase_table import best_phase
+
+if TYPE_CHECKING:
+    from seqdsd.recipes.training import RunConfig
+
+log = logging.getLogger(__name__)
+
+ConfigT = TypeVar("ConfigT")
+NOTED = "start_weights"
+"""Of a run's provenance: the file that was read, and its digest."""
+
+
+def given_weights(
+    config: RunConfig, folder: RunFolder, start_from: RunFolder | None, model: nn.Module
+) -> GivenWeights | None:
+    """The weights that a run begins with, loaded into its network; None where it begins without, or has begun.
+
+    A run that has a checkpoint, or takes phases over, has no need of the file.
+
+    Raises:
+        ValueError: If the file cannot be used, does not fit the network, or is another than the run was begun with.
+    """
+    if config.start_weights is None or start_from is not None or has_checkpoint(folder.checkpoints):
+        return None
+    given = GivenWeights.read(weights_file(config.start_weights))
+    begun_with = _provenance(folder).get(NOTED) if folder.config.is_file() else None
+    if begun_with and begun_with["sha256"] != given.sha256:
+        raise RunFolderError(
+            f"{given.path}: not the file that the run in {folder.path} was begun with (sha256 {given.sha256[:12]}…, "
+            f"then {begun_with['sha256'][:12]}…); bring that one back, or take another --out"
+        )
+    given.give_to(model)
+    log.info("the first phase is given: %s", given.path)
+    return given
+
+
+def noted(given: GivenWeights | None, start_from: RunFolder | None) -> Mapping[str, Any]:
+    """For ``[provenance]`` of a run that begins with given weights, or with the phases of a run that did."""
+    if given is not None:
+        return {NOTED: {"file": str(given.path), "sha256": given.sha256}}
+    before = _provenance(start_from).get(NOTED) if start_from else None
+    return {NOTED: before} if before else {}
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or of a run's folder the weights of its best phase on dev.
+
+    Raises:
+        ValueError: If the run has no finished phase.
+    """
+    run = RunFolder(path)
+    return run.weights(best_phase(run.read_phases())["name"]) if run.config.is_file() else path
+
+
+def given_run(config: RunConfig, recipe: str, *, part: str) -> RunFolder | None:
+    """The run that the given weights are of, if they are of one: what its network spells with goes on.
+
+    Args:
+        config: Of the run that begins.
+        recipe: Its name.
+        part: The settings that decide what the network spells with, in which both must agree.
+
+    Raises:
+        ValueError: If it is another recipe's, or has other settings there.
+    """
+    run = None if config.start_weights is None else _run_of(config.start_weights, recipe)
+    if run is None:
+        return None
+    theirs = read_config(run.config, type(config)())  # type: ignore[call-arg]  # of a recipe's own class
+    if changed := differences(getattr(theirs, part), getattr(config, part)):
+        raise RunFolderError(
+            f"{run.path}: the network of the given weights has other settings of {part} ({'; '.join(changed)}); give "
+            "this run the same"
+        )
+    return run
+
+
+def with_network_of(config: ConfigT, path: Path, recipe: str | None) -> ConfigT:
+    """``config`` with the network of the run that the given weights are of, if they are of one.
+
+    Raises:
+        ValueError: If it is another recipe's, or its settings cannot be read.
+    """
+    if (run := _run_of(path, recipe)) is None:
+        return config
+    theirs = read_config(run.config, type(config)())
+    names = config.NETWORK_SETTINGS  # type: ignore[attr-defined]  # every recipe's settings have them
+    log.info("the network is as in %s, whose weights are given", run.path)
+    return replace(config, **{name: getattr(theirs, name) for name in names})  # type: ignore[type-var]
+
+
+def _run_of(path: Path, recipe: str | None) -> RunFolder | None:
+    """The run whose folder is named, or one of its checkpoints.
+
+    Raises:
+        ValueError: If it is another recipe's.
+    """
+    run = RunFolder(path if path.is_dir() else path.parent.parent)
+    if not run.config.is_file() or not (path.is_dir() or path.parent == run.checkpoints):
+        return None
+    its_recipe = _provenance(run).get("recipe")
+    if recipe is not None and its_recipe != recipe:
+        raise RunFolderError(f"{run.path}: the weights of {its_recipe!r}, with which {recipe!r} cannot begin")
+    return run
+
+
+def _provenance(folder: RunFolder) -> dict[str, Any]:
+    return checked_provenance(read_provenance(folder.config), folder.config)
