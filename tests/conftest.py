@@ -337,9 +337,17 @@ def class_run(tmp_path_factory, feature_cache, tiny_vision) -> Any:
     from rich.console import Console
 
     from seqdsd.recipes import vision
+    from seqdsd.tasks.classification import VariationSettings
 
     folder = tmp_path_factory.mktemp("class-runs")
-    config = tiny_vision(write_classes(folder / "classes"), folder / "run", hidden_size=8, epochs=(12, 2, 2))
+    config = tiny_vision(
+        write_classes(folder / "classes"),
+        folder / "run",
+        hidden_size=8,
+        batch_size=8,
+        epochs=(20, 3, 3),
+        augment=VariationSettings(crop_padding=3, flip=True),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQDSD_CACHE", str(feature_cache))
         return vision.run(config, console=Console(quiet=True)).folder

@@ -60,9 +60,7 @@ def score_classes(trained: TrainedClassifier, asked: EvaluateClasses, console: C
         classes=labeller.classes,
         on_bad_data=on_bad_data,
     )
-    source = open_images(
-        images, labeller.format, num_workers=config.images.num_workers, on_bad_data=on_bad_data
-    )
+    source = open_images(images, labeller.format, num_workers=config.num_workers, on_bad_data=on_bad_data)
     task = ClassificationTask(
         model=trained.model.module,
         labeller=labeller,

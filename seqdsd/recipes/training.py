@@ -133,6 +133,10 @@ class RunConfig:
             return schedule.lower_learning_rate_only()
         return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
 
+    def weights_by_name(self, name: str) -> Path | None:
+        """The file of weights that a name stands for in ``start_weights``; None where it is no such name."""
+        return None
+
     @property
     def pins_memory(self) -> bool:
         """Whether batches are made ready to be copied to a GPU while it computes."""
@@ -393,7 +397,7 @@ def describe_training(
         ValueError: If the weights that are to be given cannot be used, or do not fit.
     """
     if config.start_weights is not None:
-        given = GivenWeights.read(start_weights.weights_file(config.start_weights))
+        given = GivenWeights.read(start_weights.weights_file(config))
         given.give_to(model)
         said = f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network"
         console.print(printable(said), highlight=False, markup=False, soft_wrap=True)

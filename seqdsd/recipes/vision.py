@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import torch
+import tyro
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
@@ -35,6 +37,7 @@ from seqdsd.data.synthetic import SyntheticShapes, synthetic_shapes
 from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
 from seqdsd.models import CLASSIFIERS, make_classifier
 from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.start_weights import given_run
 from seqdsd.recipes.training import (
     RunConfig,
     RunResult,
@@ -56,9 +59,12 @@ from seqdsd.tasks.classification import (
     VariationSettings,
     judged_id,
 )
+from seqdsd.vision import published_weights
 
 RECIPE = "vision"
-MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "on_bad_data", "images.num_workers")
+MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "on_bad_data", "num_workers")
+PUBLISHED = "imagenet"
+"""As start weights: those that torchvision publishes."""
 EMBEDDED_SETTINGS = Path(__file__).with_name("vision_embedded.toml")
 COLOURS = 3
 
@@ -72,19 +78,17 @@ class ImageSettings:
     resize: int | None = None
     """Images of another size are scaled until their shorter side has so many pixels, and their centre is cut out (256
     is usual for 224); by default they are scaled until they just cover."""
-    num_workers: int = 1
-    """Processes that read images ahead, where they are too many to lie in memory; 0 reads in the training process."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
     """Settings of an image classifier's run; the defaults are those of Table 10 (ResNet-20 on CIFAR-10)."""
+
+    NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "images")
 
     data: Path | None = None
     """Folder with train/, dev/ (or val/) and test/, and in each of them a folder of images for each class; scripts in
@@ -101,6 +105,10 @@ class Config(RunConfig):
     hidden_size: int | None = None
     """Channels of the first stage of resnet8 to resnet56 (16), units of the (first) hidden layer of lenet5 (500) and
     lenet300 (300). By default as published; the networks for 224 x 224 are of one size."""
+    start_weights: Annotated[Path | None, tyro.conf.arg(aliases=("--weights",))] = None
+    """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one: a
+    safetensors file, a state_dict saved by torch, the folder of a run (its best phase on dev), or imagenet: those that
+    torchvision publishes for 1000 classes, downloaded once. The first of epochs and of learning rates is not used."""
     learning_rates: tuple[float, ...] = RESNET20_LEARNING_RATES
     """One a phase (Table 10: 1e-1, 1e-3, 1e-4); further phases keep the last ratio."""
     sparsities: tuple[float, ...] = RESNET20_SPARSITIES
@@ -109,6 +117,8 @@ class Config(RunConfig):
     """Images in a batch (He et al. 2015, section 4.2)."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
+    num_workers: int = 1
+    """Processes that read images ahead, where they are too many to lie in memory; 0 reads in the training process."""
     images: ImageSettings = field(default_factory=ImageSettings)
     augment: VariationSettings = field(default_factory=VariationSettings)
     optimizer: NesterovSettings | AdamWSettings = field(
@@ -121,8 +131,25 @@ class Config(RunConfig):
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
         with torch.device("meta"):  # raises for a network, a width or a size that cannot be
             make_model(self, num_classes=2, image_format=self.image_format(COLOURS))
+
+    def weights_by_name(self, name: str) -> Path | None:
+        """The file of torchvision's weights, where these are named.
+
+        Raises:
+            ValueError: If torchvision has none of this network, or they cannot be downloaded.
+        """
+        if name != PUBLISHED:
+            return None
+        if not CLASSIFIERS[self.network].has_published_weights:
+            known = ", ".join(one for one, kind in CLASSIFIERS.items() if kind.has_published_weights)
+            raise ValueError(
+                f"torchvision publishes no weights of {self.network}, but of {known}; name a file of weights"
+            )
+        return published_weights(self.network)
 
     def image_format(self, channels: int) -> ImageFormat:
         """What images are brought to.
@@ -155,7 +182,7 @@ def run(
     parent = find_parent(start_from, folder, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
     phases = finished_phases(folder, config) if has_run else None
     if phases is None:
-        known = folder if has_run else parent
+        known = folder if has_run else parent or given_run(config, RECIPE, part="images")
         fabric = make_fabric(config.device, config.precision)
         with fabric.rank_zero_first(local=True):  # shapes are drawn once
             task = make_task(config, Labeller.load(known.path) if known else None, fabric)
@@ -216,7 +243,8 @@ def make_task(
         labeller = Labeller(corpus.classes, image_format, _normalisation(config, sources["train"]))
     elif labeller.classes != corpus.classes:
         raise ValueError(
-            f"{corpus.folder}: its classes are not those that the run was begun with; bring the folders of these back"
+            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
+            "back"
         )
     torch.manual_seed(config.seed)
     return ClassificationTask(
@@ -268,7 +296,7 @@ def _open(corpus: ImageCorpus, split: str, image_format: ImageFormat, config: Co
         corpus.split(split),
         image_format,
         resized_crop=config.augment.resized_crop and split == "train",
-        num_workers=config.images.num_workers,
+        num_workers=config.num_workers,
         pin_memory=config.pins_memory,
         on_bad_data=config.on_bad_data,
     )
