@@ -17,11 +17,12 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import tyro
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -87,7 +88,7 @@ def our_epoch(config: Config, *, sparsity: float = 0.0) -> Callable[[], None]:
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     model = fabric.setup_module(task.model)
     own = SETTINGS.make(task.model.parameters(), LEARNING_RATE)
-    optimizer = fabric.setup_optimizers(own)
+    optimizer = cast(_FabricOptimizer, fabric.setup_optimizers(own))
     if sparsity:
         MaskSet.from_magnitude(task.model, resolve(task.model, VISION_RULES, sparsity)).attach(own)
 

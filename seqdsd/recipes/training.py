@@ -373,9 +373,10 @@ def check_memory(
     copies = 1 if config.pins_memory else 3 + optimizer.state_size
     needed, there = 4 * copies * count, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
+        smaller = "network" if config.hidden_size is None else f"--hidden-size (got {config.hidden_size})"
         raise OutOfMemory(
             f"a network of {count:,} parameters takes {needed / 1e9:,.0f} GB to train, and this machine has "
-            f"{there / 1e9:,.0f} GB; take a smaller network (--hidden-size, got {config.hidden_size})"
+            f"{there / 1e9:,.0f} GB; take a smaller {smaller}"
         )
 
 
