@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
@@ -20,12 +18,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from seqdsd.integrations.walk import Walk
 from seqdsd.records import write_atomically
-from seqdsd.sparsity import DSD, MaskSet, Rule, Schedule, measured_sparsity
-from seqdsd.sparsity.parameters import by_alias
+from seqdsd.sparsity import DSD, Rule, Schedule
+from seqdsd.sparsity.controller import Best
 
 try:
     from transformers import (
@@ -44,7 +42,7 @@ except ImportError as error:
 STATE_FILE = "dsd.safetensors"
 """In each checkpoint folder: the masks at one bit a weight, and in its metadata, as JSON, where the training stands."""
 
-_logger = logging.getLogger(__name__)
+_BEST = "best/"
 
 
 class DSDCallback(TrainerCallback):
@@ -59,8 +57,8 @@ class DSDCallback(TrainerCallback):
       the Trainer's scheduler (``lr_scheduler_type``, ``warmup_steps``, ``lr_scheduler_kwargs``) gives a training of as
       many steps. Parameter groups keep the ratios of their rates to the first group's.
     - **Checkpoints** hold the masks and the position (``STATE_FILE``); ``resume_from_checkpoint`` goes on anywhere.
-    - **Best weights**: the best score is counted anew in each phase, so that ``load_best_model_at_end`` gives the
-      last phase's best checkpoint. A phase hands on its last weights.
+    - **Best weights**: with ``load_best_model_at_end`` the best score is counted anew in each phase, which hands on its
+      best weights (``STATE_FILE`` holds them, too); without it each hands on its last.
     - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
       beside the loss and at each phase's end.
 
@@ -73,9 +71,7 @@ class DSDCallback(TrainerCallback):
     """
 
     # Set as a training begins.
-    _starts: tuple[int, ...]
-    _names: list[str]
-    _is_in_phase: bool
+    _walk: Walk
 
     def __init__(self, schedule: Schedule, rules: Iterable[Rule]) -> None:
         """Nothing happens yet.
@@ -127,14 +123,12 @@ class DSDCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ValueError("DSDCallback cannot search hyperparameters: make a Trainer for each trial")
         self._release()  # what a first try left, with auto_find_batch_size
-        self.dsd = DSD(kwargs["model"], self.schedule, self.rules)
-        self._names = sorted({name for plan in self.dsd.plans.values() for name in plan.sparsities})
-        self._starts = self.schedule.starts(of=state.max_steps)
-        self._is_in_phase = False
-        _try_to_hold(self.dsd.model, self._names, kwargs["optimizer"])
+        self.dsd = DSD(kwargs["model"], self.schedule, self.rules, best=_best(args))
+        self._walk = Walk(self.dsd, "steps", state.max_steps)
+        self.dsd.check(kwargs["optimizer"])
         if state.global_step:
             self._load(args, state)
-        _set_curve(kwargs["lr_scheduler"], self._rate(args, state.max_steps))
+        _set_curve(kwargs["lr_scheduler"], self._rate(args))
         if not state.global_step:
             _set_step(kwargs["lr_scheduler"], 0)
 
@@ -142,32 +136,45 @@ class DSDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin a phase, or go on with it after a break."""
-        if self._is_in_phase:
+        is_over = self._walk.end_phase_if_over(state.global_step, kwargs["optimizer"])
+        if self._dsd.is_held:
             return
-        if state.global_step in self._starts:
+        if is_over or not state.global_step:
             kwargs["optimizer"].state.clear()
             _set_step(kwargs["lr_scheduler"], state.global_step)  # it lags where steps were skipped
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
         self._dsd.enter(kwargs["optimizer"])
-        self._is_in_phase = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Report zeros, and end a phase: what is saved after its last step stands at the next one's beginning."""
-        if state.global_step not in (*self._starts, state.max_steps):
-            return
-        should_log = control.should_log
-        self._log()
-        control.should_log = should_log  # or the loss would not be logged
-        self._dsd.leave()
-        self._is_in_phase = False
+        """Report zeros at a phase's end."""
+        if state.global_step in self._walk.ends:
+            should_log = control.should_log
+            self._log()
+            control.should_log = should_log  # or the loss would not be logged
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the weights if they are the phase's best."""
+        if self.dsd is not None and self.dsd.is_held and _best(args):
+            name = str(args.metric_for_best_model)
+            score = kwargs["metrics"].get(name if name.startswith("eval_") else f"eval_{name}")
+            if score is not None:
+                self.dsd.note_score(score)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End the last phase, if its time is over."""
+        self._walk.end_phase_if_over(state.global_step, kwargs["optimizer"])
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report zeros beside the loss."""
-        if "loss" in kwargs["logs"] and self._is_in_phase:
+        if "loss" in kwargs["logs"] and self._dsd.is_held and state.global_step not in self._walk.ends:
             self._log()
 
     def on_save(
@@ -176,9 +183,12 @@ class DSDCallback(TrainerCallback):
         """Write ``STATE_FILE`` into the checkpoint's folder."""
         position = self._dsd.state_dict()
         masks = position.pop("masks")  # of sharded ones each process has a part
+        best = position.pop("best_weights")
         position |= {"step": state.global_step, "max_steps": state.max_steps}
         if args.should_save:
-            content = safetensors.torch.save(masks, metadata={"dsd": json.dumps(position)})
+            # The format holds no tensor twice, as tied ones are here.
+            tensors = masks | {_BEST + name: weight.clone() for name, weight in best.items()}
+            content = safetensors.torch.save(tensors, metadata={"dsd": json.dumps(position)})
             write_atomically(_folder(args, state) / STATE_FILE, content)
 
     @property
@@ -201,11 +211,7 @@ class DSDCallback(TrainerCallback):
         finally:
             self._release()
             self._trainer = None
-        if (phase := self._dsd.phase) is not None:
-            _logger.warning(
-                "the training ended before its schedule: in %s, after %d of %d steps",
-                *(phase.name, trainer.state.global_step, trainer.state.max_steps),
-            )
+        self._walk.warn_if_unfinished(trainer.state.global_step)
         return result
 
     def _release(self) -> None:
@@ -225,34 +231,35 @@ class DSDCallback(TrainerCallback):
         try:
             with safetensors.safe_open(path, "pt") as file:
                 position = json.loads(file.metadata()["dsd"])
-                masks = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
             here = {"step": state.global_step, "max_steps": state.max_steps}
             for name, number in here.items():
                 if position[name] != number:
                     raise ValueError(f"saved with {name} {position[name]}, here {number}; go on as it began")
-            self._dsd.load_state_dict(position | {"masks": masks})
+            masks = {name: one for name, one in tensors.items() if not name.startswith(_BEST)}
+            best = {name.removeprefix(_BEST): one for name, one in tensors.items() if name.startswith(_BEST)}
+            self._dsd.load_state_dict(position | {"masks": masks, "best_weights": best})
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def _rate(self, args: TrainingArguments, max_steps: int) -> Callable[[int], float]:
+    def _rate(self, args: TrainingArguments) -> Callable[[int], float]:
         """The rate of each step: the phase's, times what the Trainer's scheduler makes of 1 in a training as long."""
-        ends = (*self._starts[1:], max_steps)
+        starts = self._walk.starts
         shapes = [
             _shape(args, phase.learning_rate, end - start)
-            for phase, start, end in zip(self.schedule, self._starts, ends, strict=True)
+            for phase, start, end in zip(self.schedule, starts, self._walk.ends, strict=True)
         ]
 
         def rate(step: int) -> float:
-            index = bisect_right(self._starts, step) - 1
-            return self.schedule.phases[index].learning_rate * shapes[index](step - self._starts[index])
+            index = self._walk.index_at(step)
+            return self.schedule.phases[index].learning_rate * shapes[index](step - starts[index])
 
         return rate
 
     def _log(self) -> None:
         phase = self._dsd.phase
         assert self._trainer is not None and phase is not None
-        zeros = measured_sparsity(self._dsd.model, self._names)
-        logs: dict[str, Any] = {"dsd/zeros": zeros, "dsd/phase": phase.name}
+        logs: dict[str, Any] = {"dsd/zeros": self._dsd.zeros(), "dsd/phase": phase.name}
         self._trainer.log(logs)
 
 
@@ -298,16 +305,15 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
         )
 
 
+def _best(args: TrainingArguments) -> Best | None:
+    """Which score is the better one, if best weights were asked for."""
+    if not args.load_best_model_at_end:
+        return None
+    return "highest" if args.greater_is_better else "lowest"
+
+
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-
-
-def _try_to_hold(model: nn.Module, names: list[str], optimizer: Any) -> None:
-    """Raise now what ``MaskSet.attach`` would raise at the first sparse phase, perhaps days later."""
-    if names:
-        parameters = by_alias(model)
-        masks = {name: torch.ones_like(parameters[name].parameter, dtype=torch.bool) for name in names}
-        MaskSet(model, masks).attach(optimizer).remove()
 
 
 def _shape(args: TrainingArguments, learning_rate: float, num_steps: int) -> Callable[[int], float]:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal, SupportsFloat, get_args
 
+import torch
 from torch import Tensor, nn
 
 from seqdsd.sparsity.held_weights import MaskHandle
 from seqdsd.sparsity.masks import MaskSet
-from seqdsd.sparsity.parameters import bare, named_parameters
+from seqdsd.sparsity.parameters import bare, by_alias, named_parameters
 from seqdsd.sparsity.rules import Plan, Rule, resolve
 from seqdsd.sparsity.schedule import Number, Phase, PhaseKind, Schedule
 from seqdsd.sparsity.stats import measured_sparsity
@@ -273,6 +274,21 @@ class DSD:
             self.masks = MaskSet.from_magnitude(self.model, self.plans[self._now])
         return self.masks
 
+    def check(self, optimizer: Any, *others: Any) -> None:
+        """Raise now what ``enter`` would raise in the first sparse phase, perhaps days later; nothing changes.
+
+        Raises:
+            TypeError, ValueError: See ``MaskSet.attach``.
+        """
+        if names := self._pruned_names:
+            parameters = by_alias(self.model)
+            masks = {name: torch.ones_like(parameters[name].parameter, dtype=torch.bool) for name in names}
+            MaskSet(self.model, masks).attach(optimizer, *others).remove()
+
+    def zeros(self) -> float:
+        """Share of exact zeros among all weights that some phase prunes."""
+        return measured_sparsity(self.model, self._pruned_names)
+
     def mask_gradients_(self) -> None:
         """Zero the gradients of the weights that are held at 0, if any: with several processes, before clipping.
 
@@ -383,6 +399,11 @@ class DSD:
         if self.phase is None:
             raise RuntimeError("all phases are done; make another DSD to train on")
         return self.phase
+
+    @property
+    def _pruned_names(self) -> list[str]:
+        """Of the parameters that some phase prunes."""
+        return sorted({name for plan in self.plans.values() for name in plan.sparsities})
 
     @property
     def _epochs_before(self) -> int:

@@ -1,7 +1,6 @@
-"""DSD in the real Trainer, on tiny random networks."""
+"""What DSD does in the real Trainer alone, on tiny random networks; the rest is in ``test_every_trainer.py``."""
 
 import math
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -91,20 +91,14 @@ class Watch(TrainerCallback):
 
 
 class FailsAt(TrainerCallback):
-    """An error at the beginning of a step, or in its backward pass."""
+    """An error at the beginning of a step."""
 
-    def __init__(self, step: int, *, backward: bool = False):
-        self.step, self.backward = step, backward
+    def __init__(self, step: int):
+        self.step = step
 
-    def on_step_begin(self, args, state, control, *, model, **kwargs):
+    def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            if not self.backward:
-                raise RuntimeError("as asked")
-
-            def fail(gradient):
-                raise RuntimeError("as asked")
-
-            next(model.parameters()).register_hook(fail)
+            raise RuntimeError("as asked")
 
 
 def hooks(trainer: Trainer) -> int:
@@ -117,35 +111,22 @@ def hooks(trainer: Trainer) -> int:
     )
 
 
-TWO_PROCESSES = Path(__file__).with_name("two_processes.py")
-OF_THE_SCRIPT = runpy.run_path(str(TWO_PROCESSES))
-Net, InOrder = OF_THE_SCRIPT["Net"], OF_THE_SCRIPT["InOrder"]
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, inputs, labels):
+        return {"loss": nn.functional.cross_entropy(self.layers(inputs), labels)}
+
+
+class InOrder(Trainer):
+    def _get_train_sampler(self, *_):
+        return SequentialSampler(self.train_dataset)
 
 
 def assert_same_bits(one: nn.Module, other: nn.Module) -> None:
     assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
-
-
-def test_weights_are_zero_after_every_sparse_step_and_restart_at_zero(arguments):
-    callback = DSDCallback(SCHEDULE, RULES)
-    watch = Watch(callback)
-    trainer = Trainer(
-        bert(),
-        arguments(gradient_accumulation_steps=2, per_device_train_batch_size=2, weight_decay=0.1),
-        train_dataset=sentences(),
-        callbacks=[callback, watch],
-    )
-    trainer.train()
-    zeros = [int((weights == 0).sum()) for weights in watch.after]
-    pruned = watch.before[4] == 0
-    assert pruned.sum() * 2 == pruned.numel()
-    assert zeros[:4] == [0] * 4
-    assert zeros[4:8] == [int(pruned.sum())] * 4
-    assert all(torch.equal(weights == 0, pruned) for weights in watch.after[4:8])
-    assert torch.equal(watch.before[8] == 0, pruned)  # restored, at 0
-    assert zeros[8] < 0.05 * zeros[7]
-    assert hooks(trainer) == 0
-    assert repr(callback.dsd).endswith("all phases are done)")
 
 
 def test_ends_with_the_weights_of_a_plain_loop(arguments):
@@ -240,6 +221,8 @@ def test_after_an_error_it_goes_on_from_the_last_checkpoint(whole, tmp_path):
     trainer.add_callback(failing)
     with pytest.raises(RuntimeError, match="as asked"):
         trainer.train()
+    assert "Sparse Iter 1" in repr(whole_callback(trainer).dsd)
+    assert hooks(trainer) == 0
     trainer.remove_callback(failing)
     trainer.train(resume_from_checkpoint=True)
     assert_same_bits(trainer.model, whole.model)
@@ -267,22 +250,6 @@ def test_masks_come_from_the_checkpoint_and_not_from_its_weights(whole, tmp_path
 
 def whole_callback(trainer: Trainer) -> DSDCallback:
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, DSDCallback))
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_an_error_leaves_no_hook_behind(arguments, backward):
-    trainer = Trainer(
-        bert(),
-        arguments(),
-        train_dataset=sentences(),
-        callbacks=[callback := DSDCallback(SCHEDULE, RULES), watch := Watch(callback)],
-    )
-    trainer.add_callback(FailsAt(5, backward=backward))
-    with pytest.raises(RuntimeError, match="as asked"):
-        trainer.train()
-    assert "Sparse Iter 1" in repr(callback.dsd)
-    assert (watch.before[-1] == 0).float().mean() == 0.5  # it was held until then
-    assert hooks(trainer) == 0
 
 
 def test_logs_say_phase_and_zeros_and_still_the_loss(arguments):
@@ -348,6 +315,29 @@ def test_best_weights_within_the_last_phase_are_loaded(arguments):
     assert_same_bits(trainer.model, BertForSequenceClassification.from_pretrained(best))
 
 
+def test_a_checkpoint_holds_the_best_weights_of_the_phase(arguments, tmp_path):
+    scores = iter([0.1, 0.2, 0.3, 0.4, 0.5])
+    trainer = Trainer(
+        bert(BertForMaskedLM),
+        arguments(
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+            metric_for_best_model="score",
+            greater_is_better=False,
+        ),
+        train_dataset=sentences(tokens_as_labels=True),
+        eval_dataset=sentences(4, tokens_as_labels=True),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[DSDCallback(SCHEDULE, [Rule("*")])],
+    )
+    trainer.train()
+    kept = load_file(tmp_path / "out" / "checkpoint-8" / STATE_FILE)
+    best = BertForMaskedLM.from_pretrained(tmp_path / "out" / "checkpoint-6").state_dict()
+    assert {name.removeprefix("best/") for name in kept if name.startswith("best/")} == best.keys()
+    assert all(torch.equal(kept[f"best/{name}"], one) for name, one in best.items())
+
+
 def test_tied_embeddings_stay_dense_and_tied(arguments):
     model = bert(BertForMaskedLM)
     trainer = Trainer(
@@ -386,28 +376,6 @@ def test_phases_take_their_share_of_max_steps(arguments):
     assert [(weights == 0).float().mean() > 0.4 for weights in watch.after] == [False] * 2 + [True] * 2 + [
         False
     ]
-
-
-def test_a_control_without_pruning(arguments):
-    callback = DSDCallback(SCHEDULE.lower_learning_rate_only(), RULES)
-    trainer = Trainer(bert(), arguments(), train_dataset=sentences(), callbacks=[callback])
-    trainer.train()
-    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
-    assert (rates[0], rates[4], rates[8]) == (1e-2, 5e-3, 1e-3)
-
-
-def test_a_skipped_step_shifts_no_later_phase(arguments):
-    class Lag(TrainerCallback):
-        def on_step_end(self, args, state, control, *, lr_scheduler, **kwargs):
-            if state.global_step == 2:
-                lr_scheduler.last_epoch -= 1  # as after a step that overflowed in half precision
-
-    trainer = Trainer(
-        bert(), arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES), Lag]
-    )
-    trainer.train()
-    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
-    assert (rates[4], rates[8]) == (5e-3, 1e-3)
 
 
 def test_groups_keep_the_ratios_of_their_rates(arguments):
@@ -594,22 +562,3 @@ def test_without_transformers_it_says_what_to_install():
     code = "import sys; sys.modules['transformers'] = None; import seqdsd.integrations.transformers"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'seqdsd[transformers]'" in done.stderr
-
-
-def test_two_processes_train_as_one_does_with_clipping(tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(TWO_PROCESSES), str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    alone, norms = OF_THE_SCRIPT["train"](tmp_path / "alone", batch_size=4)
-    assert len(norms) == 20
-    for rank in range(2):
-        weights, seen = torch.load(tmp_path / f"{rank}.pt")
-        assert seen == pytest.approx(norms, rel=1e-3)
-        torch.testing.assert_close(weights, dict(alone))

@@ -1,11 +1,10 @@
-"""DSD in a loop: what must hold in every trainer, told by cases that each can train; and the object by itself.
+"""The object by itself, and in a plain loop. What must hold in every trainer is in ``tests/integrations``.
 
-A trainer is one function: ``LOOPS`` has them. Run as a script, this file is one of several processes.
+Run as a script, this file goes on with what another process has saved.
 """
 
 import copy
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, nn
 
 import seqdsd
 from seqdsd.sparsity import DSD, Rule, Schedule
@@ -27,7 +25,6 @@ SCHEDULE = Schedule.dsd(2, (2, 2, 1), (0.5, 0.25), (5e-2, 2e-2, 1e-2, 5e-3, 2e-3
 OPTIMIZERS = {
     "momentum": partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1),
     "adam": partial(torch.optim.Adam, weight_decay=0.1),
-    "adamw": partial(torch.optim.AdamW, weight_decay=0.1),
 }
 
 
@@ -68,8 +65,6 @@ class Case:
 
     Attributes:
         scores: By epoch; without ``best`` nobody looks at them.
-        accumulate: Parts of a batch, one backward pass each.
-        infinite: Of each epoch the batch whose loss is infinite, with a scaler that skips its step.
         stop_after: So many epochs, counted over the whole schedule.
     """
 
@@ -80,16 +75,12 @@ class Case:
     best: str | None = None
     patience: int = 0
     scores: tuple[float, ...] = tuple(range(SCHEDULE.total_epochs))
-    accumulate: int = 1
-    infinite: int | None = None
     stop_after: int | None = None
-    is_control: bool = False
 
     def make(self) -> tuple[nn.Module, DSD]:
         torch.manual_seed(0)
         model = self.model()
-        dsd = DSD(model, self.schedule, self.rules, best=self.best, patience=self.patience)
-        return model, dsd.control() if self.is_control else dsd
+        return model, DSD(model, self.schedule, self.rules, best=self.best, patience=self.patience)
 
     def batch(self, epoch: int, step: int) -> Tensor:
         return torch.randn(8, 6, generator=torch.Generator().manual_seed(100 * epoch + step))
@@ -98,21 +89,11 @@ class Case:
         return nn.functional.mse_loss(model(numbers).squeeze(1), numbers.sum(1))
 
 
-@dataclass(frozen=True)
-class Step:
-    """After an optimizer's step: the round's pruned weights, and their gradients as the optimizer has seen them."""
-
-    phase: str
-    pruned: Tensor
-    gradients: Tensor
-
-
 @dataclass
 class Trained:
-    """What a trainer leaves: it calls ``note_start`` before a phase, ``note_step`` and ``note_epoch`` after each.
+    """What the loop leaves.
 
     Attributes:
-        steps: All that were made.
         starts: By phase, the weights that it was handed.
         ends: By epoch, the weights after it.
         rates: By epoch, its phase and that one's learning rate.
@@ -120,7 +101,6 @@ class Trained:
 
     model: nn.Module
     dsd: DSD
-    steps: list[Step] = field(default_factory=list)
     starts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     ends: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     rates: dict[int, tuple[str, float]] = field(default_factory=dict)
@@ -131,20 +111,6 @@ class Trained:
     def note_epoch(self, epoch: int, learning_rate: float) -> None:
         self.ends[epoch] = copy.deepcopy(self.model.state_dict())
         self.rates[epoch] = (self.dsd.phase.name, learning_rate)
-
-    def note_step(self) -> None:
-        masks = self.dsd.masks.masks if self.dsd.masks else {}
-        chosen = [(self.model.get_parameter(name), ~mask) for name, mask in masks.items()]
-        self.steps.append(
-            Step(
-                self.dsd.phase.name,
-                torch.cat([one.detach()[pruned] for one, pruned in chosen]) if chosen else torch.empty(0),
-                torch.cat([one.grad[pruned] for one, pruned in chosen]) if chosen else torch.empty(0),
-            )
-        )
-
-    def steps_of(self, phase: str) -> list[Step]:
-        return [step for step in self.steps if step.phase == phase]
 
 
 def own_loop(case: Case, folder: Path) -> Trained:
@@ -164,7 +130,10 @@ def own_loop(case: Case, folder: Path) -> Trained:
             saved = {}
         with dsd.hold(optimizer):
             for epoch in phase.remaining_epochs:
-                train_epoch(case, model, optimizer, epoch, trained.note_step)
+                for index in range(BATCHES):
+                    optimizer.zero_grad()
+                    case.loss(model, case.batch(epoch, index)).backward()
+                    optimizer.step()
                 trained.note_epoch(epoch, phase.learning_rate)
                 dsd.epoch_done(score=case.scores[epoch])
                 parts = {"model": model, "optimizer": optimizer, "dsd": dsd}
@@ -174,29 +143,14 @@ def own_loop(case: Case, folder: Path) -> Trained:
     return trained
 
 
-def train_epoch(case: Case, model: nn.Module, optimizer, epoch: int, note_step: Callable[[], None]) -> None:
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, enabled=case.infinite is not None)
-    for index in range(BATCHES):
-        optimizer.zero_grad()
-        for part in case.batch(epoch, index).chunk(case.accumulate):
-            factor = math.inf if index == case.infinite else 1 / case.accumulate
-            scaler.scale(case.loss(model, part) * factor).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        note_step()
-
-
-LOOPS = {"own loop": own_loop}
-
-
-@pytest.fixture(params=LOOPS.values(), ids=LOOPS)
-def train(request, tmp_path) -> Callable[..., Trained]:
-    """Train a case by one of the trainers; of a folder's name, go on with what was trained there."""
+@pytest.fixture
+def train(tmp_path) -> Callable[..., Trained]:
+    """Train a case; of a folder's name, go on with what was trained there."""
 
     def run(case: Case, name: str = "run") -> Trained:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        return request.param(case, folder)
+        return own_loop(case, folder)
 
     return run
 
@@ -209,54 +163,6 @@ def has_no_bits(numbers: Tensor) -> bool:
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-
-
-def test_every_phase_has_its_epochs_and_its_rate(train):
-    trained = train(Case())
-    walked = [(phase.name, phase.learning_rate) for phase in SCHEDULE for _ in range(phase.epochs)]
-    assert trained.rates == dict(enumerate(walked))
-    assert trained.dsd.phase is None
-
-
-@pytest.mark.parametrize(
-    ("model", "optimizer", "accumulate"),
-    [
-        *((perceptron, one, 1) for one in OPTIMIZERS),
-        (perceptron, "adam", 2),
-        (Recurrent, "momentum", 1),
-        (Tied, "adam", 1),
-    ],
-)
-def test_the_smallest_weights_are_zero_after_every_sparse_step_and_train_again_from_zero(
-    train, model, optimizer, accumulate
-):
-    trained = train(Case(model=model, optimizer=OPTIMIZERS[optimizer], accumulate=accumulate))
-    for number, share in ((1, 0.5), (2, 0.25)):
-        before, after = trained.starts[f"Sparse Iter {number}"], trained.starts[f"Dense Iter {number}"]
-        for name, parameter in trained.model.named_parameters():
-            smallest = before[name].abs().flatten().argsort(stable=True)[: round(parameter.numel() * share)]
-            expected = smallest if parameter.dim() > 1 else []  # biases and scales are never pruned
-            assert set((after[name].flatten() == 0).nonzero().flatten().tolist()) == set(
-                map(int, expected)
-            ), name
-        sparse, redense = (trained.steps_of(f"{kind} Iter {number}") for kind in ("Sparse", "Dense"))
-        assert len(sparse) >= BATCHES and len(redense) >= BATCHES
-        for step in sparse:
-            assert len(step.pruned) > 10 and has_no_bits(step.pruned) and has_no_bits(step.gradients)
-        assert (redense[-1].pruned != 0).float().mean() > 0.9
-
-
-def test_parts_of_batches_add_up_to_whole_ones(train):
-    models = [train(Case(model=Tied, accumulate=parts), str(parts)).model for parts in (1, 4)]
-    for one, other in zip(*(model.parameters() for model in models), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_a_skipped_step_leaves_pruned_weights_at_zero(train):
-    trained = train(Case(model=Tied, infinite=1))
-    assert any(not step.gradients.isfinite().all() for step in trained.steps if "Dense Iter 1" in step.phase)
-    assert all(has_no_bits(step.pruned) for step in trained.steps if "Sparse" in step.phase)
-    assert all(parameter.isfinite().all() for parameter in trained.model.parameters())
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
@@ -278,7 +184,7 @@ def test_another_process_goes_on_within_a_sparse_phase(tmp_path):
     whole = own_loop(case, folders[0]).model.state_dict()
     with pytest.raises(Stopped):
         own_loop(replace(case, stop_after=3), folders[1])
-    subprocess.run([sys.executable, __file__, "go on", str(folders[1])], check=True, timeout=600)
+    subprocess.run([sys.executable, __file__, str(folders[1])], check=True, timeout=600)
     assert_same_bits(torch.load(folders[1] / "weights.pt", weights_only=True), whole)
 
 
@@ -308,21 +214,6 @@ def test_a_phase_ends_when_patience_does(train):
         "Sparse Iter 1",
         "Dense Iter 1",
     ]
-
-
-def test_the_control_has_the_same_epochs_and_rates_and_prunes_nothing(train):
-    case = Case(best="lowest", scores=(0, 1) * 4)
-    dsd, control = train(case, "dsd"), train(replace(case, is_control=True), "control")
-    assert [rate for _, rate in dsd.rates.values()] == [rate for _, rate in control.rates.values()]
-    assert [*dsd.rates] == [*control.rates]
-    for weights in control.ends.values():
-        assert not any((one == 0).any() for name, one in weights.items() if name in ("0.weight", "3.weight"))
-    assert_same_bits(dsd.ends[1], control.ends[1])  # so far the two are one
-    assert_same_bits(control.starts["LLR Phase 1"], control.ends[0])
-
-
-def test_the_model_s_own_state_is_as_if_there_were_no_dsd(train):
-    assert train(Case()).model.state_dict().keys() == perceptron().state_dict().keys()
 
 
 # The object by itself.
@@ -435,6 +326,22 @@ def test_a_trainer_that_counts_steps_ends_with_the_bits_of_the_loop(tmp_path, sa
     assert_same_bits(model.state_dict(), whole)
 
 
+def test_the_control_has_the_same_epochs_rates_and_best_and_prunes_nothing():
+    model, dsd = Case(best="lowest", patience=2).make()
+    control = dsd.control()
+    assert control.model is model and control.plans == {}
+    for phase, other in zip(dsd.schedule, control.schedule, strict=True):
+        assert (phase.epochs, phase.learning_rate) == (other.epochs, other.learning_rate)
+    with control.hold(optimizer_of(model)):
+        assert [control.epoch_done(score=score) for score in (1, 0)] == [True, True]
+    assert dsd.control(copy.deepcopy(model)).model is not model
+    with (
+        pytest.raises(ValueError, match="best='lowest' is told by scores"),
+        control.hold(optimizer_of(model)),
+    ):
+        control.epoch_done()
+
+
 def test_several_optimizers_share_a_model():
     model, dsd = in_sparse_phase(Case(model=Tied))
     optimizers = [optimizer_of(part) for part in (model.first, model.output)]
@@ -501,6 +408,25 @@ def test_an_optimizer_that_lacks_masked_weights_is_refused_and_changes_nothing()
     assert_same_bits(model.state_dict(), before)
     with dsd.hold(optimizer_of(model)):
         pass
+
+
+def test_an_optimizer_is_checked_before_any_training():
+    model, dsd = Case().make()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="does not hold these masked parameters: 3.weight"):
+        dsd.check(optimizer_of(model[0]))
+    dsd.check(optimizer_of(model[0]), optimizer_of(model[3]))
+    dsd.control().check(optimizer_of(model[0]))
+    assert_same_bits(model.state_dict(), before)
+    assert not any(handles_on(parameter) for parameter in model.parameters())
+
+
+def test_zeros_are_counted_among_what_some_phase_prunes():
+    model, dsd = Case(rules=(Rule("0.weight"),)).make()
+    with torch.no_grad():
+        model[3].weight.zero_()
+        model[0].weight[:4] = 0
+    assert dsd.zeros() == 0.25
 
 
 @pytest.mark.parametrize(
@@ -611,69 +537,6 @@ def test_a_missing_score_and_a_training_that_is_done():
         dsd.enter(optimizer_of(model))
 
 
-def test_two_processes_have_the_weights_of_one_and_clip_without_the_pruned(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        __file__,
-    ]
-    done = subprocess.run(
-        [*command, "processes", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert_same_bits(first["weights"], second["weights"])
-    assert all(one["zeros"] and one["gradients"] for one in (first, second))
-    alone, _ = train_by_share(Case(model=Tied), lambda model: model, share=slice(None))
-    for name, tensor in alone.state_dict().items():
-        torch.testing.assert_close(first["weights"][name], tensor, rtol=1e-3, atol=1e-4)
-
-
-def train_by_share(case: Case, wrap: Callable, share: slice) -> tuple[nn.Module, dict[str, bool]]:
-    """Train a share of each batch, with clipping; what was zero in sparse phases."""
-    model, dsd = case.make()
-    wrapped, found = wrap(model), {"zeros": True, "gradients": True}
-    for phase in dsd.phases():
-        optimizer = case.optimizer(wrapped.parameters(), lr=phase.learning_rate)
-        with dsd.hold(optimizer):
-            for epoch in phase.remaining_epochs:
-                for index in range(BATCHES):
-                    optimizer.zero_grad()
-                    case.loss(wrapped, case.batch(epoch, index)[share]).backward()
-                    dsd.mask_gradients_()
-                    if phase.kind == "sparse":
-                        gradients = [
-                            model.get_parameter(name).grad[~mask] for name, mask in dsd.masks.masks.items()
-                        ]
-                        found["gradients"] &= has_no_bits(torch.cat(gradients))
-                    nn.utils.clip_grad_norm_(wrapped.parameters(), 0.5)
-                    optimizer.step()
-                    if phase.kind == "sparse":
-                        found["zeros"] &= has_no_bits(pruned(dsd).detach())
-                dsd.epoch_done()
-    return model, found
-
-
-def as_one_of_several(folder: Path) -> None:
-    distributed.init_process_group("gloo")
-    rank = distributed.get_rank()
-    model, found = train_by_share(Case(model=Tied), DistributedDataParallel, share=slice(rank, None, 2))
-    torch.save({"weights": model.state_dict(), **found}, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    what, out = sys.argv[1], Path(sys.argv[2])
-    if what == "processes":
-        as_one_of_several(out)
-    else:
-        torch.save(own_loop(Case(model=Recurrent), out).model.state_dict(), out / "weights.pt")
+    trained = own_loop(Case(model=Recurrent), Path(sys.argv[1]))
+    torch.save(trained.model.state_dict(), Path(sys.argv[1]) / "weights.pt")
