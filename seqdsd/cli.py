@@ -21,6 +21,7 @@ examples:
   seqdsd evaluate runs/an4-ds1 --data data/an4
   seqdsd transcribe runs/an4-ds1 recording.flac
   seqdsd caption runs/flickr8k photo.jpg
+  seqdsd classify runs/cifar10-resnet20 photo.jpg
   seqdsd compare-captions runs/flickr8k
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
   seqdsd shard data/an4 shards/an4
@@ -37,6 +38,8 @@ training comes first:
   python -m seqdsd.recipes.ds2 --data data/mine                 your own speech, by settings that fit it
   python -m seqdsd.recipes.neuraltalk                           a captioner, of a small corpus drawn on the spot
   python -m seqdsd.recipes.neuraltalk --config recipes/flickr8k/neuraltalk.toml    Flickr8k
+  python -m seqdsd.recipes.vision                               a classifier, of shapes drawn on the spot
+  python -m seqdsd.recipes.vision --config recipes/cifar10/resnet20.toml           CIFAR-10
 """
 
 
@@ -50,11 +53,12 @@ class _Entry:
 COMMANDS = {
     "build-lm": _Entry("seqdsd.inference.build_lm", "make an n-gram language model of transcripts"),
     "caption": _Entry("seqdsd.inference.caption", "say what images show, with a trained captioner"),
+    "classify": _Entry(
+        "seqdsd.inference.classify", "say which class images are of, with a trained classifier"
+    ),
     "compare": _Entry("seqdsd.studies.compare", "train the arms of a fair comparison over several seeds"),
     "compare-captions": _Entry("seqdsd.reports.captions.page", "write a page of every phase's captions"),
-    "evaluate": _Entry(
-        "seqdsd.inference.evaluate", "score a trained recogniser (WER, CER) or captioner (BLEU, CIDEr-D)"
-    ),
+    "evaluate": _Entry("seqdsd.inference.evaluate", "score a trained network by the measures of its kind"),
     "export": _Entry(
         "seqdsd.inference.export", "write a trained network as ONNX or as a program of torch.export"
     ),
@@ -65,7 +69,9 @@ COMMANDS = {
         "seqdsd.inference.shard", "write a speech corpus as tar shards, for one larger than a disk"
     ),
     "sweep": _Entry("seqdsd.studies.sweep", "choose sparsity and learning rates on the dev set"),
-    "table": _Entry("seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 5 and 7 do"),
+    "table": _Entry(
+        "seqdsd.reports.phase_table", "print a run's phases as the paper's Tables 2 to 5 and 7 do"
+    ),
     "transcribe": _Entry("seqdsd.inference.transcribe", "turn recordings of any length into text"),
     "tune-decoding": _Entry("seqdsd.inference.tune_decoding", "weigh a language model on the dev set"),
 }
@@ -92,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="seqdsd",
         usage="seqdsd COMMAND [ARGUMENTS]",
-        description="Use recognisers and captioners that were trained with Dense-Sparse-Dense training.",
+        description="Use recognisers, captioners and classifiers that were trained with Dense-Sparse-Dense training.",
         epilog=_EPILOG.format(commands="\n".join(f"  {name:<18}{one.summary}" for name, one in table)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

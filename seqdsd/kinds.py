@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 Number = float | int
 
@@ -55,6 +55,8 @@ def _bleus(prefix: str, title: str) -> tuple[Metric, ...]:
 WER = Metric("wer", "WER", 100, 2, True, "%")
 BLEU = _bleus("", "BLEU")
 NEURALTALK_BLEU = _bleus("neuraltalk_", "NeuralTalk BLEU")
+TOP1_ERROR = Metric("top1_error", "Top-1 error", 100, 2, True, "%")
+TOP5_ERROR = Metric("top5_error", "Top-5 error", 100, 2, True, "%")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Kind:
     Attributes:
         name: As in JSON and in pages.
         title: What the network makes, as a table of several kinds says it.
-        networks: Names of the networks by the recipe that trains them.
+        networks: Names of the networks by the recipe that trains them; see ``network_name``.
         description: What a run has trained and what to use it with, for a sentence.
         item: What is scored, one of them.
         items_title: Over what the network says of each item.
@@ -75,6 +77,7 @@ class Kind:
         families: Scores that share a table; the first is the standard one.
         primary: The score that a sentence or a row about a run is about.
         has_word_errors: Words are aligned with those of one reference, and counted.
+        pair_test: What decides, beside the bootstrap, between two networks on the same items; None: the bootstrap.
     """
 
     name: str
@@ -90,6 +93,12 @@ class Kind:
     families: tuple[tuple[Metric, ...], ...]
     primary: Metric
     has_word_errors: bool
+    pair_test: Literal["mapsswe", "mcnemar"] | None
+
+    def network_name(self, recipe: str, settings: Mapping[str, Any]) -> str:
+        """What a run's network is called: by its settings where its recipe trains several, else by its recipe."""
+        chosen = settings.get("network")
+        return NETWORKS.get(chosen, chosen) if isinstance(chosen, str) else self.networks.get(recipe, recipe)
 
     @property
     def counted(self) -> str:
@@ -116,6 +125,7 @@ SPEECH = Kind(
     families=((WER,),),
     primary=WER,
     has_word_errors=True,
+    pair_test="mapsswe",
 )
 CAPTIONS = Kind(
     name="captions",
@@ -131,12 +141,46 @@ CAPTIONS = Kind(
     families=(BLEU, NEURALTALK_BLEU),
     primary=BLEU[3],
     has_word_errors=False,
+    pair_test=None,
 )
-KINDS = (SPEECH, CAPTIONS)
+CLASSIFICATION = Kind(
+    name="classification",
+    title="Vision",
+    networks={"vision": "Image classifier"},
+    description="an image classifier; use seqdsd classify or seqdsd evaluate",
+    item="image",
+    items_title="Images",
+    medium="picture",
+    said="classes",
+    refs_key="ref",
+    paper_table=4,
+    families=((TOP1_ERROR, TOP5_ERROR),),
+    primary=TOP1_ERROR,
+    has_word_errors=False,
+    pair_test="mcnemar",
+)
+KINDS = (SPEECH, CAPTIONS, CLASSIFICATION)
 KIND_OF_RECIPE = {recipe: kind for kind in KINDS for recipe in kind.networks}
 """The kind of what a recipe trains."""
 
-CORPORA = {"an4": "AN4", "flickr8k": "Flickr8k"}
+NETWORKS = {
+    "lenet5": "LeNet-5",
+    "lenet300": "LeNet-300-100",
+    "googlenet": "GoogLeNet",
+    "vgg16": "VGG-16",
+    "alexnet": "AlexNet",
+    "squeezenet1_0": "SqueezeNet 1.0",
+    "squeezenet1_1": "SqueezeNet 1.1",
+    **{f"resnet{depth}": f"ResNet-{depth}" for depth in (8, 18, 20, 32, 44, 50, 56)},
+}
+"""Names of networks that settings call otherwise."""
+CORPORA = {
+    "an4": "AN4",
+    "flickr8k": "Flickr8k",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet",
+}
 """Names of corpora that are written otherwise than their folders."""
 
 

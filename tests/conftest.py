@@ -291,6 +291,68 @@ def tiny_neuraltalk() -> Callable[..., Any]:
     return make
 
 
+def write_classes(folder: Path) -> Path:
+    """Shapes in colours, a folder a class, of 8 classes: 6 images each to train on, 2 each for dev and test."""
+    generator = np.random.default_rng(0)
+    for split, count in {"train": 6, "dev": 2, "test": 2}.items():
+        for colour, shape in [(c, s) for c in COLOURS for s in SHAPES]:
+            (folder / split / f"{colour} {shape}").mkdir(parents=True)
+            for number in range(count):
+                picture = draw_shape(colour, shape, generator).resize((16, 16))
+                picture.save(folder / split / f"{colour} {shape}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session", name="write_classes")
+def writer_of_classes() -> Callable[[Path], Path]:
+    """See the function."""
+    return write_classes
+
+
+@pytest.fixture(scope="session")
+def tiny_vision() -> Callable[..., Any]:
+    """Settings of an image classifier small enough for tests; any of them can be changed."""
+    from seqdsd.engine import AdamWSettings
+    from seqdsd.recipes.vision import Config, ImageSettings
+
+    def make(data: Path, out: Path, **changes: Any) -> Config:
+        settings: dict[str, Any] = {
+            "network": "resnet8",
+            "hidden_size": 4,
+            "epochs": (2, 1, 1),
+            "learning_rates": (1e-2, 5e-3, 2e-3),
+            "batch_size": 16,
+            "device": "cpu",
+            "images": ImageSettings(size=16),
+            "optimizer": AdamWSettings(),
+        }
+        return Config(data=data, out=out, **{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def class_run(tmp_path_factory, feature_cache, tiny_vision) -> Any:
+    """The folder of a classifier's run of three phases, trained for a few seconds until it knows most shapes."""
+    from rich.console import Console
+
+    from seqdsd.recipes import vision
+    from seqdsd.tasks.classification import VariationSettings
+
+    folder = tmp_path_factory.mktemp("class-runs")
+    config = tiny_vision(
+        write_classes(folder / "classes"),
+        folder / "run",
+        hidden_size=8,
+        batch_size=8,
+        epochs=(20, 3, 3),
+        augment=VariationSettings(crop_padding=3, flip=True),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQDSD_CACHE", str(feature_cache))
+        return vision.run(config, console=Console(quiet=True)).folder
+
+
 RECORDED_SCORES = {"wer": 0.25, "substitutions": 1, "deletions": 1, "insertions": 0, "ref_words": 8}
 
 

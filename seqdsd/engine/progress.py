@@ -121,9 +121,14 @@ def _numbers(split: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(rows[0]) if rows else []
+    """The texts; other columns, as what a classifier thinks of more classes, are left out."""
+    columns = [name for name, value in rows[0].items() if _is_text(value)] if rows else []
     lines = [f"| {' | '.join(_cell(row[name]) for name in columns)} |" for row in rows]
     return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *lines])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(one, str) for one in value)
 
 
 def _cell(value: str | Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolder
 
 _ANY_KIND = """Score a trained network as its own run scores. A recogniser: WER and CER with their counts. A \
-captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and perplexity.
+captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and perplexity. An image classifier: \
+top-1 and top-5 error with their counts.
 
 With a RUN, --help shows the further options of its kind.
 

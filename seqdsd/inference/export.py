@@ -1,7 +1,7 @@
 """``seqdsd export``: a trained network as a file that other programs run, checked against the network itself.
 
 ONNX has the recurrences as operators of its own, so that nothing of seqdsd is needed to run the file. What comes before
-the network, features, and after it, decoding, is not in it.
+the network, features, and after it, decoding, is not in it; but of classifiers both are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ _DESCRIPTION = """Write a trained network as ONNX (.onnx) or a program of torch.
 
 A recogniser takes features [batch, frames, bins] (161 linear ones, or its log-mel) and num_frames [batch], and gives
 log_probs and out_num_frames; seqdsd transcribe runs the file. A captioner becomes three files: the whole network
-(image_features, tokens), NAME.start and NAME.step, which give the state after the image, and the next word's logits.
+(image_features, tokens), NAME.start and NAME.step, which give the state after the image, and the next word's logits. An
+image classifier takes 8-bit images [batch, channels, height, width] and gives probabilities, in the order of classes
+that the file itself names.
 The file is run here and compared with the network before the command ends.
 
 Examples:

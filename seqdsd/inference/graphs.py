@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from seqdsd.inference.trained import TrainedCaptioner, TrainedRecogniser
+from seqdsd.inference.trained import TrainedCaptioner, TrainedClassifier, TrainedRecogniser
 from seqdsd.models import NeuralTalk
 
 
@@ -40,6 +40,31 @@ def recogniser_graphs(trained: TrainedRecogniser) -> tuple[dict[str, Graph], dic
 def captioner_graphs(trained: TrainedCaptioner) -> tuple[dict[str, Graph], dict[str, Any]]:
     """The same of a captioner."""
     return caption_graphs(trained.model.module, trained.feature_size), {}  # type: ignore[arg-type]
+
+
+def classifier_graphs(trained: TrainedClassifier) -> tuple[dict[str, Graph], dict[str, Any]]:
+    """The same of an image classifier: 8-bit images to probabilities, normalisation included."""
+    labeller = trained.labeller
+    facts = {"classes": list(labeller.classes), "images": asdict(labeller.format)}
+    module = _Probabilities(labeller.pixels, trained.model.module)
+
+    def images(count: int) -> Tensor:
+        one, generator = labeller.format, torch.Generator().manual_seed(count)
+        shape = (count, one.channels, one.height, one.width)
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+    rows = {0: Dim("batch")}
+    return {"": Graph(module, (images(2),), (images(3),), (rows,), ("images",), ("probabilities",))}, facts
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, pixels: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.pixels(images)).softmax(1)
 
 
 def acoustic_graph(model: nn.Module, num_bins: int) -> Graph:

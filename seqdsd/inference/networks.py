@@ -20,25 +20,28 @@ from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from seqdsd.audio.features import SAMPLE_RATE_HZ
-from seqdsd.inference import evaluate_captions, evaluate_speech
+from seqdsd.inference import evaluate_captions, evaluate_classes, evaluate_speech
 from seqdsd.inference.caption import caption_images
-from seqdsd.inference.graphs import Graph, captioner_graphs, recogniser_graphs
+from seqdsd.inference.classify import ClassifiedFile, classify_images
+from seqdsd.inference.graphs import Graph, captioner_graphs, classifier_graphs, recogniser_graphs
 from seqdsd.inference.scoring import Scores, Scoring
 from seqdsd.inference.trained import (
     TrainedCaptioner,
+    TrainedClassifier,
     TrainedRecogniser,
     load_captioner,
+    load_classifier,
     load_encoder,
     load_recogniser,
     recipe_of,
 )
 from seqdsd.inference.transcribe import Transcript, transcribe
-from seqdsd.kinds import CAPTIONS, KIND_OF_RECIPE, SPEECH
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH
 from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings
 from seqdsd.vision import ImageEncoder
 
-__all__ = ["CaptionNetwork", "Network", "SpeechNetwork", "load"]
+__all__ = ["CaptionNetwork", "ClassNetwork", "Network", "SpeechNetwork", "load"]
 
 Recording = str | Path | np.ndarray | Tensor
 """An audio file, or samples [samples]: floats, full scale at 1."""
@@ -51,10 +54,11 @@ Pictures = Picture | Iterable[Picture]
 class Network:
     """A trained network, loaded for use: on its device, in evaluation mode. ``load`` makes one.
 
-    A recogniser can ``transcribe``, a captioner can ``caption``; either says what the other is for.
+    A recogniser can ``transcribe``, a captioner ``caption``, a classifier ``classify``; each says what the others are
+    for.
     """
 
-    def __init__(self, trained: TrainedRecogniser | TrainedCaptioner) -> None:
+    def __init__(self, trained: TrainedRecogniser | TrainedCaptioner | TrainedClassifier) -> None:
         self._trained = trained
 
     def __repr__(self) -> str:
@@ -85,7 +89,7 @@ class Network:
         """Score it as ``seqdsd evaluate`` does; ``.metrics[split]`` of what comes back holds the numbers.
 
         Args:
-            data: Manifests or a caption file; by default the data that the run was trained on.
+            data: Manifests, a caption file or a folder of images; by default the data that the run was trained on.
             split: Which part of it.
             **options: What else ``seqdsd evaluate RUN --help`` lists, with underscores: ``on_bad_data="skip"``.
 
@@ -113,6 +117,14 @@ class Network:
 
         Raises:
             TypeError: If it is no captioner.
+        """
+        raise TypeError(f"{self.folder} has trained {KIND_OF_RECIPE[self._recipe].description}")
+
+    def classify(self, images: Pictures, *, batch_size: int = 16) -> list[str]:
+        """See ``ClassNetwork``.
+
+        Raises:
+            TypeError: If it is no image classifier.
         """
         raise TypeError(f"{self.folder} has trained {KIND_OF_RECIPE[self._recipe].description}")
 
@@ -219,20 +231,49 @@ class CaptionNetwork(Network):
         Raises:
             ValueError: If one cannot be read or captioned.
         """
-        given = (
-            Path(one)
-            if isinstance(one, str)
-            else Image.fromarray(one)
-            if isinstance(one, np.ndarray)
-            else one
-            for one in _several(images, str | Path | Image.Image | np.ndarray)
-        )
         captions = []
-        for found in caption_images(self._trained, self.encoder, given, batch_size=batch_size):
+        for found in caption_images(self._trained, self.encoder, _opened(images), batch_size=batch_size):
             if found.problem is not None:
                 raise ValueError(found.problem)
             captions.append(found.caption)
         return captions
+
+
+class ClassNetwork(Network):
+    """An image classifier.
+
+    Example:
+        classifier = seqdsd.load("runs/cifar10-resnet20")
+        [name] = classifier.classify("photo.jpg")
+    """
+
+    _trained: TrainedClassifier
+
+    @classmethod
+    def load(cls, folder: RunFolder, *, phase: str | None, device: str) -> ClassNetwork:
+        """See ``load``."""
+        return cls(load_classifier(folder, phase=phase, device=device))
+
+    def classify(self, images: Pictures, *, batch_size: int = 16) -> list[str]:
+        """The class of each image; of one image, a list of one class.
+
+        Args:
+            images: Files, images of Pillow's, or arrays of pixels.
+            batch_size: Images at once; bounds memory.
+
+        Raises:
+            ValueError: If one cannot be read or classified.
+        """
+        names = []
+        for found in self.classified(images, batch_size=batch_size):
+            if found.problem is not None:
+                raise ValueError(found.problem)
+            names.append(found.tops[0]["class"])
+        return names
+
+    def classified(self, images: Pictures, *, batch_size: int = 16) -> Iterator[ClassifiedFile]:
+        """The likeliest classes of each image with their probabilities; one that cannot be read has a ``problem``."""
+        return classify_images(self._trained, _opened(images), batch_size=batch_size)
 
 
 @dataclass(frozen=True)
@@ -247,7 +288,7 @@ class Use:
     """
 
     load: Callable[..., Any]
-    network: type[SpeechNetwork] | type[CaptionNetwork]
+    network: type[SpeechNetwork] | type[CaptionNetwork] | type[ClassNetwork]
     scoring: Scoring
     graphs: Callable[[Any], tuple[dict[str, Graph], dict[str, Any]]]
 
@@ -255,6 +296,7 @@ class Use:
 USES = {
     SPEECH.name: Use(load_recogniser, SpeechNetwork, evaluate_speech.SCORING, recogniser_graphs),
     CAPTIONS.name: Use(load_captioner, CaptionNetwork, evaluate_captions.SCORING, captioner_graphs),
+    CLASSIFICATION.name: Use(load_classifier, ClassNetwork, evaluate_classes.SCORING, classifier_graphs),
 }
 """By the name of the kind."""
 
@@ -276,7 +318,8 @@ def load(run: str | Path, *, phase: str | None = None, device: str = "auto", **s
         phase: Its name (``"Dense Iter 1"``); by default the best on dev.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
         **search: How outputs become text. A recogniser's: ``beam``, ``lm`` (a path), ``lm_weight``, ``word_bonus``,
-            ``hot_words`` … (see ``seqdsd.tasks.DecodingSettings``); a captioner's: ``beam``, ``max_words``.
+            ``hot_words`` … (see ``seqdsd.tasks.DecodingSettings``); a captioner's: ``beam``, ``max_words``; a
+            classifier has none.
 
     Raises:
         ValueError: If the folder holds no run, has no such phase, is damaged, or the device is not there.
@@ -288,6 +331,17 @@ def load(run: str | Path, *, phase: str | None = None, device: str = "auto", **s
 
 def _several(given: Any, single: Any) -> Iterable[Any]:
     return [given] if isinstance(given, single) else given
+
+
+def _opened(images: Pictures) -> Iterator[Path | Image.Image]:
+    for one in _several(images, str | Path | Image.Image | np.ndarray):
+        yield (
+            Path(one)
+            if isinstance(one, str)
+            else Image.fromarray(one)
+            if isinstance(one, np.ndarray)
+            else one
+        )
 
 
 def _samples(given: np.ndarray | Tensor, sample_rate_hz: int) -> Float[Tensor, "samples"]:

@@ -1,4 +1,4 @@
-"""What ``seqdsd evaluate`` has in common for both kinds of run: what is asked, and how scores are given."""
+"""What ``seqdsd evaluate`` has in common for all kinds of run: what is asked, and how scores are given."""
 
 from __future__ import annotations
 

@@ -21,14 +21,15 @@ from seqdsd.config import PROVENANCE, read_config
 from seqdsd.engine import Processes, make_fabric
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.inference.tuned_decoding import with_tuned_weights
-from seqdsd.kinds import CAPTIONS, KIND_OF_RECIPE, SPEECH, Kind
-from seqdsd.recipes import neuraltalk
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH, Kind
+from seqdsd.recipes import neuraltalk, vision
 from seqdsd.recipes.catalog import RECOGNISERS
 from seqdsd.recipes.speech import SpeechConfig, read_tokenizer
 from seqdsd.recipes.training import read_run_provenance
 from seqdsd.records import RunFolder, RunFolderError, slug
 from seqdsd.reports import best_phase
 from seqdsd.tasks import Captioner, DecodingSettings, Recogniser
+from seqdsd.tasks.classification import Labeller
 from seqdsd.text import Tokenizer, WordVocabulary
 from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
 
@@ -121,6 +122,29 @@ class TrainedCaptioner:
     processes: Processes
 
 
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """An image classifier as one phase of a run left it, on its device and in evaluation mode.
+
+    Attributes:
+        folder: Of the run.
+        model: The network as Fabric wraps it; ``.module`` is bare.
+        labeller: Pixels before it and names of classes after it.
+        config: Settings of the run.
+        phase: The phase's line of ``phases.jsonl``.
+        device: Where the model lies.
+        processes: As of a recogniser.
+    """
+
+    folder: RunFolder
+    model: _FabricModule
+    labeller: Labeller
+    config: vision.Config
+    phase: Mapping[str, Any]
+    device: torch.device
+    processes: Processes
+
+
 def load_recogniser(
     folder: RunFolder,
     *,
@@ -206,6 +230,37 @@ def load_captioner(
         phase=record,
         device=fabric.device,
         feature_size=feature_size,
+        processes=Processes.of(fabric),
+    )
+
+
+def load_classifier(
+    folder: RunFolder, *, phase: str | None = None, device: str = "auto"
+) -> TrainedClassifier:
+    """Load what a phase of an image classifier's run handed on.
+
+    Args:
+        folder: As for ``load_recogniser``, like the two that follow.
+        phase: See there.
+        device: See there.
+
+    Raises:
+        ValueError: As ``load_recogniser``.
+    """
+    _require(folder, CLASSIFICATION)
+    config = read_config(folder.config, vision.Config())
+    record = _find_phase(folder, phase)
+    labeller = Labeller.load(folder.path)
+    make = partial(vision.make_model, config, num_classes=len(labeller.classes), image_format=labeller.format)
+    model = _load_weights(make, _read_weights(folder, record), folder, record)
+    fabric = make_fabric(device, config.precision)
+    return TrainedClassifier(
+        folder=folder,
+        model=fabric.setup_module(model).eval(),
+        labeller=labeller,
+        config=config,
+        phase=record,
+        device=fabric.device,
         processes=Processes.of(fabric),
     )
 
@@ -312,7 +367,7 @@ def _load_weights(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: the weights are not those of the network that {folder.config} and the vocabulary beside it "
+            f"{path}: the weights are not those of the network that {folder.config} and the files beside it "
             f"describe: {error}"
         ) from error
     return model

@@ -12,7 +12,8 @@ from rich.console import Console
 from seqdsd.config import differences, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
-from seqdsd.recipes import ds1, ds2, neuraltalk, speech
+from seqdsd.models import CLASSIFIERS
+from seqdsd.recipes import ds1, ds2, neuraltalk, speech, vision
 from seqdsd.recipes.command import parse_command
 from seqdsd.recipes.fitting import Fitted, show_choices
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
@@ -35,6 +36,8 @@ class Recipe:
     """Settings that fit the corpus in a folder; None where they are the class's own."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""
+    file_names: tuple[str, ...] = ()
+    """With what its settings files' names may begin, beside its own name."""
 
     @property
     def kind(self) -> Kind:
@@ -161,6 +164,14 @@ RECIPES = {
         None,
         neuraltalk.MAY_CHANGE_ON_RESUME,
     ),
+    vision.RECIPE: Recipe(
+        vision.RECIPE,
+        vision.Config,
+        vision.embedded_settings,
+        None,
+        vision.MAY_CHANGE_ON_RESUME,
+        file_names=tuple(CLASSIFIERS),
+    ),
 }
 
 
@@ -168,8 +179,8 @@ def find_recipe(named: str, recipe: str | None) -> tuple[Recipe, Path | None]:
     """The recipe, and the settings file if one is named.
 
     Args:
-        named: A settings file whose name begins with its recipe's (``recipes/an4/ds1.toml``), a run's ``config.toml``,
-            or a recipe's name alone.
+        named: A settings file whose name begins with its recipe's (``recipes/an4/ds1.toml``) or, of a classifier, its
+            network's (``recipes/mnist/lenet5.toml``); a run's ``config.toml``; or a recipe's name alone.
         recipe: The recipe's name, where the file does not tell it.
 
     Raises:
@@ -181,12 +192,19 @@ def find_recipe(named: str, recipe: str | None) -> tuple[Recipe, Path | None]:
         return RECIPES[named], None
     if not path.exists():
         raise UnknownRecipe(f"{named}: neither a settings file nor a recipe; recipes are {known}")
-    by_name = next((name for name in RECIPES if path.stem.startswith(name)), None)
+    by_name = recipe_by_name(path)
     name = recipe or _recipe_in(path) or by_name
     if name not in RECIPES:
         said = f"{name!r} is none" if name else "its name does not begin with one"
         raise UnknownRecipe(f"{path}: which recipe is it for? {said} of {known}; say so by --recipe")
     return RECIPES[name], path
+
+
+def recipe_by_name(path: Path) -> str | None:
+    """The recipe that a settings file is for, by how its name begins."""
+    return next(
+        (name for name, one in RECIPES.items() if path.stem.startswith((name, *one.file_names))), None
+    )
 
 
 def _has_runs(path: Path) -> bool:

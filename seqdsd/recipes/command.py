@@ -96,7 +96,7 @@ def parse_command(
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--data", "--out"):
         first_look.add_argument(flag, type=Path)
-    first_look.add_argument("--start-weights", "--start_weights", type=Path)
+    first_look.add_argument("--start-weights", "--start_weights", "--weights", type=Path)
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
     first_look.add_argument("--resume", action="store_true")

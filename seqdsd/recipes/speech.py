@@ -80,6 +80,8 @@ class SpeechConfig(RunConfig):
     Or with Kaldi's, Lhotse's or seqdsd shard's. Without it a small corpus is synthesised."""
     iters: int = 2
     """Rounds of sparse and redense phases after the first dense phase (Tables 7 and 9: 2)."""
+    hidden_size: int
+    """Units of every hidden layer."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     optimizer: NesterovSettings | AdamWSettings = field(default_factory=NesterovSettings)
     batches: BatchSettings = field(default_factory=BatchSettings)

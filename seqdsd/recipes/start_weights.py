@@ -40,7 +40,7 @@ def given_weights(
     """
     if config.start_weights is None or start_from is not None or has_checkpoint(folder.checkpoints):
         return None
-    given = GivenWeights.read(weights_file(config.start_weights))
+    given = GivenWeights.read(weights_file(config))
     begun_with = _provenance(folder).get(NOTED) if folder.config.is_file() else None
     if begun_with and begun_with["sha256"] != given.sha256:
         raise RunFolderError(
@@ -60,12 +60,16 @@ def noted(given: GivenWeights | None, start_from: RunFolder | None) -> Mapping[s
     return {NOTED: before} if before else {}
 
 
-def weights_file(path: Path) -> Path:
-    """The file itself, or of a run's folder the weights of its best phase on dev.
+def weights_file(config: RunConfig) -> Path:
+    """The file itself; of a run's folder the weights of its best phase on dev; or those of a name that is known.
 
     Raises:
-        ValueError: If the run has no finished phase.
+        ValueError: If the run has no finished phase, or what is known by name cannot be had.
     """
+    path = config.start_weights
+    assert path is not None  # who asks has seen that there are some
+    if known := config.weights_by_name(str(path)):
+        return known
     run = RunFolder(path)
     return run.weights(best_phase(run.read_phases())["name"]) if run.config.is_file() else path
 

@@ -63,8 +63,8 @@ class RunConfig:
     """Rounds of sparse and redense phases after the first dense phase."""
     epochs: tuple[int, ...]
     """Epochs of each phase: one number for all or one a phase."""
-    hidden_size: int
-    """Units of every hidden layer."""
+    hidden_size: int | None
+    """Units of every hidden layer; None where a network has its own."""
     start_weights: Path | None = None
     """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one: a
     safetensors file, a state_dict saved by torch, or the folder of a run (its best phase on dev). Epochs and learning
@@ -98,7 +98,7 @@ class RunConfig:
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
         for name, value, most in (
-            ("hidden_size", self.hidden_size, MAX_HIDDEN_SIZE),
+            ("hidden_size", 1 if self.hidden_size is None else self.hidden_size, MAX_HIDDEN_SIZE),
             ("accumulate", self.accumulate, MAX_ACCUMULATE),
             ("epochs", max((1, *self.epochs)), MAX_EPOCHS),
         ):
@@ -132,6 +132,10 @@ class RunConfig:
         if self.method == "llr":
             return schedule.lower_learning_rate_only()
         return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
+
+    def weights_by_name(self, name: str) -> Path | None:
+        """The file of weights that a name stands for in ``start_weights``; None where it is no such name."""
+        return None
 
     @property
     def pins_memory(self) -> bool:
@@ -369,9 +373,10 @@ def check_memory(
     copies = 1 if config.pins_memory else 3 + optimizer.state_size
     needed, there = 4 * copies * count, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
+        smaller = "network" if config.hidden_size is None else f"--hidden-size (got {config.hidden_size})"
         raise OutOfMemory(
             f"a network of {count:,} parameters takes {needed / 1e9:,.0f} GB to train, and this machine has "
-            f"{there / 1e9:,.0f} GB; take a smaller --hidden-size (got {config.hidden_size})"
+            f"{there / 1e9:,.0f} GB; take a smaller {smaller}"
         )
 
 
@@ -393,7 +398,7 @@ def describe_training(
         ValueError: If the weights that are to be given cannot be used, or do not fit.
     """
     if config.start_weights is not None:
-        given = GivenWeights.read(start_weights.weights_file(config.start_weights))
+        given = GivenWeights.read(start_weights.weights_file(config))
         given.give_to(model)
         said = f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network"
         console.print(printable(said), highlight=False, markup=False, soft_wrap=True)

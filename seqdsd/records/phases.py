@@ -92,20 +92,30 @@ def _sets_problem(record: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]
 
 
 def _rates_problem(record: Mapping[str, Any]) -> str | None:
-    """Where a word error rate is not the one that its own counts make."""
+    """Where an error rate is not the one that its own counts make."""
     for split in _splits(record):
-        if "wer" in record[split] and (problem := _rate_problem(record[split])):
-            return f"{split!r}: {problem}"
+        for key, counted, of in _RATES:
+            if key in record[split] and (problem := _rate_problem(record[split], key, counted, of)):
+                return f"{split!r}: {problem}"
     return None
 
 
-def _rate_problem(scores: Mapping[str, Any]) -> str | None:
-    rate, words = scores["wer"], scores["ref_words"]
-    errors = sum(scores[edit] for edit in ("substitutions", "deletions", "insertions"))
-    if not words:  # seqdsd.metrics.wer refuses to score such a set
-        return "'ref_words' is 0, and without words there is no word error rate"
-    if not math.isclose(rate, errors / words, rel_tol=0, abs_tol=1e-9):
-        return f"'wer' is {rate}, but {errors} errors in {words} words make {errors / words}"
+_RATES = (
+    ("wer", ("substitutions", "deletions", "insertions"), "ref_words"),
+    ("top1_error", ("top1_errors",), "images"),
+    ("top5_error", ("top5_errors",), "images"),
+)
+"""Error rates, the counts of errors that make them, and of how many."""
+
+
+def _rate_problem(scores: Mapping[str, Any], key: str, counted: Sequence[str], of: str) -> str | None:
+    rate, total = scores[key], scores[of]
+    errors = sum(scores.get(one, 0) for one in counted)
+    items = of.removeprefix("ref_")
+    if not total:  # seqdsd.metrics.wer refuses to score such a set
+        return f"{of!r} is 0, and without {items} there is no error rate"
+    if not math.isclose(rate, errors / total, rel_tol=0, abs_tol=1e-9):
+        return f"{key!r} is {rate}, but {errors} errors in {total} {items} make {errors / total}"
     return None
 
 

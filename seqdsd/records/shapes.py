@@ -141,12 +141,28 @@ class CaptionScores(Struct):
     signature: Line | UnsetType = UNSET
 
 
-SCORES: dict[str, type[Struct]] = {"wer": WordErrors, "bleu4": CaptionScores}
+class ClassErrors(Struct):
+    """Scores of a classifier on a set."""
+
+    top1_error: Share
+    top1_errors: Count
+    images: Ordinal
+    top5_error: Share | UnsetType = UNSET
+    """Missing where there are no more than five classes."""
+    top5_errors: Count | UnsetType = UNSET
+    signature: Line | UnsetType = UNSET
+
+
+SCORES: dict[str, type[Struct]] = {
+    "wer": WordErrors,
+    "bleu4": CaptionScores,
+    "top1_error": ClassErrors,
+}
 """The shape of a set's scores, by the score that only runs of this kind have."""
 
 
 class Hypothesis(Struct):
-    """A line of ``hyps/PHASE.SPLIT.jsonl`` of a recogniser."""
+    """A line of ``hyps/PHASE.SPLIT.jsonl`` of a recogniser, or of a classifier."""
 
     id: str
     hyp: str

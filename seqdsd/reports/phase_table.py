@@ -1,7 +1,7 @@
-"""The phases of one DSD run as a table like the paper's Tables 5 and 7: for the terminal, and as Markdown.
+"""The phases of one DSD run as a table like the paper's Tables 2 to 5 and 7: for the terminal, and as Markdown.
 
-Takes the records of ``phases.jsonl``. ``_WORD_ERRORS`` and ``_CAPTIONS`` say what is measured in a run; ``layout`` is
-one for both. Leaves out comparisons between runs, figures and significance.
+Takes the records of ``phases.jsonl``. ``_MEASURED`` says what is measured in a run of each kind; ``layout`` is one for
+all. Leaves out comparisons between runs, figures and significance.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from rich.console import Console, ConsoleRenderable
 from seqdsd.kinds import (
     BLEU,
     CAPTIONS,
+    CLASSIFICATION,
     KINDS,
     NEURALTALK_BLEU,
     NONE,
@@ -108,7 +109,7 @@ def learning_rate(record: Record) -> str:
 def phase_grid(
     records: Sequence[Record], *, name: str = "phases", about: str = "", baseline: Record | None = None
 ) -> Grid:
-    """One run's phases: word error rates in percent, or BLEU-1 to BLEU-4; then what training took.
+    """One run's phases: error rates in percent, or BLEU-1 to BLEU-4; then what training took.
 
     The last section says how far the last phase improves on the baseline, or where none is given on the first phase,
     in points and relative to it.
@@ -286,7 +287,16 @@ def _captions_caption(best: Record, splits: Sequence[str]) -> str:
     )
 
 
+def _class_error_caption(best: Record, splits: Sequence[str]) -> str:
+    dev = best["dev"]
+    return (
+        f"Error rates and sparsity (asked: Pruned; measured: Zeros) in percent. *: the best phase on dev, "
+        f"{best['name']}: {dev['top1_errors']} errors in {dev['images']} images."
+    )
+
+
 _WORD_ERROR_RATE = _Scores("{split} WER", (WER,))
+_CLASS_ERRORS = (_Scores("{split}\nTop-1/Top-5 error", CLASSIFICATION.metrics),)
 _MEASURED = {
     SPEECH: _Measured((_WORD_ERROR_RATE,), (_WORD_ERROR_RATE,), _word_error_caption),
     CAPTIONS: _Measured(
@@ -297,6 +307,7 @@ _MEASURED = {
         ),
         caption=_captions_caption,
     ),
+    CLASSIFICATION: _Measured(_CLASS_ERRORS, _CLASS_ERRORS, _class_error_caption),
 }
 
 
@@ -304,7 +315,7 @@ def main(argv: Sequence[str]) -> None:
     """Entry point of ``seqdsd table``."""
     parser = argparse.ArgumentParser(
         prog="seqdsd table",
-        description="Print a run's phases as the paper's Tables 5 and 7 do.",
+        description="Print a run's phases as the paper's Tables 2 to 5 and 7 do.",
         epilog="Example:\n  seqdsd table runs/an4-ds1 --markdown",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -31,6 +31,12 @@ NEURALTALK_SPARSITIES = (0.8,)
 """Table 5."""
 NEURALTALK_EPOCHS = (19, 10, 6)
 """Table 5."""
+RESNET20_LEARNING_RATES = (1e-1, 1e-3, 1e-4)
+"""Table 10."""
+RESNET20_SPARSITIES = (0.5,)
+"""Table 10."""
+RESNET20_EPOCHS = (164, 45, 45)
+"""Table 10."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 """
 
 from seqdsd.images import IMAGE_SUFFIXES, ImageError, read_image, to_upright_rgb
-from seqdsd.vision.encoders import ENCODERS, ImageEncoder, WeightsError, make_encoder
+from seqdsd.vision.encoders import ENCODERS, ImageEncoder, WeightsError, make_encoder, published_weights
 from seqdsd.vision.feature_files import read_feature_file
 from seqdsd.vision.features import FeatureError, ImageFeatures, encode_images
 
@@ -18,6 +18,7 @@ __all__ = [
     "WeightsError",
     "encode_images",
     "make_encoder",
+    "published_weights",
     "read_feature_file",
     "read_image",
     "to_upright_rgb",

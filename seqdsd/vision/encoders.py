@@ -189,17 +189,14 @@ def _torchvision(
     name: str, feature_size: int, cut: Callable[[nn.Module], nn.Module], **options: Any
 ) -> EncoderKind:
     def build() -> nn.Module:
-        from torchvision import models  # here and below: well over a second that other encoders need not wait
+        from torchvision import models  # well over a second that other encoders need not wait
 
         network: nn.Module = models.get_model(name, weights=None, **options)
         return network
 
-    def default_weights() -> Path:
-        from torchvision import models
-
-        return _downloaded(models.get_model_weights(name).IMAGENET1K_V1.url)
-
-    return EncoderKind(feature_size=feature_size, build=build, cut=cut, default_weights=default_weights)
+    return EncoderKind(
+        feature_size=feature_size, build=build, cut=cut, default_weights=lambda: published_weights(name)
+    )
 
 
 ENCODERS: Mapping[str, EncoderKind] = {
@@ -225,6 +222,17 @@ ENCODERS: Mapping[str, EncoderKind] = {
 # Weights.
 
 
+def published_weights(name: str) -> Path:
+    """Torchvision's weights of a network for ImageNet's 1000 classes, as a file; fetched if it is not there.
+
+    Raises:
+        WeightsError: If they cannot be downloaded; the message says what to do.
+    """
+    from torchvision import models
+
+    return _downloaded(models.get_model_weights(name).IMAGENET1K_V1.url)
+
+
 def _downloaded(url: str) -> Path:
     """Torchvision's file, where torch.hub keeps it; fetched if it is not there."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
@@ -235,8 +243,8 @@ def _downloaded(url: str) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem[-_HUB_HASH_LENGTH:])
     except (OSError, RuntimeError) as error:  # RuntimeError: the content does not fit the hash
         raise WeightsError(
-            f"cannot download {url} ({error}). Download it yourself, then give the file as the encoder's weights or "
-            f"put it at {path}"
+            f"cannot download {url} ({error}). Download it yourself, then name the file in place of the weights that "
+            f"were asked for, or put it at {path}"
         ) from error
     return path
 

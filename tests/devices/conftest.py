@@ -14,8 +14,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from seqdsd.audio import LogSpectrogram
 from seqdsd.data import CaptionCorpus, CaptionedImage, read_corpus
-from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
+from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage
+from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk, make_classifier
 from seqdsd.tasks import BatchSettings, CaptionTask, DecodingSettings, Recogniser, SpeechTask
+from seqdsd.tasks.classification import ClassificationTask, Labeller, Normalisation
 from seqdsd.text import CharacterTokenizer, WordVocabulary
 from seqdsd.vision import ImageFeatures
 
@@ -98,5 +100,29 @@ def make_caption_task() -> Callable[..., CaptionTask]:
             for weight in (model.image.weight, model.lstm.weight, model.output.weight):
                 weight.mul_(10)  # so that images make a difference
         return CaptionTask(model, vocabulary, corpus, features, batch_size=8, **options)
+
+    return make
+
+
+@pytest.fixture
+def make_class_task() -> Callable[..., ClassificationTask]:
+    """An image classifier, always with the same weights, on 20 images of noise."""
+
+    def make(network: str = "resnet8", *, side: int = 8, **options: Any) -> ClassificationTask:
+        generator = np.random.default_rng(0)
+        classes, image_format = tuple("abcdefg"), ImageFormat(3, side, side)
+        sources = {}
+        for split, count in {"train": 20, "dev": 9}.items():
+            labels = generator.integers(0, len(classes), count)
+            images = [
+                LabelledImage(f"{n}.png", Path(f"/{split}/{n}.png"), int(label))
+                for n, label in enumerate(labels)
+            ]
+            pixels = torch.from_numpy(generator.integers(0, 256, (count, 3, side, side), dtype=np.uint8))
+            sources[split] = HeldImages(image_format, images, pixels, torch.from_numpy(labels))
+        torch.manual_seed(0)
+        model = make_classifier(network, num_classes=len(classes), image_size=side)
+        labeller = Labeller(classes, image_format, Normalisation.of_imagenet(3))
+        return ClassificationTask(model, labeller, sources, batch_size=8, **options)
 
     return make

@@ -66,6 +66,16 @@ def test_captioners_say_what_they_say_on_the_cpu(make_caption_task, beam, tanh_o
     assert waits[WORD[beam]] <= 6 and waits[LOSS.format("caption")] == 1
 
 
+def test_classifiers_say_what_they_say_on_the_cpu(make_class_task):
+    """All is read at the end, what was found in one copy and the loss."""
+    where = LOSS.format("classification")
+    on_gpu, on_cpu, waits = evaluate_both(make_class_task, where)
+    assert [row["hyp"] for row in on_gpu.hypotheses] == [row["hyp"] for row in on_cpu.hypotheses]
+    assert on_gpu.metrics["top5_errors"] == on_cpu.metrics["top5_errors"]
+    assert on_gpu.loss == pytest.approx(on_cpu.loss, rel=1e-4)
+    assert waits == {where: 2}
+
+
 @pytest.mark.parametrize("lengths_on", [CPU, CUDA])
 @pytest.mark.parametrize("decode", [greedy_decode, lambda *given: beam_decode(*given, beam_width=3)])
 def test_ctc_decoding_waits_at_its_end_only(decode, lengths_on):

@@ -16,8 +16,9 @@ from pretended import PretendedCuda, pretended_fabric
 from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings
 from seqdsd.engine.loop import READ_EVERY_STEPS, LossMeter, train_epoch
 from seqdsd.engine.memory import try_largest_batch
-from seqdsd.sparsity import CAPTION_RULES, SPEECH_RULES, MaskSet, resolve
+from seqdsd.sparsity import CAPTION_RULES, SPEECH_RULES, VISION_RULES, MaskSet, resolve
 from seqdsd.tasks import AugmentSettings
+from seqdsd.tasks.classification import VariationSettings
 
 READ = "seqdsd/engine/loop.py _read"
 NETWORKS = [
@@ -114,6 +115,25 @@ def test_captioners_train_as_on_the_cpu(make_caption_task, optimizer, tanh_outpu
     )
     assert_same(on_gpu, on_cpu)
     assert on_gpu.waits == [READ]
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adamw"])
+def test_classifiers_train_as_on_the_cpu_under_masks_and_with_variations(make_class_task, optimizer):
+    options = {"variations": VariationSettings(crop_padding=2, flip=True), "label_smoothing": 0.1}
+    on_gpu, on_cpu = (
+        train(make_class_task(**options), OPTIMIZERS[optimizer], device, rules=VISION_RULES)
+        for device in ("cuda", "cpu")
+    )
+    assert_same(on_gpu, on_cpu)
+    assert float((on_gpu.weights["output.weight"] == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    assert on_gpu.waits == [READ]
+
+
+def test_auxiliary_classifiers_on_the_device(make_class_task):
+    """Dropout draws other numbers there; it must only run."""
+    trained = train(make_class_task("googlenet", side=15), OPTIMIZERS["nesterov"], "cuda")
+    assert trained.meter.steps == 2 and math.isfinite(trained.meter.mean)
+    assert trained.waits == [READ]
 
 
 def test_losses_are_read_every_ten_steps(make_caption_task):

@@ -152,7 +152,7 @@ def arm_phases(arm: str) -> list[tuple[str, str, int, float, float]]:
 
 def num_wrong(arm: str, seed: int, index: int, kind: str) -> int:
     """Of a phase: the dense phase is the same one in all arms that have it, and DSDSD goes on from DSD."""
-    step, last = (6, 3)[kind == "captions"], len(arm_phases(arm)) - 1
+    step, last = (6, 3)[kind != "speech"], len(arm_phases(arm)) - 1
     if arm == "baseline":
         return WRONG[arm][seed % 5]
     if index == 0:
@@ -195,9 +195,28 @@ def captioned_rows(wrong: int, random: Random) -> list[dict[str, Any]]:
     ]
 
 
+def classed_rows(wrong: int, random: Random) -> list[dict[str, Any]]:
+    """Images of seven classes, of which ``wrong`` are taken for the next class."""
+    mistaken = set(random.sample(range(NUM_ITEMS), wrong))
+    return [
+        {
+            "id": f"test/class {item % 7}/{item:02d}.png",
+            "ref": f"class {item % 7}",
+            "hyp": f"class {(item + (item in mistaken)) % 7}",
+            "top5": [{"class": f"class {(item + 1 + n) % 7}", "probability": 0.2} for n in range(5)],
+        }
+        for item in range(NUM_ITEMS)
+    ]
+
+
 def scores_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The scores that the rows give, as the tasks record them."""
     hyps = [row["hyp"] for row in rows]
+    if "top5" in rows[0]:
+        wrong = sum(row["hyp"] != row["ref"] for row in rows)
+        counts = {"top1_errors": wrong, "top5_errors": wrong // 4, "images": len(rows)}
+        rates = {"top1_error": wrong / len(rows), "top5_error": wrong // 4 / len(rows)}
+        return {**rates, **counts, "signature": "classes:7|images:3x32x32|seen:centre"}
     if "ref" in rows[0]:
         words, characters = (count([row["ref"] for row in rows], hyps) for count in (wer, cer))
         edits = ("hits", "substitutions", "deletions", "insertions")
@@ -226,10 +245,19 @@ def scores_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+ROWS = {"speech": spoken_rows, "captions": captioned_rows, "classification": classed_rows}
+SETTINGS = {
+    "speech": ("ds1", "data/an4", {}),
+    "captions": ("neuraltalk", "data/flickr8k", {}),
+    "classification": ("vision", "data/cifar10", {"network": "resnet20"}),
+}
+"""Recipe, data and further settings of a kind's runs."""
+
+
 @cache
 def judged(kind: str, wrong: int, random_seed: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What a phase says, and its scores."""
-    rows = (spoken_rows if kind == "speech" else captioned_rows)(wrong, Random(random_seed))
+    rows = ROWS[kind](wrong, Random(random_seed))
     return rows, scores_of(rows)
 
 
@@ -310,7 +338,9 @@ def write_arm(folder: Path, arm: str, seed: int, *, kind: str = "speech", **sett
         rows, scores = judged(kind, wrong, f"{trained[index]}{seed}{index}")
         for split in ("dev", "test"):
             write_json_lines(run.hypotheses(name, split), rows)
-        score = scores["wer"] if kind == "speech" else -scores["bleu4"]
+        score = (
+            -scores["bleu4"] if kind == "captions" else scores["wer" if kind == "speech" else "top1_error"]
+        )
         is_own = trained[index] == arm
         records.append(
             {
@@ -337,10 +367,11 @@ def write_arm(folder: Path, arm: str, seed: int, *, kind: str = "speech", **sett
             }
         )
     run.write_phases(records)
+    recipe, data, more = SETTINGS[kind]
     if method == "dsd" and iters:
         write_weights(run, iters)
     values = {
-        "data": "data/an4" if kind == "speech" else "data/flickr8k",
+        "data": data,
         "out": str(folder),
         "iters": iters,
         "epochs": list(LENGTHS),
@@ -350,10 +381,11 @@ def write_arm(folder: Path, arm: str, seed: int, *, kind: str = "speech", **sett
         "sparsities": list(SPARSITIES),
         "method": method,
         "optimizer": {"momentum": 0.9, "anneal": 1.05 if arm == "baseline" else 1.0},
+        **more,
         **settings,
     }
     provenance = {
-        "recipe": "ds1" if kind == "speech" else "neuraltalk",
+        "recipe": recipe,
         "format": 1,
         "threads": 1,
         "command": f"python -m seqdsd.recipes.ds1 --out {folder.name} --seed {seed} --method {method}",
@@ -390,6 +422,13 @@ def caption_comparison(tmp_path_factory) -> Path:
     return write_comparison(
         tmp_path_factory.mktemp("comparisons") / "flickr8k", kind="captions", seeds=range(3)
     )
+
+
+@pytest.fixture(scope="session")
+def class_comparison(tmp_path_factory) -> Path:
+    """A comparison of classifiers of three seeds, to be looked at only."""
+    folder = tmp_path_factory.mktemp("comparisons") / "cifar10"
+    return write_comparison(folder, kind="classification", seeds=range(3))
 
 
 @pytest.fixture

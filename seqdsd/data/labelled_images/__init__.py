@@ -4,7 +4,13 @@ Not part of ``seqdsd.data``'s own names: torchvision takes a second to import, w
 """
 
 from seqdsd.data.labelled_images.batches import ImageBatch, ImageBatchSampler
-from seqdsd.data.labelled_images.corpus import ImageCorpus, ImageSet, LabelledImage, read_image_corpus
+from seqdsd.data.labelled_images.corpus import (
+    ImageCorpus,
+    ImageSet,
+    LabelledImage,
+    read_image_corpus,
+    read_image_set,
+)
 from seqdsd.data.labelled_images.sources import (
     HeldImages,
     ImageFiles,
@@ -12,6 +18,7 @@ from seqdsd.data.labelled_images.sources import (
     ImageSource,
     channel_statistics,
     common_format,
+    fitted_pixels,
     open_images,
     read_pixels,
 )
@@ -31,9 +38,11 @@ __all__ = [
     "channel_statistics",
     "common_format",
     "draw_variations",
+    "fitted_pixels",
     "network_input",
     "open_images",
     "read_image_corpus",
+    "read_image_set",
     "read_pixels",
     "vary",
 ]

@@ -112,6 +112,32 @@ def read_image_corpus(
     return ImageCorpus(folder, classes, sets["train"], sets["dev"], sets.get("test"), listing.skipped)
 
 
+def read_image_set(
+    folder: Path, split: str, *, classes: Sequence[str], on_bad_data: OnBadData = "error"
+) -> tuple[ImageSet, Mapping[str, str]]:
+    """List one set alone, to be judged by a network that knows these classes; not all of them need be there.
+
+    Args:
+        folder: As for ``read_image_corpus``; the other sets need not be there.
+        split: ``dev`` or ``test``.
+        classes: Of the network, in the order of its outputs.
+        on_bad_data: As there.
+
+    Returns:
+        The set, and what was left out, as ``ImageCorpus`` has it.
+
+    Raises:
+        BadDataError: As there; classes that are unknown to the network are refused.
+    """
+    listing = _Listing(folder, on_bad_data)
+    found = listing.split(split)
+    listing.compare_classes(split, {**dict.fromkeys(classes, ()), **found}, classes)
+    images = _image_set(tuple(classes), found)
+    if not images.images:
+        raise BadDataError(f"{listing.folder_of(split)}: no image is left. {_first(listing.skipped)}")
+    return images, listing.skipped
+
+
 class _Listing:
     """Lists the sets of a corpus and keeps what was left out."""
 

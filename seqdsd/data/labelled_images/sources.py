@@ -410,9 +410,18 @@ def read_pixels(
     """
     image = read_image(path)
     if crop_seed is None:
-        fitted = _fitted(image, image_format)
-    else:
-        fitted = _random_part(image, image_format, crop_seed)
+        return fitted_pixels(image, image_format)
+    return _pixels(_random_part(image, image_format, crop_seed), image_format)
+
+
+def fitted_pixels(
+    image: Image.Image, image_format: ImageFormat
+) -> UInt8[np.ndarray, "channels height width"]:
+    """Bring an RGB image to a format, as for evaluation: scaled if need be, and the centre of it."""
+    return _pixels(_fitted(image, image_format), image_format)
+
+
+def _pixels(fitted: Image.Image, image_format: ImageFormat) -> UInt8[np.ndarray, "channels height width"]:
     if image_format.channels == 1:
         return np.array(fitted.convert("L"))[None]
     return np.array(fitted).transpose(2, 0, 1)

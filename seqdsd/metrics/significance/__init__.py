@@ -1,14 +1,20 @@
 """Is a difference between two systems more than chance? Tests across seeds, and of one pair of runs.
 
 Two sources of chance, two kinds of test. Another seed gives another network: the t-tests compare the scores of
-several runs. Another test set gives another score: MAPSSWE and the bootstrap compare two networks item by item, and
-say nothing of what another seed would give. Which runs are compared is left to the caller, and so is saying how many
-comparisons were made; ``holm`` corrects for them.
+several runs. Another test set gives another score: MAPSSWE, McNemar's test and the bootstrap compare two networks item
+by item, and say nothing of what another seed would give. Which runs are compared is left to the caller, and so is
+saying how many comparisons were made; ``holm`` corrects for them.
 
 Everywhere a difference is after minus before: fewer errors are negative, a better BLEU is positive.
 """
 
-from seqdsd.metrics.significance.bootstrap import BootstrapTest, bootstrap_bleu, bootstrap_wer
+from seqdsd.metrics.significance.bootstrap import (
+    BootstrapTest,
+    bootstrap_bleu,
+    bootstrap_error_rate,
+    bootstrap_wer,
+)
+from seqdsd.metrics.significance.classes import McNemarTest, mcnemar
 from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
@@ -17,14 +23,17 @@ from seqdsd.metrics.significance.t_tests import MeanTest, Sample, paired_t_test,
 __all__ = [
     "BootstrapTest",
     "Interval",
+    "McNemarTest",
     "MeanTest",
     "Sample",
     "SegmentTest",
     "bootstrap_bleu",
+    "bootstrap_error_rate",
     "bootstrap_wer",
     "holm",
     "in_words",
     "mapsswe",
+    "mcnemar",
     "paired_t_test",
     "unpaired_t_test",
 ]

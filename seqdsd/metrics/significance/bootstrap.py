@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from seqdsd.metrics.bleu import MAX_ORDER, ngram_counts
 from seqdsd.metrics.caption_input import check_captions
+from seqdsd.metrics.significance.classes import check_classes
 from seqdsd.metrics.significance.intervals import Interval, check_confidence, relative_change
 from seqdsd.metrics.significance.word_errors import check_utterances, errors_by_place
 
@@ -18,7 +19,7 @@ _DRAWS_AT_ONCE = 100_000  # what the processor's cache holds: larger blocks are 
 
 @dataclass(frozen=True)
 class BootstrapTest:
-    """Two systems' scores on resampled test sets: WER as a fraction, BLEU from 0 to 100.
+    """Two systems' scores on resampled test sets: error rates as fractions, BLEU from 0 to 100.
 
     Attributes:
         before: Score of the system that the other is compared with.
@@ -123,6 +124,37 @@ def bootstrap_bleu(
     return _bootstrap(before, after, score, resamples=resamples, confidence=confidence, seed=seed)
 
 
+def bootstrap_error_rate(
+    refs: Sequence[str],
+    hyps_before: Sequence[str],
+    hyps_after: Sequence[str],
+    *,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> BootstrapTest:
+    """Confidence intervals of two classifiers' error rates and of their difference, by drawing items again and again.
+
+    Args:
+        refs: The class of each item.
+        hyps_before: What the one system takes it for.
+        hyps_after: What the other takes it for.
+        resamples: As of ``bootstrap_wer``, like the two that follow.
+        confidence: See there.
+        seed: See there.
+
+    Raises:
+        ValueError: If the lists differ in length, there are fewer than two items, or ``resamples`` or ``confidence`` is
+            out of range.
+    """
+    check_classes(refs, hyps_before, hyps_after)
+    before, after = (
+        np.array([[hyp != ref, 1] for ref, hyp in zip(refs, hyps, strict=True)], dtype=float)
+        for hyps in (hyps_before, hyps_after)
+    )
+    return _bootstrap(before, after, _error_rates, resamples=resamples, confidence=confidence, seed=seed)
+
+
 def _bootstrap(
     before: Float[np.ndarray, "items counts"],
     after: Float[np.ndarray, "items counts"],
@@ -186,8 +218,8 @@ def _two_sided(differences: Float[np.ndarray, "resamples"]) -> float:
 
 
 def _error_rates(counts: Float[np.ndarray, "resamples 2"]) -> Float[np.ndarray, "resamples"]:
-    errors, words = counts.T
-    return np.divide(errors, words, out=np.full(len(counts), math.nan), where=words > 0)
+    errors, total = counts.T
+    return np.divide(errors, total, out=np.full(len(counts), math.nan), where=total > 0)
 
 
 def _ngram_counts(

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
-from seqdsd.kinds import CAPTIONS
+from seqdsd.kinds import CAPTIONS, kind_of_scores
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.reports.runs.hypotheses import read_rows
@@ -200,13 +200,14 @@ def _compare(id_: str, by_phase: Mapping[str, Mapping[str, _Row]], image: Path |
 
 
 def _check_kind(run: RunFolder, phases: Sequence[Record], split: str) -> None:
-    """Refuse a speech run, and a split that some phase was not scored on."""
+    """Refuse a run of another kind, and a split that some phase was not scored on."""
     for record in phases:
         scored = {name: one for name, one in record.items() if isinstance(one, Mapping)}
-        if any("wer" in scores for scores in scored.values()):
+        kinds = filter(None, map(kind_of_scores, scored.values()))
+        if (kind := next(kinds, CAPTIONS)) is not CAPTIONS:
             raise RunFolderError(
-                f"{run.path}: a speech run (its phases have word error rates); captions are compared for captioning "
-                "runs only, and seqdsd table shows this one"
+                f"{run.path}: a {kind.name} run (its phases have a {kind.primary.title}); captions are compared for "
+                "captioning runs only, and seqdsd table and seqdsd report show this one"
             )
         if split not in scored:
             raise RunFolderError(

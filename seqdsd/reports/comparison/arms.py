@@ -303,7 +303,8 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
     alike, of_other_sets = _of_one_set(runs)
     kept, twins = _without_twins(alike)
     first = next((run for run in kept if run.method == "dsd"), kept[0])
-    network, corpus = first.kind.networks.get(first.recipe, first.recipe), _corpus(first.settings.get("data"))
+    network = first.kind.network_name(first.recipe, first.settings)
+    corpus = _corpus(first.settings.get("data"))
     baselines = [run for run in kept if run.arm == "Baseline"]
     others = [run for run in kept if run.arm != "Baseline"]
     return Comparison(

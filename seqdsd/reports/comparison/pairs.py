@@ -6,17 +6,22 @@ They say whether the difference would hold on another test set, not what another
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH, Kind
 from seqdsd.metrics.significance import (
     BootstrapTest,
+    McNemarTest,
     SegmentTest,
     bootstrap_bleu,
+    bootstrap_error_rate,
     bootstrap_wer,
     holm,
     mapsswe,
+    mcnemar,
 )
 from seqdsd.records import RunFolderError
 from seqdsd.reports.comparison.arms import Arm, Comparison
@@ -37,10 +42,12 @@ class PairTest:
         epochs: Trained until then, before and after.
         seed: Of both runs.
         split: Where they are scored.
-        bootstrap: Of WER (a fraction) or BLEU-4 (0 to 100), after minus before; None where it cannot be made.
-        mapsswe: Of word errors, after minus before; None for captions.
+        bootstrap: Of an error rate (a fraction) or BLEU-4 (0 to 100), after minus before; None where it cannot be made.
+        mapsswe: Of word errors, after minus before; of recognisers alone.
+        mcnemar: Of images that one of them got right; of classifiers alone.
         bootstrap_holm: The bootstrap's p-value, corrected for all pairs of the split.
         mapsswe_holm: That of MAPSSWE, corrected for all pairs of the split.
+        mcnemar_holm: That of McNemar's test, corrected for all pairs of the split.
         problem: Why it cannot be made; empty where it can.
     """
 
@@ -53,8 +60,10 @@ class PairTest:
     split: str
     bootstrap: BootstrapTest | None = None
     mapsswe: SegmentTest | None = None
+    mcnemar: McNemarTest | None = None
     bootstrap_holm: float | None = None
     mapsswe_holm: float | None = None
+    mcnemar_holm: float | None = None
     problem: str = ""
 
     @property
@@ -64,6 +73,11 @@ class PairTest:
         unlike = "" if before == after else f" ({before} : {after} epochs)"
         return contrast_name(self.after, self.before, self.before_phase) + unlike
 
+    def deciding_p(self, kind: Kind) -> float | None:
+        """The corrected p-value of the test that decides for a kind of network."""
+        found = {"mapsswe": self.mapsswe_holm, "mcnemar": self.mcnemar_holm, None: self.bootstrap_holm}
+        return found[kind.pair_test]
+
 
 @lru_cache(
     maxsize=64
@@ -72,7 +86,7 @@ def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -
     """Test arms against each other on every seed that both have, by seed and then as the contrasts are ordered.
 
     Those that are planned for as many epochs: DSD stands beside a longer baseline only where there is no DSDSD.
-    Corrected for their number (Holm), each of the two tests for itself.
+    Corrected for their number (Holm), each kind of test for itself.
     """
     tests = [
         _pair_test(before.runs[seed], after.runs[seed], phase, split, resamples)
@@ -80,11 +94,13 @@ def pair_tests(comparison: Comparison, *, split: str, resamples: int = 10_000) -
         for before, after, phase in _pairs(comparison)
         if seed in before.runs and seed in after.runs
     ]
-    bootstraps = _holm([test.bootstrap.p_value if test.bootstrap else None for test in tests])
-    segments = _holm([test.mapsswe.p_value if test.mapsswe else None for test in tests])
+    corrected: dict[str, list[Any]] = {
+        f"{name}_holm": _holm([found.p_value if (found := getattr(test, name)) else None for test in tests])
+        for name in ("bootstrap", "mapsswe", "mcnemar")
+    }
     return tuple(
-        replace(test, bootstrap_holm=one, mapsswe_holm=other)
-        for test, one, other in zip(tests, bootstraps, segments, strict=True)
+        replace(test, **{name: p_values[number] for name, p_values in corrected.items()})
+        for number, test in enumerate(tests)
     )
 
 
@@ -111,15 +127,41 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
     try:
         rows_before = read_hypotheses(before, empty.before_phase, split)
         refs, hyps = _aligned(before, after, rows_before, read_hypotheses(after, empty.after_phase, split))
-        if not before.kind.has_word_errors:
-            return replace(empty, bootstrap=bootstrap_bleu(refs, *hyps, resamples=resamples))
-        said = [ref[0] for ref in refs]
-        bootstrap = bootstrap_wer(said, *hyps, resamples=resamples)
-        return replace(empty, bootstrap=bootstrap, mapsswe=mapsswe(said, *hyps))
+        return replace(empty, **_TESTS[before.kind](refs, *hyps, resamples))
     except (
         ValueError
     ) as error:  # hypotheses that were not kept, or of other items: the scores stand all the same
         return replace(empty, problem=str(error))
+
+
+def _of_words(
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+) -> dict[str, Any]:
+    said = [ref[0] for ref in refs]
+    bootstrap = bootstrap_wer(said, before, after, resamples=resamples)
+    return {"bootstrap": bootstrap, "mapsswe": mapsswe(said, before, after)}
+
+
+def _of_captions(
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+) -> dict[str, Any]:
+    return {"bootstrap": bootstrap_bleu(refs, before, after, resamples=resamples)}
+
+
+def _of_classes(
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+) -> dict[str, Any]:
+    classes = [ref[0] for ref in refs]
+    bootstrap = bootstrap_error_rate(classes, before, after, resamples=resamples)
+    return {"bootstrap": bootstrap, "mcnemar": mcnemar(classes, before, after)}
+
+
+_TESTS: Mapping[Kind, Callable[..., dict[str, Any]]] = {
+    SPEECH: _of_words,
+    CAPTIONS: _of_captions,
+    CLASSIFICATION: _of_classes,
+}
+"""The tests of each kind of network, by their names in ``PairTest``."""
 
 
 def _epochs(phases: Sequence[Record]) -> int:

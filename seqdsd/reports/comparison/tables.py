@@ -6,10 +6,10 @@ Only which number stands where; ``contrasts`` and ``pairs`` compute, ``layout`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
-from seqdsd.kinds import NONE, Metric, Number
+from seqdsd.kinds import NONE, Kind, Metric, Number
 from seqdsd.records import slug
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
@@ -107,8 +107,8 @@ def seed_grid(comparison: Comparison, *, split: str, metric: Metric) -> Grid:
 
 def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
     """Networks of one seed against each other, by what they said (see ``pairs``)."""
-    metric = comparison.kind.primary
-    has_segments = comparison.kind.has_word_errors
+    kind, metric = comparison.kind, comparison.kind.primary
+    titles, cells_of = _PAIR_TESTS[kind.pair_test]
     header = (
         "Seed",
         "Contrast",
@@ -121,15 +121,15 @@ def pair_grid(comparison: Comparison, tests: Sequence[PairTest]) -> Grid:
     )
     by_seed: dict[int, list[Cells]] = {}
     for test in tests:
-        cells = _pair_cells(test, metric) + (_segment_cells(test) if has_segments else ())
-        by_seed.setdefault(test.seed, []).append((*cells, _pair_verdict(test, metric)))
+        cells = (*_pair_cells(test, metric), *cells_of(test), _pair_verdict(test, kind))
+        by_seed.setdefault(test.seed, []).append(cells)
     return Grid(
         name=slug(f"pairs {comparison.title} {tests[0].split if tests else ''}"),
-        header=(*header, *(("MAPSSWE\nsegments", "z", "p (Holm)") if has_segments else ()), "Verdict"),
+        header=(*header, *titles, "Verdict"),
         sections=tuple(map(tuple, by_seed.values())),
-        caption=_pairs_caption(comparison, tests, metric),
+        caption=_pairs_caption(comparison, tests),
         num_labels=2,
-        num_last=4 if has_segments else 1,
+        num_last=len(titles) + 1,
     )
 
 
@@ -138,9 +138,9 @@ def table_1(comparisons: Sequence[Comparison]) -> Grid:
     rows = [row for one in comparisons for split in one.scored_splits if (row := _overview_cells(one, split))]
     caption = (
         "Baseline: one dense phase, of as many epochs as the arm beside it, or as many as that says (the baseline's "
-        "first). Means over the seeds that both have (of all where both have "
-        "two or more and one or none in common); WER and its improvement in percent, BLEU from 0 to 100, relative "
-        f"improvements in percent. {_IMPROVEMENT} Verdict: of the t-test over the seeds, Holm-corrected for the "
+        "first). Means over the seeds that both have (of all where both have two or more and one or none in common); "
+        "error rates and their improvements in percent, BLEU from 0 to 100, relative improvements in percent. "
+        f"{_IMPROVEMENT} Verdict: of the t-test over the seeds, Holm-corrected for the "
         "contrasts of the comparison."
     )
     if any(_FIRST_PHASE_MARK in cell for row in rows for cell in row):
@@ -352,9 +352,30 @@ def _segment_cells(test: PairTest) -> Cells:
     return str(found.num_segments), f"{-found.z:z.2f}", _p_value(test.mapsswe_holm)
 
 
-def _pair_verdict(test: PairTest, metric: Metric) -> str:
-    """By MAPSSWE for speech, whose segments know that errors come in a row; by the bootstrap for captions."""
-    p_value = test.mapsswe_holm if metric.is_error else test.bootstrap_holm
+def _mcnemar_cells(test: PairTest) -> Cells:
+    found = test.mcnemar
+    if found is None:
+        return NONE, NONE, NONE
+    return str(found.only_before), str(found.only_after), _p_value(test.mcnemar_holm)
+
+
+_PAIR_TESTS: Mapping[str | None, tuple[Cells, Callable[[PairTest], Cells]]] = {
+    "mapsswe": (("MAPSSWE\nsegments", "z", "p (Holm)"), _segment_cells),
+    "mcnemar": (("Right only\nbefore", "Right only\nafter", "McNemar\np (Holm)"), _mcnemar_cells),
+    None: ((), lambda test: ()),
+}
+"""What stands beside the bootstrap, by ``Kind.pair_test``."""
+
+_PAIR_TEST_NAMES = {
+    "mapsswe": ("MAPSSWE", ", and the matched-pairs sentence-segment word error test (MAPSSWE)"),
+    "mcnemar": ("McNemar's test", ", and McNemar's exact test of the images that one of both got right"),
+    None: ("the bootstrap", ""),
+}
+
+
+def _pair_verdict(test: PairTest, kind: Kind) -> str:
+    """By MAPSSWE for speech, whose segments know that errors come in a row; else by ``Kind.pair_test``."""
+    p_value, metric = test.deciding_p(kind), kind.primary
     if p_value is None or test.bootstrap is None:
         return "no test"
     return verdict(p_value, metric.gain(test.bootstrap.before.value, test.bootstrap.after.value))
@@ -422,20 +443,25 @@ def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metr
     )
 
 
-def _pairs_caption(comparison: Comparison, tests: Sequence[PairTest], metric: Metric) -> str:
+def _pairs_caption(comparison: Comparison, tests: Sequence[PairTest]) -> str:
+    kind, metric = comparison.kind, comparison.kind.primary
     problems = dict.fromkeys(test.problem for test in tests if test.problem)
     made = [test.bootstrap for test in tests if test.bootstrap]
     drawn = f" ({span(one.resamples for one in made)} resamples of the test set)" if made else ""
-    items, by = ("utterances", "MAPSSWE") if metric.is_error else ("images", "the bootstrap")
+    by, and_test = _PAIR_TEST_NAMES[kind.pair_test]
     return _paragraph(
-        f"{comparison.title}: networks of the same seed on the same {items}, {metric.title}{_in_percent([metric])}",
+        f"{comparison.title}: networks of the same seed on the same {kind.counted}, {metric.title}"
+        f"{_in_percent([metric])}",
         f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
-        f"Paired bootstrap{drawn}"
-        + (", and the matched-pairs sentence-segment word error test (MAPSSWE)" if metric.is_error else ""),
+        f"Paired bootstrap{drawn}{and_test}",
         "Intervals are of each pair alone; p-values are two-sided and Holm-corrected for the "
         f"{len(made)} pairs tested, each test for itself, and the verdict is by {by}",
         "They say nothing of what another seed would give"
-        + ("; where few speakers said many utterances, intervals are too narrow" if metric.is_error else ""),
+        + (
+            "; where few speakers said many utterances, intervals are too narrow"
+            if kind.has_word_errors
+            else ""
+        ),
         *(f"No test: {problem}" for problem in problems),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from seqdsd.kinds import Kind
+from seqdsd.kinds import CAPTIONS, Kind
 from seqdsd.records import RunFolderError
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.page.media import Embedded, audio_uri, embed, picture_uri
@@ -211,8 +211,8 @@ def _with_media(shown: _Shown, embedded: Embedded, pictures: Embedded) -> dict[s
 
 
 def _marks(item: Item, group: _Group) -> dict[str, Any]:
-    """Captions show what changed from column to column; utterances, what is wrong."""
-    if group.kind.has_word_errors:
+    """Captions show what changed from column to column; utterances and classes, what is wrong."""
+    if group.kind is not CAPTIONS:
         return {}
     return {"marks": [caption_marks(item, view.numbers) for view in group.views]}
 

@@ -1,19 +1,19 @@
 """What every phase of some runs says of each utterance or image, scored one by one, in the form that a page draws.
 
 Utterances are aligned with their reference word by word; captions are scored by sentence BLEU, and their words compared
-with the phase before. Equal texts are held once. Leaves out reading the files and drawing.
+with the phase before; classes are right or wrong. Equal texts are held once. Leaves out reading the files and drawing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
 
-from seqdsd.kinds import Kind
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH, Kind
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.reports.captions.changes import Span, compare_words
 from seqdsd.reports.runs.hypotheses import Hypothesis
@@ -30,8 +30,8 @@ class Text:
     Attributes:
         hyp: Its words, single spaces between them.
         ops: What became of each word against the reference, a letter each: ``=`` right, ``S`` substituted (one word
-            of both), ``D`` deleted (of the reference), ``I`` inserted (of the text). Empty for captions.
-        score: Word errors, or sentence BLEU from 0 to 100; None where there is no reference.
+            of both), ``D`` deleted (of the reference), ``I`` inserted (of the text). Empty for captions and classes.
+        score: Errors (of a class, 0 or 1), or sentence BLEU from 0 to 100; None where there is no reference.
     """
 
     hyp: str
@@ -45,7 +45,7 @@ class Item:
 
     Attributes:
         id: Its name in the manifest.
-        refs: One transcript, or any number of captions.
+        refs: One transcript or class, or any number of captions.
         texts: All that is said of it, each once.
         said: Which of these each column says.
     """
@@ -72,7 +72,7 @@ def make_items(columns: Sequence[Sequence[Hypothesis]], *, kind: Kind) -> list[I
 
     Args:
         columns: What each phase says; the references are those of the first.
-        kind: ``speech`` aligns words and counts errors, ``captions`` computes sentence BLEU.
+        kind: Decides how a text is scored.
 
     Raises:
         ValueError: If a column has other ids than the first.
@@ -86,7 +86,7 @@ def make_items(columns: Sequence[Sequence[Hypothesis]], *, kind: Kind) -> list[I
     refs = {row.id: tuple(map(_spaced, row.refs)) for row in columns[0]} if columns else {}
     distinct = {id_: list(dict.fromkeys(column[id_] for column in texts)) for id_ in refs}
     pairs = [(refs[id_], hyp) for id_, hyps in distinct.items() for hyp in hyps]
-    scored = iter(_align(pairs) if kind.has_word_errors else [_caption(*pair) for pair in pairs])
+    scored = iter(_SCORED[kind](pairs))
     return [
         Item(
             id_,
@@ -151,8 +151,19 @@ def _length(chunk: Any) -> int:
     return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
 
 
-def _caption(refs: tuple[str, ...], hyp: str) -> Text:
-    return Text(hyp, "", sentence_bleu(refs, hyp) if refs else None)
+def _captions(pairs: Sequence[tuple[tuple[str, ...], str]]) -> list[Text]:
+    return [Text(hyp, "", sentence_bleu(refs, hyp) if refs else None) for refs, hyp in pairs]
+
+
+def _classes(pairs: Sequence[tuple[tuple[str, ...], str]]) -> list[Text]:
+    return [Text(hyp, "", int(hyp not in refs) if refs else None) for refs, hyp in pairs]
+
+
+_SCORED: Mapping[Kind, Callable[[Sequence[tuple[tuple[str, ...], str]]], list[Text]]] = {
+    SPEECH: _align,
+    CAPTIONS: _captions,
+    CLASSIFICATION: _classes,
+}
 
 
 def _marks(spans: Sequence[Span]) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// Utterances and captions: chosen, sorted, filtered and drawn as cards, some at a time.
+// Utterances, captions and classes: chosen, sorted, filtered and drawn as cards, some at a time.
 {
   const AT_ONCE = 60;
   const byId = (id) => document.getElementById(id);
@@ -12,6 +12,7 @@
   const SORTS = {
     speech: { gain: "most improved", loss: "most worsened", score: "highest WER", id: "id" },
     captions: { gain: "largest gain", loss: "largest loss", score: "lowest BLEU", id: "file name" },
+    classification: { gain: "put right", loss: "right no more", score: "wrong first", id: "file name" },
   };
 
   const make = (tag, properties = {}, ...children) => {
@@ -53,17 +54,20 @@
 
   // What an item scores: more errors are worse, more BLEU is better
 
+  const isError = () => group.kind !== "captions";
+
   const textOf = (item, column) => item.texts[item.said[column]];
   const numWords = (item) => (item.refs[0] ?? "").split(" ").filter(Boolean).length;
   const badness = (item, column) => {
     const score = textOf(item, column)[2];
     if (score === null) return 0;
-    return group.kind === "speech" ? score / Math.max(1, numWords(item)) : -score;
+    if (group.kind === "speech") return score / Math.max(1, numWords(item));
+    return isError() ? score : -score;
   };
   const gain = (item) => {
     const { columns } = view();
     const [first, last] = [columns[0], columns.at(-1)].map(([, column]) => textOf(item, column)[2] ?? 0);
-    return group.kind === "speech" ? first - last : last - first;
+    return isError() ? first - last : last - first;
   };
   const changes = (item) => new Set(view().columns.map(([, column]) => item.said[column])).size > 1;
 
@@ -118,6 +122,7 @@
   const scoreText = (item, score) => {
     if (score === null) return "";
     if (group.kind === "captions") return score.toFixed(1);
+    if (group.kind === "classification") return score ? "wrong" : "right";
     const words = numWords(item);
     return words ? `${score} of ${words} wrong` : `${score} too many`;
   };
@@ -135,7 +140,7 @@
 
   const wordsOf = (item, text, place) => {
     if (group.kind === "captions") return markedWords(text, item.marks[group.views.indexOf(view())][place]);
-    if (item.refs.length) return alignedWords(item, text);
+    if (group.kind === "speech" && item.refs.length) return alignedWords(item, text);
     return text[0] ? [text[0]] : [];
   };
 
@@ -154,10 +159,15 @@
     const value = gain(item);
     const trend = Math.abs(value) < 0.05 ? "same" : value > 0 ? "improved" : "worse";
     const sign = { improved: "▲", worse: "▼", same: "=" }[trend];
-    const text = trend === "same" ? "same" : group.kind === "speech" ? errorsText(-value) : signed(value, value.toFixed(1));
+    const text = trend === "same" ? "same" : BADGES[group.kind](value);
     return make("p", { className: `badge ${trend}`, title: "from the first to the last" }, `${sign} ${text}`);
   };
   const signed = (value, text) => (value > 0 ? `+${text}` : text.replace("-", "−"));
+  const BADGES = {
+    speech: (value) => errorsText(-value),
+    captions: (value) => signed(value, value.toFixed(1)),
+    classification: (value) => (value > 0 ? "put right" : "right no more"),
+  };
   const errorsText = (value) => `${signed(value, String(value))} error${Math.abs(value) === 1 ? "" : "s"}`;
 
   const mediaOf = (item) => {
@@ -197,6 +207,9 @@
       return make("p", { className: "reference" }, make("span", { className: "name" }, "reference"), " ", text);
     }
     if (!item.refs.length) return make("p", { className: "note" }, "The run folder holds no references.");
+    if (group.kind === "classification") {
+      return make("p", { className: "reference" }, make("span", { className: "name" }, "class"), " ", item.refs[0]);
+    }
     const title = item.refs.length === 1 ? "1 reference" : `${item.refs.length} references`;
     const list = make("ul", {}, ...item.refs.map((ref) => make("li", {}, ref)));
     return make("details", {}, make("summary", {}, title), list);
@@ -206,7 +219,7 @@
     const head = make("header", {}, make("h3", {}, item.id), ...(view().columns.length > 1 ? [badge(item)] : []));
     const lines = make("ol", { className: "phases" }, ...shownColumns().map((column) => line(item, column)));
     const found = mediaOf(item);
-    const isPictured = group.kind === "captions" && found !== null;
+    const isPictured = group.kind !== "speech" && found !== null;
     const player = group.kind === "speech" && found !== null ? [found] : [];
     const words = group.kind === "speech" ? [head, ...pictureOf(item), ...player, references(item), lines] : [head, lines, references(item)];
     const made = make("article", { className: `card ${group.kind}${isPictured ? " pictured" : ""}` });

@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "your-own-images.md"
 def test_the_notebook_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path))
     folder = synthetic_shapes(SyntheticShapes(train_images=20, dev_images=10, test_images=10))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
+    code, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
     names: dict = {}
     exec(code.replace("data/cifar10", str(folder)), names)
     assert names["inputs"].shape == (20, 3, 32, 32) and names["inputs"].dtype == torch.float32

@@ -220,6 +220,11 @@ def test_a_speech_run_is_refused():
         read_run_captions(speech)
 
 
+def test_a_classifiers_run_is_refused(class_comparison):
+    with pytest.raises(ValueError, match="a classification run .* Top-1 error.* captioning runs only"):
+        read_run_captions(RunFolder(class_comparison / "seed-0" / "dsd"))
+
+
 def test_another_split(caption_run):
     assert read_run_captions(caption_run, split="dev").split == "dev"
     with pytest.raises(

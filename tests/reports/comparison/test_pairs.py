@@ -5,7 +5,14 @@ import shutil
 
 import pytest
 
-from seqdsd.metrics.significance import bootstrap_bleu, bootstrap_wer, holm, mapsswe
+from seqdsd.metrics.significance import (
+    bootstrap_bleu,
+    bootstrap_error_rate,
+    bootstrap_wer,
+    holm,
+    mapsswe,
+    mcnemar,
+)
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.pairs import pair_tests
@@ -71,6 +78,18 @@ def test_captions_by_bleu_alone(caption_comparison):
     assert (tests[5].seed, tests[5].name) == (1, "DSDSD on Baseline")
     assert tests[5].bootstrap == bootstrap_bleu(refs, before, after, resamples=RESAMPLES)
     assert tests[5].mapsswe is None and tests[5].mapsswe_holm is None
+
+
+def test_classes_by_mcnemars_test(class_comparison):
+    tests = pair_tests(read(class_comparison), split="test", resamples=RESAMPLES)
+    seed = class_comparison / "seed-1"
+    refs, before = (texts(seed / "baseline", "Baseline", key) for key in ("ref", "hyp"))
+    after = texts(seed / "dsdsd", "Dense Iter 2", "hyp")
+    assert (tests[5].seed, tests[5].name) == (1, "DSDSD on Baseline")
+    assert tests[5].mcnemar == mcnemar(refs, before, after) and tests[5].mapsswe is None
+    assert tests[5].bootstrap == bootstrap_error_rate(refs, before, after, resamples=RESAMPLES)
+    assert tests[5].bootstrap.difference.value == pytest.approx(-6 / 42)  # as the fixture has them
+    assert [test.mcnemar_holm for test in tests] == holm([test.mcnemar.p_value for test in tests])
 
 
 def test_items_meet_by_their_ids(two_arms):

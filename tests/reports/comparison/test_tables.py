@@ -37,6 +37,11 @@ def captions(caption_comparison) -> Comparison:
     return compare_runs(read_runs([caption_comparison]).runs)[0]
 
 
+@pytest.fixture(scope="module")
+def classes(class_comparison) -> Comparison:
+    return compare_runs(read_runs([class_comparison]).runs)[0]
+
+
 def percent(*wrong: int) -> tuple[str, str]:
     """Mean and standard deviation of error rates, as a table has them."""
     rates = [100 * one / 120 for one in wrong]
@@ -300,6 +305,32 @@ def test_pairs_of_captions_have_no_mapsswe(captions):
     grid = pair_grid(captions, pair_tests(captions, split="test", resamples=100))
     assert len(grid.header) == 9 and "MAPSSWE" not in grid.caption
     assert grid.rows[1][1:5] == ("DSDSD on Baseline", "67.1", "75.5", "8.5")
+
+
+def test_pairs_of_classifiers_are_told_by_mcnemars_test(classes):
+    tests = pair_tests(classes, split="test", resamples=100)
+    grid = pair_grid(classes, tests)
+    assert grid.plain_header[-4:] == ("Right only before", "Right only after", "McNemar p (Holm)", "Verdict")
+    found, row = tests[1].mcnemar, grid.rows[1]
+    # Seed 0: 20 and 15 of 42 wrong.
+    assert row[:6] == ("0", "DSDSD on Baseline", "47.62", "35.71", "11.90", "25.00")
+    assert found.only_after - found.only_before == 5
+    assert row[-4:-2] == (str(found.only_before), str(found.only_after))
+    assert row[-1].startswith("not significant (p = ")
+    assert "the same images, Top-1 error, in percent" in grid.caption
+    assert "the verdict is by McNemar's test" in grid.caption and "speakers" not in grid.caption
+
+
+def test_a_classifiers_tables_name_its_network_and_have_both_errors(classes):
+    assert (classes.title, classes.kind) == ("ResNet-20 on CIFAR-10", kinds.CLASSIFICATION)
+    grid = table_10(classes, split="test", family=kinds.CLASSIFICATION.families[0])
+    assert grid.plain_header[2:4] == ("test Top-1 error", "test Top-5 error")
+    row = next(row for row in grid.rows if row[1] == "Dense Iter 2")
+    rates = [100 * wrong / 42 for wrong in (15, 16, 13)]
+    assert row[2] == f"{mean(rates):.2f} ± {stdev(rates):.2f}"
+    assert [row[:4] for row in table_1([classes]).rows] == [
+        ("ResNet-20", "Vision", "CIFAR-10", "Top-1 error")
+    ]
 
 
 # Table 1

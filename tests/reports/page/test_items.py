@@ -117,6 +117,15 @@ def test_captions_are_marked_view_by_view(caption_comparison):
     assert changed
 
 
+def test_classes_stand_below_each_other_without_marks(class_comparison):
+    _, items = items_of(class_comparison)
+    (group,) = items.groups
+    assert group["kind"] == "classification" and len(group["items"]) == 42
+    assert not any("marks" in item for item in group["items"])
+    right = [item for item in group["items"] if item["texts"][item["said"][-1]][2] == 0]
+    assert all(item["texts"][item["said"][-1]][0] == item["refs"][0] for item in right) and right
+
+
 def test_damaged_hypotheses_are_named_and_the_rest_is_shown(make_comparison):
     folder = make_comparison(seeds=[0], arms=["baseline", "dsd"])
     path = RunFolder(folder / "seed-0/dsd").hypotheses("Dense Iter 1", "test")

@@ -18,6 +18,7 @@ from seqdsd.reports.page import report as module
 from seqdsd.reports.page.report import report_page
 from seqdsd.reports.runs.reading import read_runs
 
+NUM_PHASES = 5
 NASTY = "</script><script>window.pwned=1</script><img src=q onerror='window.pwned=1'>"
 
 
@@ -452,9 +453,31 @@ def test_captions_and_pictures(show, make_comparison):
     assert first.locator("details li").first.is_visible()
 
 
-def test_speech_and_captions_on_one_page(show, comparison, caption_comparison):
-    page = show(page_of(comparison / "seed-0/dsd", caption_comparison / "seed-0/dsd"))
-    for number, (title, noun) in enumerate((("Dev WER (%)", "utterances"), ("Dev BLEU-4", "images"))):
+def test_images_and_what_each_phase_called_them(show, make_comparison):
+    folder = make_comparison(kind="classification", seeds=[0])
+    run = RunFolder(folder / "seed-0/dsdsd")
+    (run.path / "photos").mkdir()
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(run.path / "photos" / "one.png")
+    rows = [row["id"] for row in read_json_lines(run.hypotheses("Dense Iter 2", "test"))]
+    write_json_lines(run.images, [{"id": id_, "path": "photos/one.png"} for id_ in rows])
+    page = show(page_of(folder))
+    first = page.locator("#cards .card").first
+    assert first.locator("img").evaluate("one => one.decode().then(() => one.naturalWidth)") == 32
+    assert first.locator(".badge").inner_text() == "▲ put right"
+    assert first.locator(".phase .score").all_inner_texts()[:: NUM_PHASES - 1] == ["wrong", "right"]
+    right = first.locator(".reference").inner_text().removeprefix("class ")
+    assert first.locator(".caption").all_inner_texts()[-1] == right == f"class {cards(page)[0][11]}"
+    assert first.locator("mark, svg.bar").count() == 0
+    page.locator("#sort").select_option("loss")
+    wrong = page.locator("#cards .card").first.locator(".phase .score").all_inner_texts()
+    assert wrong[-1] == "wrong"
+
+
+def test_every_kind_on_one_page(show, comparison, caption_comparison, class_comparison):
+    folders = [one / "seed-0/dsd" for one in (comparison, caption_comparison, class_comparison)]
+    page = show(page_of(*folders))
+    kinds = (("Dev WER (%)", "utterances"), ("Dev BLEU-4", "images"), ("Dev Top-1 error (%)", "images"))
+    for number, (title, noun) in enumerate(kinds):
         page.locator("#run").select_option(value=str(number))
         page.wait_for_timeout(500)
         assert page.locator(".double figure:visible figcaption").all_inner_texts() == ["Loss", title]

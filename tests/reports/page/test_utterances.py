@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqdsd.kinds import CAPTIONS, KINDS, SPEECH
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KINDS, SPEECH
 from seqdsd.metrics import wer
 from seqdsd.metrics.bleu import sentence_bleu
 from seqdsd.reports.page.utterances import (
@@ -107,6 +107,15 @@ def test_captions_are_scored_and_marked():
     assert [text.score for text in item.texts] == [sentence_bleu(refs, hyp) for hyp in hyps[:2]]
     assert caption_marks(item, (0, 1, 2)) == ["========", "=+=-====", "======="]
     assert caption_marks(item, (1, 0)) == ["=======", "=+=+===="]
+
+
+def test_classes_are_right_or_wrong_as_a_whole():
+    (item,) = make_items(
+        [[Hypothesis("x", ("ice cream",), hyp)] for hyp in ("ice bear", "ice cream", "ice bear")],
+        kind=CLASSIFICATION,
+    )
+    assert item.texts == (Text("ice bear", "", 1), Text("ice cream", "", 0)) and item.said == (0, 1, 0)
+    assert item.change([(0, 1)]) == 1 and item.change([(0, 2)]) == 0
 
 
 def test_without_references_there_is_no_score():

@@ -329,6 +329,24 @@ def test_an_error_rate_that_its_counts_do_not_make(refusal, split, changes, prob
     assert f"phases.jsonl:2: {split!r}: {problem}; bring the file back" in refusal(damage)
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"top1_error": 0.5}, "'top1_error' is 0.5, but 20 errors in 42 images make"),
+        ({"top1_errors": 21}, "but 21 errors in 42 images make 0.5"),
+        ({"top5_errors": 42}, "but 42 errors in 42 images make 1.0"),
+    ],
+)
+def test_a_classifiers_error_rate_that_its_counts_do_not_make(make_arm, changes, problem):
+    folder = make_arm("run", "baseline", kind="classification")
+    records = folder.read_phases()
+    assert records[0]["test"]["top1_errors"] == 20
+    records[0]["test"].update(changes)
+    folder.write_phases(records)
+    (refused,) = read_runs([folder.path]).refused
+    assert "phases.jsonl:1: 'test': " in refused.message and problem in refused.message
+
+
 def test_an_error_rate_of_no_words(refusal):
     def damage(run: RunFolder) -> None:
         run.write_phases({**one, "dev": {**one["dev"], "ref_words": 0}} for one in run.read_phases())
@@ -416,7 +434,9 @@ def test_empty_hypotheses(refusal):
     assert "dense-iter-1.test.jsonl: empty" in said
 
 
-@pytest.mark.parametrize(("kind", "counted"), [("speech", "utterances"), ("captions", "images")])
+@pytest.mark.parametrize(
+    ("kind", "counted"), [("speech", "utterances"), ("captions", "images"), ("classification", "images")]
+)
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_hypotheses_of_which_some_are_lost(make_arm, kind, counted, split):
     folder = make_arm("run", "dsd", kind=kind)

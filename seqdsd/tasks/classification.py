@@ -1,0 +1,388 @@
+"""Image classification: pixels to a network's input, cross entropy, top-1 and top-5 error.
+
+What varies in training, crops and mirror images, is done on the device, a batch at once. Leaves out which images there
+are (``seqdsd.data.labelled_images``) and the networks (``seqdsd.models.classifiers``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from seqdsd.data.labelled_images import (
+    ImageBatch,
+    ImageBatchSampler,
+    ImageFormat,
+    ImageSource,
+    LabelledImage,
+    draw_variations,
+)
+from seqdsd.engine import Evaluation, Note, Processes
+from seqdsd.models import split_logits
+from seqdsd.records import RunFolderError, write_atomically
+
+AUXILIARY_WEIGHT = 0.3
+"""Of GoogLeNet's auxiliary classifiers in the loss (Szegedy et al. 2015, section 5)."""
+TOP = 5
+CLASSES_FILE = "classes.json"
+
+SAME_CLASS_SHARE = 0.9
+USUAL_EPOCHS = 3
+"""In which a network stops to say the same of every image."""
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's colours, 1 being full brightness: what torchvision's weights expect."""
+_GREY_IMAGENET = ((0.449,), (0.226,))
+
+
+@dataclass(frozen=True)
+class VariationSettings:
+    """Variation of the training images, drawn anew in each epoch; all of it off by default."""
+
+    crop_padding: int = 0
+    """Images are moved up to so many pixels up or down, left or right, over black; 4 is usual for 32 x 32."""
+    flip: bool = False
+    """Every other image is mirrored. Not for digits and letters."""
+    resized_crop: bool = False
+    """A part of random size and proportions is cut out of each image, as usual for photographs."""
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What brings each channel's brightness near mean 0 and deviation 1; full brightness is 1."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.deviation) or not all(one > 0 for one in self.deviation):
+            raise ValueError(
+                f"there must be a mean and a deviation above 0 a channel, got {self.mean}, {self.deviation}"
+            )
+
+    @classmethod
+    def of_imagenet(cls, channels: int) -> Normalisation:
+        """That of photographs."""
+        return cls(*(_IMAGENET if channels == len(_IMAGENET[0]) else _GREY_IMAGENET))
+
+
+class Pixels(nn.Module):
+    """8-bit images to what a network takes; on the images' device."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        super().__init__()
+        mean, deviation = (
+            torch.tensor(one)[:, None, None] for one in (normalisation.mean, normalisation.deviation)
+        )
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", -mean / deviation, persistent=False)
+
+    def forward(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Less the mean and over the deviation of each channel."""
+        return torch.addcmul(self.shift, images.float(), self.scale)
+
+
+class Labeller:
+    """What comes before a classifier, pixels, and after it, the names of classes.
+
+    Attributes:
+        classes: Names of the outputs, in their order.
+        format: What images are brought to.
+        normalisation: Of their brightness.
+        pixels: What applies it.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], image_format: ImageFormat, normalisation: Normalisation
+    ) -> None:
+        self.classes = tuple(classes)
+        self.format = image_format
+        self.normalisation = normalisation
+        self.pixels = Pixels(normalisation)
+
+    @property
+    def num_tops(self) -> int:
+        """How many classes are named of each image."""
+        return min(TOP, len(self.classes))
+
+    @property
+    def signature(self) -> str:
+        """What two scores must have in common to be compared."""
+        one = self.format
+        seen = "centre" if one.resize is None else f"centre of {one.resize}"
+        return f"classes:{len(self.classes)}|images:{one.channels}x{one.height}x{one.width}|seen:{seen}"
+
+    def logits(
+        self, model: nn.Module, images: UInt8[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch classes"], tuple[Float[Tensor, "batch classes"], ...]]:
+        """Logits on the images' device, as float32, and those of auxiliary classifiers, which speak in training."""
+        pixels = self.pixels.to(images.device, non_blocking=True)
+        logits, auxiliary = split_logits(model(pixels(images)))
+        return logits.float(), tuple(one.float() for one in auxiliary)
+
+    def tops(
+        self, logits: Float[Tensor, "batch classes"]
+    ) -> tuple[Float[Tensor, "batch tops"], Int[Tensor, "batch tops"]]:
+        """Probabilities of the likeliest classes, descending, and which they are."""
+        return logits.softmax(1).topk(self.num_tops)
+
+    def said(self, probabilities: Sequence[float], indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The likeliest classes of an image by name."""
+        pairs = zip(probabilities, indices, strict=True)
+        return [{"class": self.classes[index], "probability": round(one, 4)} for one, index in pairs]
+
+    def save(self, folder: Path) -> None:
+        """Write it where ``load`` finds it."""
+        values = {
+            "classes": self.classes,
+            "format": asdict(self.format),
+            "normalisation": asdict(self.normalisation),
+        }
+        text = json.dumps(values, ensure_ascii=False, indent=1)
+        write_atomically(folder / CLASSES_FILE, text + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Labeller:
+        """Read what a run's folder says.
+
+        Raises:
+            RunFolderError: If the file is missing or damaged.
+        """
+        path = folder / CLASSES_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            normalisation = values["normalisation"]
+            if not all(isinstance(name, str) for name in values["classes"]) or not values["classes"]:
+                raise ValueError("classes must be names")
+            return cls(
+                values["classes"],
+                ImageFormat(**values["format"]),
+                Normalisation(tuple(normalisation["mean"]), tuple(normalisation["deviation"])),
+            )
+        except FileNotFoundError:
+            raise RunFolderError(
+                f"{path}: missing, so what the outputs mean is unknown; bring it back"
+            ) from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise RunFolderError(f"{path}: damaged ({error}); bring it back") from error
+
+
+@dataclass
+class ClassificationTask:
+    """The engine's task for an image classifier (see ``seqdsd.engine.Task``)."""
+
+    model: nn.Module
+    labeller: Labeller
+    sources: Mapping[str, ImageSource]
+    """The images of ``train``, ``dev`` and ``test``; or, to be judged alone, of one."""
+    batch_size: int = 128
+    variations: VariationSettings = field(default_factory=VariationSettings)
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over all classes."""
+    seed: int = 0
+    processes: Processes = field(default_factory=Processes)
+    """Each trains on its share of a batch, and evaluates its share of the batches."""
+    accumulate: int = 1
+    """Micro-batches, at most, in which a process computes its share of a batch; batch norm sees one at a time."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What the corpus was read without: to the reason."""
+
+    @property
+    def test_splits(self) -> list[str]:
+        """One test set, or none where the corpus was read without it."""
+        return [split for split in self.sources if split == "test"]
+
+    @property
+    def num_images(self) -> dict[str, int]:
+        """Images of each split."""
+        return {split: len(source.images) for split, source in self.sources.items()}
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """See ``seqdsd.engine.Task``."""
+        found = {
+            f"{split}/{id_}": reason
+            for split, source in self.sources.items()
+            for id_, reason in source.skipped.items()
+        }
+        return {**self.left_out, **found}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the training images' names and classes, and of what they are brought to."""
+        digest = hashlib.blake2b(f"{self.labeller.classes} {self.labeller.format}".encode(), digest_size=16)
+        for image in self.sources["train"].images:
+            digest.update(f"{image.id}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    @cached_property
+    def num_batches(self) -> int:
+        """Batches of an epoch, the same in each."""
+        return len(self._sampler())
+
+    def batches(self, epoch: int, *, first: int) -> Iterator[list[ImageBatch]]:
+        """This process's share of the training batches of an epoch but the ``first`` ones, in micro-batches.
+
+        Raises:
+            BadDataError: If an image cannot be read, unless it is to be skipped.
+        """
+        source = self.sources["train"]
+        drawn = draw_variations(len(source.images), seed=self.seed, epoch=epoch, **asdict(self.variations))
+        plan = [
+            self.processes.micro_batches(one, self.accumulate) for one in self._sampler(epoch, first=first)
+        ]
+        loaded = source.batches([one for micro_batches in plan for one in micro_batches], variations=drawn)
+        for micro_batches in plan:
+            yield [self._not_missed(next(loaded)) for _ in micro_batches]
+
+    def largest_batch(self) -> list[ImageBatch]:
+        """This process's share of a batch as large as any, of black images, in micro-batches."""
+        num_images = len(self.sources["train"].images)
+        size = -(-num_images // self.num_batches)  # batches differ by one image at most
+        return [self._black(len(one)) for one in self.processes.micro_batches(range(size), self.accumulate)]
+
+    def _black(self, count: int) -> ImageBatch:
+        one = self.labeller.format
+        return ImageBatch(
+            ids=tuple(f"black {number}" for number in range(count)),
+            images=torch.zeros(max(1, count), one.channels, one.height, one.width, dtype=torch.uint8),
+            labels=torch.zeros(max(1, count), dtype=torch.long),
+        )
+
+    def _not_missed(self, batch: ImageBatch) -> ImageBatch:
+        """Something to compute on, of several processes, where nothing could be read: the others wait."""
+        return self._black(0) if len(batch) == 0 and self.processes.count > 1 else batch
+
+    def loss(self, model: nn.Module, batch: ImageBatch) -> Float[Tensor, ""]:
+        """Cross entropy an image, of smoothed labels if asked for; 0.3 times that of each auxiliary classifier more."""
+        logits, auxiliary = self.labeller.logits(model, batch.varied())
+        loss = self._cross_entropy(logits, batch)
+        for one in auxiliary:
+            loss = loss + AUXILIARY_WEIGHT * self._cross_entropy(one, batch)
+        return loss
+
+    def _cross_entropy(self, logits: Float[Tensor, "batch classes"], batch: ImageBatch) -> Float[Tensor, ""]:
+        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+
+    @torch.inference_mode()
+    def evaluate(
+        self,
+        model: nn.Module,
+        split: str,
+        device: torch.device,
+        *,
+        after_images: Callable[[int], None] = lambda images: None,
+    ) -> Evaluation:
+        """Classify a split: top-1 and, of more than five classes, top-5 error with their counts; the mean loss.
+
+        Args:
+            model: The task's own, as the engine has wrapped it.
+            split: One of the sources.
+            device: Where the model lies.
+            after_images: Told how many more images are classified, to show progress.
+
+        Raises:
+            BadDataError: If an image cannot be read, unless it is to be skipped.
+            ValueError: If none can.
+        """
+        model.eval()
+        source = self.sources[split]
+        sampler = ImageBatchSampler(len(source.images), batch_size=self.batch_size, shuffled=False)
+        ids: list[str] = []
+        found: list[Float[Tensor, "batch numbers"]] = []
+        total = torch.zeros((), device=device)
+        for batch in source.batches(self.processes.every_nth(list(sampler))):
+            if len(batch):
+                batch = batch.to(device)
+                logits, _ = self.labeller.logits(model, batch.images)
+                total += nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+                ids += batch.ids
+                found.append(torch.column_stack((*self.labeller.tops(logits), batch.labels)))
+                after_images(len(batch))
+        own = torch.cat(found).tolist() if found else []  # one copy of all from the device
+        judged = self.processes.gather(list(zip(ids, own, strict=True)))
+        if not judged:
+            raise ValueError(f"no image of {split} can be read; see what was skipped")
+        loss = float(self.processes.sum_(total)) / len(judged)
+        by_id = dict(judged)
+        rows = [(judged_id(image), by_id[image.id]) for image in source.images if image.id in by_id]
+        return _judged(rows, self.labeller, mean_loss=loss)
+
+    def _sampler(self, epoch: int = 0, *, first: int = 0) -> ImageBatchSampler:
+        return ImageBatchSampler(
+            len(self.sources["train"].images),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            first=first,
+        )
+
+
+def judged_id(image: LabelledImage) -> str:
+    """The image's name in records, with its set's folder: dev and test may have images of the same name."""
+    return Path(*image.path.parts[-1 - len(Path(image.id).parts) :]).as_posix()
+
+
+def _judged(
+    found: Sequence[tuple[str, Sequence[float]]], labeller: Labeller, *, mean_loss: float
+) -> Evaluation:
+    """Of each image its id, the probabilities of its likeliest classes, which they are, and which is right."""
+    count, most = len(found), labeller.num_tops
+    images = [(id_, one[:most], list(map(int, one[most:-1])), int(one[-1])) for id_, one in found]
+    wrong = sum(tops[0] != label for _, _, tops, label in images)
+    metrics: dict[str, Any] = {"top1_error": wrong / count, "top1_errors": wrong}
+    if len(labeller.classes) > TOP:
+        missed = sum(label not in tops for _, _, tops, label in images)
+        metrics |= {"top5_error": missed / count, "top5_errors": missed}
+    rows = [
+        {
+            "id": id_,
+            "ref": labeller.classes[label],
+            "hyp": labeller.classes[tops[0]],
+            f"top{TOP}": labeller.said(probabilities, tops),
+        }
+        for id_, probabilities, tops, label in images
+    ]
+    return Evaluation(
+        loss=mean_loss,
+        score=wrong / count,
+        headline=f"top-1 error {100 * wrong / count:.2f} %",
+        metrics={**metrics, "loss": mean_loss, "images": count, "signature": labeller.signature},
+        hypotheses=rows,
+        notes=_notes(rows),
+    )
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> list[Note]:
+    """Whether anything was learned at all."""
+    (said, count), (_, most) = (Counter(row[key] for row in rows).most_common(1)[0] for key in ("hyp", "ref"))
+    if len(rows) == 1 or count < SAME_CLASS_SHARE * len(rows) or most >= SAME_CLASS_SHARE * len(rows):
+        return []
+    return [
+        Note(
+            "the same of all",
+            f"{count / len(rows):.0%} of the images are taken for {said[:100]!r}. If the training loss still falls, "
+            "train for more epochs (--epochs) or at a higher learning rate (--learning-rates); if it stands, at a "
+            "lower one; if neither helps, see that images lie in the folders of their classes",
+            epochs=USUAL_EPOCHS,
+        )
+    ]
