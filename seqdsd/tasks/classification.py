@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -143,7 +144,9 @@ class Labeller:
         self, logits: Float[Tensor, "batch classes"]
     ) -> tuple[Float[Tensor, "batch tops"], Int[Tensor, "batch tops"]]:
         """Probabilities of the likeliest classes, descending, and which they are."""
-        return logits.softmax(1).topk(self.num_tops)
+        # By the logits: of a network that is sure, all probabilities but the first are 0, and no order is left.
+        indices = logits.topk(self.num_tops).indices
+        return logits.softmax(1).gather(1, indices), indices
 
     def said(self, probabilities: Sequence[float], indices: Sequence[int]) -> list[dict[str, Any]]:
         """The likeliest classes of an image by name."""
@@ -347,8 +350,12 @@ def _judged(
 ) -> Evaluation:
     """Of each image its id, the probabilities of its likeliest classes, which they are, and which is right."""
     count, most = len(found), labeller.num_tops
-    images = [(id_, one[:most], list(map(int, one[most:-1])), int(one[-1])) for id_, one in found]
-    wrong = sum(tops[0] != label for _, _, tops, label in images)
+    images = [
+        # NaN is no answer, and least of all the right one.
+        (id_, one[:most], list(map(int, one[most:-1])) if math.isfinite(one[0]) else [], int(one[-1]))
+        for id_, one in found
+    ]
+    wrong = sum(tops[:1] != [label] for _, _, tops, label in images)
     metrics: dict[str, Any] = {"top1_error": wrong / count, "top1_errors": wrong}
     if len(labeller.classes) > TOP:
         missed = sum(label not in tops for _, _, tops, label in images)
@@ -357,8 +364,8 @@ def _judged(
         {
             "id": id_,
             "ref": labeller.classes[label],
-            "hyp": labeller.classes[tops[0]],
-            f"top{TOP}": labeller.said(probabilities, tops),
+            "hyp": labeller.classes[tops[0]] if tops else "",
+            f"top{TOP}": labeller.said(probabilities, tops) if tops else [],
         }
         for id_, probabilities, tops, label in images
     ]

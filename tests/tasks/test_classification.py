@@ -230,6 +230,22 @@ def test_nan_is_a_loss_and_no_crash(make_task):
     assert math.isnan(evaluation.loss) and evaluation.metrics["images"] == 9
 
 
+def test_nan_is_never_right_nor_among_the_five(make_task):
+    task = make_task()
+    with torch.no_grad():
+        task.model[1].bias[0] = math.nan
+    evaluation = task.evaluate(task.model, "dev", CPU)
+    assert evaluation.metrics["top1_errors"] == evaluation.metrics["top5_errors"] == 9
+    assert all((row["hyp"], row["top5"]) == ("", []) for row in evaluation.hypotheses)
+
+
+def test_the_five_likeliest_are_told_apart_where_their_probabilities_vanish(make_task):
+    logits = torch.tensor([[0.0, 6.0, 2.0, 500.0, 4.0, 5.0, 3.0]])
+    probabilities, indices = make_task().labeller.tops(logits)
+    assert probabilities.tolist() == [[1, 0, 0, 0, 0]]
+    assert indices.tolist() == [[3, 1, 5, 4, 6]]
+
+
 def test_names_tell_sets_apart():
     image = LabelledImage("cat/deep/1.png", Path("/data/x/val/cat/deep/1.png"), 0)
     assert judged_id(image) == "val/cat/deep/1.png"
