@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import resize as scale
 
 from seqdsd.data import BadDataError
 from seqdsd.data.labelled_images import (
@@ -15,6 +16,7 @@ from seqdsd.data.labelled_images import (
     channel_statistics,
     common_format,
     draw_variations,
+    fitted_pixels,
     network_input,
     open_images,
     read_image_corpus,
@@ -168,6 +170,27 @@ def test_other_sizes_are_scaled_and_cut_as_torchvision_does(photograph):
     assert np.array_equal(read_pixels(photograph, ImageFormat(3, 16, 16)), expected)
     assert read_pixels(photograph, ImageFormat(3, 8, 16)).shape == (3, 8, 16)
     assert read_pixels(photograph, ImageFormat(1, 64, 16)).shape == (1, 64, 16)
+
+
+@pytest.mark.parametrize("resize", [None, 20])
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_a_strip_is_not_scaled_to_its_end(resize, is_upright, monkeypatch):
+    """It would become 5 times as high and as long: of a file within the limits, any memory."""
+    scaled = []
+
+    def resized(*args):
+        scaled.append(scale(*args))
+        return scaled[-1]
+
+    monkeypatch.setattr(module.functional, "resize", resized)
+    pixels = np.zeros((4, 40_000, 3), np.uint8)
+    pixels[:, 20_000:] = 255
+    strip = Image.fromarray(pixels.swapaxes(0, 1).copy() if is_upright else pixels)
+    fitted = fitted_pixels(strip, ImageFormat(3, 16, 16, resize))[0]
+    (one,) = scaled
+    assert max(one.size) <= 16 * 20 and fitted.shape == (16, 16)
+    seen = fitted.T if is_upright else fitted
+    assert (seen[:, :6] == 0).all() and (seen[:, -6:] == 255).all()
 
 
 def test_random_parts_are_those_of_torchvision_and_of_the_seed_alone(photograph):
