@@ -108,8 +108,8 @@ def _torchvision(name: str, smallest: int, **options: Any) -> Classifier:
     )
 
 
-# Where there are batch norms, smaller images would come to one pixel before the last of them: of a single image, nothing
-# to take statistics of.
+# Where there are batch norms, smaller images would come to one pixel before the last of them: of a single image,
+# nothing to take statistics of.
 CLASSIFIERS: Mapping[str, Classifier] = {
     "resnet8": _small_resnet(8),
     "resnet20": _small_resnet(20),

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from seqdsd.data.labelled_images import (
     HeldImages,
     ImageFormat,
     LabelledImage,
-    network_input,
     read_image_corpus,
 )
 from seqdsd.engine import Processes, Task
@@ -72,10 +72,11 @@ def by_hand(task: ClassificationTask, pixels: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
 
 
-def test_pixels_are_normalised_as_in_a_notebook(make_task):
+def test_pixels_are_normalised_as_torchvision_does(make_task):
     labeller, pixels = make_task().labeller, source("dev").pixels
-    expected = network_input(pixels, mean=labeller.normalisation.mean, std=labeller.normalisation.deviation)
-    torch.testing.assert_close(labeller.pixels(pixels), expected)
+    normalise = v2.Normalize(labeller.normalisation.mean, labeller.normalisation.deviation)
+    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), normalise])
+    torch.testing.assert_close(labeller.pixels(pixels), oracle(pixels))
 
 
 def test_it_is_a_task(make_task):

@@ -132,7 +132,7 @@ def common_format(images: ImageSet) -> ImageFormat | None:
 
 
 def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, where 1 is full brightness: what ``network_input`` takes.
+    """Mean and deviation of each channel, where 1 is full brightness.
 
     Of 10,000 images at most, spread over the classes. A channel of one value has the deviation of one 8-bit step.
     """

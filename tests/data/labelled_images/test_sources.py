@@ -17,7 +17,6 @@ from seqdsd.data.labelled_images import (
     common_format,
     draw_variations,
     fitted_pixels,
-    network_input,
     open_images,
     read_image_corpus,
     read_pixels,
@@ -218,7 +217,7 @@ def test_random_parts_change_from_epoch_to_epoch_and_not_with_workers(train):
 def test_channel_statistics(train):
     source = HeldImages.read(train, SMALL)
     mean, std = channel_statistics(source)
-    normalised = network_input(source.pixels, mean=mean, std=std)
+    normalised = v2.Normalize(mean, std)(source.pixels / 255)
     assert torch.allclose(normalised.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(normalised.square().mean((0, 2, 3)), torch.ones(3), atol=1e-4)
     black = HeldImages(SMALL, source.images, torch.zeros_like(source.pixels), source.labels)
