@@ -34,7 +34,7 @@ from seqdsd.engine import NesterovSettings
 from seqdsd.engine.loop import LossMeter, train_epoch
 from seqdsd.models import CLASSIFIERS, make_classifier, split_logits
 from seqdsd.sparsity import VISION_RULES, MaskSet, resolve
-from seqdsd.tasks.classification import AUXILIARY_WEIGHT, ClassificationTask, Labeller, Normalisation
+from seqdsd.tasks.classification import AUXILIARY_WEIGHT, IMAGENET, ClassificationTask, Labeller
 
 SETTINGS = NesterovSettings(momentum=0.9, weight_decay=1e-4)
 LEARNING_RATE = 1e-3
@@ -77,7 +77,7 @@ def make_task(config: Config) -> ClassificationTask:
     torch.manual_seed(0)
     return ClassificationTask(
         model=make_classifier(config.network, num_classes=10),
-        labeller=Labeller("abcdefghij", image_format, Normalisation.of_imagenet(3)),
+        labeller=Labeller("abcdefghij", image_format, IMAGENET),
         sources={"train": held},
         batch_size=config.batch_size,
     )

@@ -41,10 +41,6 @@ SAME_CLASS_SHARE = 0.9
 USUAL_EPOCHS = 3
 """In which a network stops to say the same of every image."""
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's colours, 1 being full brightness: what torchvision's weights expect."""
-_GREY_IMAGENET = ((0.449,), (0.226,))
-
 
 @dataclass(frozen=True)
 class VariationSettings:
@@ -75,10 +71,9 @@ class Normalisation:
                 f"there must be a mean and a deviation above 0 a channel, got {self.mean}, {self.deviation}"
             )
 
-    @classmethod
-    def of_imagenet(cls, channels: int) -> Normalisation:
-        """That of photographs."""
-        return cls(*(_IMAGENET if channels == len(_IMAGENET[0]) else _GREY_IMAGENET))
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of ImageNet's colours: what torchvision's weights expect."""
 
 
 class Pixels(nn.Module):
