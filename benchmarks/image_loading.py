@@ -31,8 +31,8 @@ from seqdsd.data.labelled_images import (
     ImageBatchSampler,
     ImageFormat,
     LabelledImage,
-    network_input,
 )
+from seqdsd.tasks.classification import Normalisation, Pixels
 
 MEAN, STD = (0.1307,), (0.3081,)
 
@@ -73,12 +73,12 @@ def our_batches(dataset: MNIST, settings: Settings) -> Batches:
         LabelledImage(f"{index:05d}", Path(), int(label)) for index, label in enumerate(dataset.targets)
     ]
     held = HeldImages(ImageFormat(1, 28, 28), images, dataset.data[:, None], dataset.targets)
-    epochs = count()
+    epochs, pixels = count(), Pixels(Normalisation(MEAN, STD))
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         sampler = ImageBatchSampler(len(images), batch_size=settings.batch_size, epoch=next(epochs))
         for batch in held.batches(sampler):
-            yield network_input(batch.images, mean=MEAN, std=STD), batch.labels
+            yield pixels(batch.images), batch.labels
 
     return batches
 

@@ -26,14 +26,15 @@ from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torchvision.transforms.v2 import functional
 
 from benchmarks.timing import Ratio, seconds_in_turns
-from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage, network_input
+from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage
 from seqdsd.engine import NesterovSettings
 from seqdsd.engine.loop import LossMeter, train_epoch
 from seqdsd.models import CLASSIFIERS, make_classifier, split_logits
 from seqdsd.sparsity import VISION_RULES, MaskSet, resolve
-from seqdsd.tasks.classification import AUXILIARY_WEIGHT, ClassificationTask, Labeller, Normalisation
+from seqdsd.tasks.classification import AUXILIARY_WEIGHT, IMAGENET, ClassificationTask, Labeller
 
 SETTINGS = NesterovSettings(momentum=0.9, weight_decay=1e-4)
 LEARNING_RATE = 1e-3
@@ -76,7 +77,7 @@ def make_task(config: Config) -> ClassificationTask:
     torch.manual_seed(0)
     return ClassificationTask(
         model=make_classifier(config.network, num_classes=10),
-        labeller=Labeller("abcdefghij", image_format, Normalisation.of_imagenet(3)),
+        labeller=Labeller("abcdefghij", image_format, IMAGENET),
         sources={"train": held},
         batch_size=config.batch_size,
     )
@@ -121,7 +122,10 @@ def plain_epoch(config: Config) -> Callable[[], None]:
         for (batch,) in task.batches(next(epochs), first=0):
             images = batch.images.to(device, non_blocking=True)
             labels = batch.labels.to(device, non_blocking=True)
-            inputs = network_input(images, mean=normalisation.mean, std=normalisation.deviation)
+            scaled = functional.to_dtype(images, torch.float32, scale=True)
+            inputs = functional.normalize(
+                scaled, list(normalisation.mean), list(normalisation.deviation), inplace=True
+            )
             is_mixed = config.precision != "32-true"
             with torch.autocast(config.device, torch.bfloat16) if is_mixed else nullcontext():
                 logits, auxiliary = split_logits(model(inputs))

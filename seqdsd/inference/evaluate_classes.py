@@ -45,6 +45,10 @@ class EvaluateClasses(Evaluate):
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Images at once; bounds memory. By default the run's own."""
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
 
 def score_classes(trained: TrainedClassifier, asked: EvaluateClasses, console: Console) -> Scores:
     """Score an image classifier on a split.

@@ -93,7 +93,7 @@ def _small_resnet(depth: int) -> Classifier:
     def build(*, num_classes: int, channels: int, image_size: int, hidden_size: int) -> nn.Module:
         return SmallResNet(depth=depth, num_classes=num_classes, channels=channels, width=hidden_size)
 
-    return Classifier(build, image_size=32, smallest=4, hidden_size=16)
+    return Classifier(build, image_size=32, smallest=5, hidden_size=16)
 
 
 def _torchvision(name: str, smallest: int, **options: Any) -> Classifier:
@@ -108,6 +108,8 @@ def _torchvision(name: str, smallest: int, **options: Any) -> Classifier:
     )
 
 
+# Where there are batch norms, smaller images would come to one pixel before the last of them: of a single image,
+# nothing to take statistics of.
 CLASSIFIERS: Mapping[str, Classifier] = {
     "resnet8": _small_resnet(8),
     "resnet20": _small_resnet(20),
@@ -118,9 +120,8 @@ CLASSIFIERS: Mapping[str, Classifier] = {
     "lenet300": Classifier(LeNet300100, image_size=28, hidden_size=300),
     # With its auxiliary classifiers, which the paper's 13 million parameters count: they are trained and pruned like
     # the rest, and only what they say is thrown away. transform_input: what torchvision's weights expect.
-    "googlenet": _torchvision("googlenet", 15, aux_logits=True, init_weights=True, transform_input=True),
+    "googlenet": _torchvision("googlenet", 47, aux_logits=True, init_weights=True, transform_input=True),
     "vgg16": _torchvision("vgg16", 32),
-    # 33: at 32 the last norms see one pixel an image, of a single image nothing to take statistics of.
     "resnet18": _torchvision("resnet18", 33),
     "resnet50": _torchvision("resnet50", 33),
     "alexnet": _torchvision("alexnet", 63),

@@ -12,7 +12,7 @@ class SmallResNet(nn.Module):
     """A convolution, three stages of basic blocks (each half the size and twice the channels), pooling, one layer.
 
     ``depth`` = 6 n + 2 layers with n blocks a stage: ResNet-20 has 269,722 parameters for 10 classes of colour images,
-    ResNet-56 853,018. Images may be of any size from 4 x 4 on.
+    ResNet-56 853,018. Images may be of any size from 5 x 5 on.
 
     Args:
         depth: Layers with weights: 8, 14, 20 …

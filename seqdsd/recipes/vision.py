@@ -53,6 +53,7 @@ from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import VISION_RULES
 from seqdsd.sparsity.schedule import RESNET20_EPOCHS, RESNET20_LEARNING_RATES, RESNET20_SPARSITIES
 from seqdsd.tasks.classification import (
+    IMAGENET,
     ClassificationTask,
     Labeller,
     Normalisation,
@@ -268,7 +269,7 @@ def read_corpus(config: Config) -> ImageCorpus:
 
 
 def make_format(config: Config, corpus: ImageCorpus) -> ImageFormat:
-    """What images are brought to: grey where all are, if the network takes such, else coloured."""
+    """What images are brought to: grey where all are, and of one size, if the network takes such; else coloured."""
     if CLASSIFIERS[config.network].channels is not None:
         return config.image_format(COLOURS)
     common = common_format(corpus.train)
@@ -305,7 +306,7 @@ def _open(corpus: ImageCorpus, split: str, image_format: ImageFormat, config: Co
 def _normalisation(config: Config, train: ImageSource) -> Normalisation:
     """That of the training images; where torchvision has weights, what these expect."""
     if CLASSIFIERS[config.network].has_published_weights:
-        return Normalisation.of_imagenet(train.format.channels)
+        return IMAGENET
     return Normalisation(*channel_statistics(train))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,10 +41,6 @@ SAME_CLASS_SHARE = 0.9
 USUAL_EPOCHS = 3
 """In which a network stops to say the same of every image."""
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of ImageNet's colours, 1 being full brightness: what torchvision's weights expect."""
-_GREY_IMAGENET = ((0.449,), (0.226,))
-
 
 @dataclass(frozen=True)
 class VariationSettings:
@@ -74,10 +71,9 @@ class Normalisation:
                 f"there must be a mean and a deviation above 0 a channel, got {self.mean}, {self.deviation}"
             )
 
-    @classmethod
-    def of_imagenet(cls, channels: int) -> Normalisation:
-        """That of photographs."""
-        return cls(*(_IMAGENET if channels == len(_IMAGENET[0]) else _GREY_IMAGENET))
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of ImageNet's colours: what torchvision's weights expect."""
 
 
 class Pixels(nn.Module):
@@ -143,7 +139,9 @@ class Labeller:
         self, logits: Float[Tensor, "batch classes"]
     ) -> tuple[Float[Tensor, "batch tops"], Int[Tensor, "batch tops"]]:
         """Probabilities of the likeliest classes, descending, and which they are."""
-        return logits.softmax(1).topk(self.num_tops)
+        # By the logits: of a network that is sure, all probabilities but the first are 0, and no order is left.
+        indices = logits.topk(self.num_tops).indices
+        return logits.softmax(1).gather(1, indices), indices
 
     def said(self, probabilities: Sequence[float], indices: Sequence[int]) -> list[dict[str, Any]]:
         """The likeliest classes of an image by name."""
@@ -347,8 +345,12 @@ def _judged(
 ) -> Evaluation:
     """Of each image its id, the probabilities of its likeliest classes, which they are, and which is right."""
     count, most = len(found), labeller.num_tops
-    images = [(id_, one[:most], list(map(int, one[most:-1])), int(one[-1])) for id_, one in found]
-    wrong = sum(tops[0] != label for _, _, tops, label in images)
+    images = [
+        # NaN is no answer, and least of all the right one.
+        (id_, one[:most], list(map(int, one[most:-1])) if math.isfinite(one[0]) else [], int(one[-1]))
+        for id_, one in found
+    ]
+    wrong = sum(tops[:1] != [label] for _, _, tops, label in images)
     metrics: dict[str, Any] = {"top1_error": wrong / count, "top1_errors": wrong}
     if len(labeller.classes) > TOP:
         missed = sum(label not in tops for _, _, tops, label in images)
@@ -357,8 +359,8 @@ def _judged(
         {
             "id": id_,
             "ref": labeller.classes[label],
-            "hyp": labeller.classes[tops[0]],
-            f"top{TOP}": labeller.said(probabilities, tops),
+            "hyp": labeller.classes[tops[0]] if tops else "",
+            f"top{TOP}": labeller.said(probabilities, tops) if tops else [],
         }
         for id_, probabilities, tops, label in images
     ]

@@ -17,7 +17,7 @@ from seqdsd.data import CaptionCorpus, CaptionedImage, read_corpus
 from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk, make_classifier
 from seqdsd.tasks import BatchSettings, CaptionTask, DecodingSettings, Recogniser, SpeechTask
-from seqdsd.tasks.classification import ClassificationTask, Labeller, Normalisation
+from seqdsd.tasks.classification import IMAGENET, ClassificationTask, Labeller
 from seqdsd.text import CharacterTokenizer, WordVocabulary
 from seqdsd.vision import ImageFeatures
 
@@ -122,7 +122,7 @@ def make_class_task() -> Callable[..., ClassificationTask]:
             sources[split] = HeldImages(image_format, images, pixels, torch.from_numpy(labels))
         torch.manual_seed(0)
         model = make_classifier(network, num_classes=len(classes), image_size=side)
-        labeller = Labeller(classes, image_format, Normalisation.of_imagenet(3))
+        labeller = Labeller(classes, image_format, IMAGENET)
         return ClassificationTask(model, labeller, sources, batch_size=8, **options)
 
     return make

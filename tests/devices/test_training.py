@@ -131,7 +131,7 @@ def test_classifiers_train_as_on_the_cpu_under_masks_and_with_variations(make_cl
 
 def test_auxiliary_classifiers_on_the_device(make_class_task):
     """Dropout draws other numbers there; it must only run."""
-    trained = train(make_class_task("googlenet", side=15), OPTIMIZERS["nesterov"], "cuda")
+    trained = train(make_class_task("googlenet", side=47), OPTIMIZERS["nesterov"], "cuda")
     assert trained.meter.steps == 2 and math.isfinite(trained.meter.mean)
     assert trained.waits == [READ]
 

@@ -140,6 +140,12 @@ def test_scores_are_the_runs_own(class_run, phase, split, tmp_path, capsys):
     }
 
 
+def test_a_batch_of_no_image_is_refused(class_run, capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(class_run.path), "--batch-size", "0", *ON_CPU])
+    assert "batch_size must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_the_table_has_both_errors_with_their_counts(class_run, capsys):
     out = printed(capsys, "evaluate", class_run.path, *ON_CPU)
     own = seqdsd.load(class_run.path, device="cpu").phase["test"]

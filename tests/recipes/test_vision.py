@@ -207,7 +207,7 @@ def test_an_image_that_cannot_be_read_is_named_or_skipped(tiny_vision, classes, 
     [
         ({"network": "resnet19"}, "no network 'resnet19'; choose one of resnet8"),
         ({"network": "vgg16", "hidden_size": 8}, "vgg16 is of one size"),
-        ({"images": vision.ImageSettings(size=3)}, "resnet20 takes images of side 4 or more, got 3"),
+        ({"images": vision.ImageSettings(size=3)}, "resnet20 takes images of side 5 or more, got 3"),
         ({"images": vision.ImageSettings(size=32, resize=20)}, "resize must be at least 32"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"hidden_size": 0}, "hidden_size must be at least 1"),

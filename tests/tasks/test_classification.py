@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from seqdsd.data.labelled_images import (
     HeldImages,
     ImageFormat,
     LabelledImage,
-    network_input,
     read_image_corpus,
 )
 from seqdsd.engine import Processes, Task
@@ -72,10 +72,11 @@ def by_hand(task: ClassificationTask, pixels: np.ndarray) -> np.ndarray:
     return logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
 
 
-def test_pixels_are_normalised_as_in_a_notebook(make_task):
+def test_pixels_are_normalised_as_torchvision_does(make_task):
     labeller, pixels = make_task().labeller, source("dev").pixels
-    expected = network_input(pixels, mean=labeller.normalisation.mean, std=labeller.normalisation.deviation)
-    torch.testing.assert_close(labeller.pixels(pixels), expected)
+    normalise = v2.Normalize(labeller.normalisation.mean, labeller.normalisation.deviation)
+    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), normalise])
+    torch.testing.assert_close(labeller.pixels(pixels), oracle(pixels))
 
 
 def test_it_is_a_task(make_task):
@@ -228,6 +229,22 @@ def test_nan_is_a_loss_and_no_crash(make_task):
         task.model[1].weight[0, 0] = math.nan
     evaluation = task.evaluate(task.model, "dev", CPU)
     assert math.isnan(evaluation.loss) and evaluation.metrics["images"] == 9
+
+
+def test_nan_is_never_right_nor_among_the_five(make_task):
+    task = make_task()
+    with torch.no_grad():
+        task.model[1].bias[0] = math.nan
+    evaluation = task.evaluate(task.model, "dev", CPU)
+    assert evaluation.metrics["top1_errors"] == evaluation.metrics["top5_errors"] == 9
+    assert all((row["hyp"], row["top5"]) == ("", []) for row in evaluation.hypotheses)
+
+
+def test_the_five_likeliest_are_told_apart_where_their_probabilities_vanish(make_task):
+    logits = torch.tensor([[0.0, 6.0, 2.0, 500.0, 4.0, 5.0, 3.0]])
+    probabilities, indices = make_task().labeller.tops(logits)
+    assert probabilities.tolist() == [[1, 0, 0, 0, 0]]
+    assert indices.tolist() == [[3, 1, 5, 4, 6]]
 
 
 def test_names_tell_sets_apart():

@@ -22,7 +22,7 @@ from seqdsd.data.labelled_images.sources import (
     open_images,
     read_pixels,
 )
-from seqdsd.data.labelled_images.variation import Variations, draw_variations, network_input, vary
+from seqdsd.data.labelled_images.variation import Variations, draw_variations, vary
 
 __all__ = [
     "HeldImages",
@@ -39,7 +39,6 @@ __all__ = [
     "common_format",
     "draw_variations",
     "fitted_pixels",
-    "network_input",
     "open_images",
     "read_image_corpus",
     "read_image_set",

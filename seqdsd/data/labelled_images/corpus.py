@@ -170,11 +170,20 @@ class _Listing:
             loose = next((one.name for one in entries if _is_image(one.name)), None)
             what = "no class folder is there" + (f", but images such as {printable(loose)}" if loose else "")
             raise BadDataError(f"{folder}: {what}. {_LAYOUT}")
-        found = {one.name: _images_below(Path(one.path), one.name) for one in class_folders}
+        found = {one.name: self._nameable(_images_below(Path(one.path), one.name)) for one in class_folders}
         for name in [name for name, images in found.items() if not images]:
             self._refuse(folder / name, "holds no image", "Put its images there, or remove the folder")
             del found[name]
         return found
+
+    def _nameable(self, images: Sequence[LabelledImage]) -> list[LabelledImage]:
+        """Those whose names can be written down, in records and pages."""
+        good = [image for image in images if _is_unicode(image.id)]
+        if len(good) < len(images):
+            bad = next(image for image in images if not _is_unicode(image.id))
+            count = len(images) - len(good)
+            self._refuse(bad.path, f"a name that is not UTF-8, one of {count} in its class", "Rename them")
+        return good
 
     def compare_classes(
         self, split: str, of_class: Mapping[str, Sequence[LabelledImage]], classes: Sequence[str]
@@ -201,7 +210,7 @@ class _Listing:
         if self._on_bad_data == "error":
             raise BadDataError(f"{message} (or --on-bad-data skip)")
         log.warning("skipped: %s", message)
-        self.skipped[" ".join([str(path.relative_to(self._folder)), key]).strip()] = message
+        self.skipped[" ".join([printable(str(path.relative_to(self._folder))), key]).strip()] = message
 
 
 def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
@@ -211,6 +220,10 @@ def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(parent, folder)
+        linked = (
+            name for name in folders if os.path.islink(os.path.join(parent, name))
+        )  # may lead in circles
+        others += [f"{name}/" if below == "." else f"{below}/{name}/" for name in linked]
         for name in sorted(name for name in names if not name.startswith(".")):
             inner = name if below == "." else f"{below}/{name}"
             if _is_image(name):
@@ -218,7 +231,9 @@ def _images_below(folder: Path, class_name: str) -> list[LabelledImage]:
             else:
                 others.append(inner)
     if others:
-        log.warning("%s: %d files are not used: %s", folder, len(others), _counted(others))
+        log.warning(
+            "%s: %d files or links to folders are not used: %s", folder, len(others), _counted(others)
+        )
     return images
 
 
@@ -236,6 +251,10 @@ def _image_set(classes: tuple[str, ...], of_class: Mapping[str, Sequence[Labelle
             for image in of_class.get(name, ())
         ),
     )
+
+
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= one <= "\udfff" for one in name)
 
 
 def _is_image(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,10 +36,12 @@ from seqdsd.images import ImageError, read_image
 HELD_BYTES = 2 * 2**30
 """Sets of no more bytes are held in memory, unless parts of random size are to be cut out of their images."""
 
+_STRIP = 16
+"""An image that is so many times as long as wide is a strip."""
 _MEASURED = 100
 _COUNTED = 10_000
 _HELD_FILE = "images.safetensors"
-_HELD_VERSION = 1  # raise it with any change that changes pixels
+_HELD_VERSION = 2  # raise it with any change that changes pixels
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +132,7 @@ def common_format(images: ImageSet) -> ImageFormat | None:
 
 
 def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel, where 1 is full brightness: what ``network_input`` takes.
+    """Mean and deviation of each channel, where 1 is full brightness.
 
     Of 10,000 images at most, spread over the classes. A channel of one value has the deviation of one 8-bit step.
     """
@@ -441,6 +444,7 @@ def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     size = (image_format.height, image_format.width)
     if image.size == size[::-1]:
         return image
+    image = _not_too_long(image, size)
     if image_format.resize is not None:
         scaled = functional.resize(image, image_format.resize)
     else:
@@ -449,6 +453,14 @@ def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
             image, [max(1, round(side * scale)) for side in (image.height, image.width)]
         )
     return functional.center_crop(scaled, list(size))
+
+
+def _not_too_long(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of a strip, with all that is cut out of it in the end: scaled as a whole it could need any memory."""
+    longest = math.ceil(_STRIP * min(image.size) * max(size) / min(size))
+    if max(image.size) <= longest:
+        return image
+    return functional.center_crop(image, [min(side, longest) for side in (image.height, image.width)])
 
 
 def _skip_or_raise(problem: ImageError | str, on_bad_data: OnBadData) -> None:

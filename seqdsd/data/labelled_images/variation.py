@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -95,11 +95,3 @@ def vary(
         images = parts[torch.arange(len(images), device=images.device), :, top, left]
     flipped = functional.horizontal_flip(images)
     return torch.where(variations.is_flipped[:, None, None, None], flipped, images)
-
-
-def network_input(
-    images: UInt8[Tensor, "batch channels height width"], *, mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "batch channels height width"]:
-    """8-bit images as a network takes them: in [0, 1], less the mean and over the deviation of each channel."""
-    scaled = functional.to_dtype(images, torch.float32, scale=True)
-    return functional.normalize(scaled, mean=list(mean), std=list(std), inplace=True)

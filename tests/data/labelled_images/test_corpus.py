@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 
@@ -99,4 +100,23 @@ def test_nothing_left(make_images):
 def test_other_files_are_mentioned(corpus_folder, caplog):
     (corpus_folder / "train" / "cat" / "labels.csv").write_text("")
     assert len(read_image_corpus(corpus_folder).train) == 6
-    assert "1 files are not used: labels.csv" in caplog.text
+    assert "1 files or links to folders are not used: labels.csv" in caplog.text
+
+
+def test_a_folder_that_a_link_leads_to_is_mentioned(corpus_folder, tmp_path, caplog):
+    (corpus_folder / "train" / "cat" / "more").symlink_to(corpus_folder / "dev" / "cat")
+    (corpus_folder / "train" / "cow").symlink_to(corpus_folder / "dev" / "cat")  # a class may be one
+    (corpus_folder / "dev" / "cow").symlink_to(corpus_folder / "dev" / "cat")
+    (corpus_folder / "test" / "cow").symlink_to(corpus_folder / "dev" / "cat")
+    assert len(read_image_corpus(corpus_folder).train) == 8
+    assert "not used: more/" in caplog.text
+
+
+def test_names_that_cannot_be_written_down(corpus_folder):
+    cat = corpus_folder / "train" / "cat"
+    (cat / "0.png").rename(cat / os.fsdecode(b"caf\xe9.png"))
+    refused(
+        corpus_folder, r"train/cat/caf\\udce9.png: a name that is not UTF-8, one of 1 in its class. Rename"
+    )
+    corpus = read_image_corpus(corpus_folder, on_bad_data="skip")
+    assert len(corpus.train) == 5 and list(corpus.skipped) == [r"train/cat/caf\udce9.png"]

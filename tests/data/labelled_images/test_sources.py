@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import resize as scale
 
 from seqdsd.data import BadDataError
 from seqdsd.data.labelled_images import (
@@ -15,7 +16,7 @@ from seqdsd.data.labelled_images import (
     channel_statistics,
     common_format,
     draw_variations,
-    network_input,
+    fitted_pixels,
     open_images,
     read_image_corpus,
     read_pixels,
@@ -170,6 +171,27 @@ def test_other_sizes_are_scaled_and_cut_as_torchvision_does(photograph):
     assert read_pixels(photograph, ImageFormat(1, 64, 16)).shape == (1, 64, 16)
 
 
+@pytest.mark.parametrize("resize", [None, 20])
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_a_strip_is_not_scaled_to_its_end(resize, is_upright, monkeypatch):
+    """It would become 5 times as high and as long: of a file within the limits, any memory."""
+    scaled = []
+
+    def resized(*args):
+        scaled.append(scale(*args))
+        return scaled[-1]
+
+    monkeypatch.setattr(module.functional, "resize", resized)
+    pixels = np.zeros((4, 40_000, 3), np.uint8)
+    pixels[:, 20_000:] = 255
+    strip = Image.fromarray(pixels.swapaxes(0, 1).copy() if is_upright else pixels)
+    fitted = fitted_pixels(strip, ImageFormat(3, 16, 16, resize))[0]
+    (one,) = scaled
+    assert max(one.size) <= 16 * 20 and fitted.shape == (16, 16)
+    seen = fitted.T if is_upright else fitted
+    assert (seen[:, :6] == 0).all() and (seen[:, -6:] == 255).all()
+
+
 def test_random_parts_are_those_of_torchvision_and_of_the_seed_alone(photograph):
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -195,7 +217,7 @@ def test_random_parts_change_from_epoch_to_epoch_and_not_with_workers(train):
 def test_channel_statistics(train):
     source = HeldImages.read(train, SMALL)
     mean, std = channel_statistics(source)
-    normalised = network_input(source.pixels, mean=mean, std=std)
+    normalised = v2.Normalize(mean, std)(source.pixels / 255)
     assert torch.allclose(normalised.mean((0, 2, 3)), torch.zeros(3), atol=1e-5)
     assert torch.allclose(normalised.square().mean((0, 2, 3)), torch.ones(3), atol=1e-4)
     black = HeldImages(SMALL, source.images, torch.zeros_like(source.pixels), source.labels)

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from seqdsd.data.labelled_images import draw_variations, network_input, vary
+from seqdsd.data.labelled_images import draw_variations, vary
 
 
 @pytest.fixture
@@ -59,14 +58,6 @@ def test_nothing_is_drawn_from_the_global_generator(images):
     before = torch.get_rng_state()
     vary(images, draw_variations(64, seed=0, epoch=0, crop_padding=4, flip=True))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_network_input_is_that_of_torchvision(images):
-    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
-    oracle = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-    given = images.clone()
-    assert torch.equal(network_input(images, mean=mean, std=std), oracle(given))
-    assert torch.equal(images, given)
 
 
 @pytest.mark.gpu
