@@ -98,7 +98,8 @@ class GivenWeights:
         if problems:
             raise CheckpointError(
                 f"{self.path}: not the weights of this network ({'; '.join(problems)}); set the network as it was when "
-                "they were trained (--hidden-size, --network.*, --features.*; --dry-run shows it), or take others"
+                "they were trained (--hidden-size, --network.*, --features.*, data of as many classes; --dry-run shows "
+                "it), or take others"
             )
         as_own = {name: one.to(own[name].dtype) for name, one in found.items()}  # where 1e300 is infinite
         if bad := next((name for name, one in as_own.items() if not bool(one.isfinite().all())), None):
