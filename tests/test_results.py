@@ -73,8 +73,20 @@ def with_refs(rows: list[dict], corpus: str) -> list[dict]:
     return [{**row, "refs": refs[row["id"]]} for row in rows]
 
 
+def check_wrong_images(run: RunFolder, wrong: Path) -> None:
+    """Of classifiers what was kept are the images that the last phase took for something else."""
+    rows, test = read_rows(wrong), run.read_phases()[-1]["test"]
+    assert all(row["hyp"] == row["top5"][0] != row["ref"] for row in rows)
+    assert len({row["id"] for row in rows}) == len(rows) == test["top1_errors"]
+    assert sum(row["ref"] not in row["top5"] for row in rows) == test["top5_errors"]
+    assert test["top1_error"] == test["top1_errors"] / test["images"]
+
+
 def check_hypotheses(run: RunFolder, corpus: str) -> None:
     """Of every phase whose hypotheses were kept; of comparisons' runs those of the last were."""
+    if (wrong := run.path / "wrong.jsonl").is_file():
+        check_wrong_images(run, wrong)
+        return
     for record in run.read_phases():
         path = run.hypotheses(record["name"], "test")
         if path.is_file():
