@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import out_of_the_box
 from seqdsd.data import read_captions
-from seqdsd.metrics import bleu, cider_d, rouge_l, wer
+from seqdsd.metrics import bleu, cider_d, mcnemar, rouge_l, wer
 from seqdsd.records import RunFolder, slug, write_json_lines
 from seqdsd.reports import phase_markdown
 from seqdsd.reports.comparison.arms import compare_runs
@@ -80,6 +80,22 @@ def check_wrong_images(run: RunFolder, wrong: Path) -> None:
     assert len({row["id"] for row in rows}) == len(rows) == test["top1_errors"]
     assert sum(row["ref"] not in row["top5"] for row in rows) == test["top5_errors"]
     assert test["top1_error"] == test["top1_errors"] / test["images"]
+
+
+def test_mcnemars_test_of_cifar10_is_that_of_the_wrong_images():
+    before, after = (
+        {row["id"]: row for row in read_rows(RECIPES / "cifar10" / "records" / name / "wrong.jsonl")}
+        for name in ("resnet8-dsd", "resnet8-llr")
+    )
+    rows = {**before, **after}  # images that both have right say nothing
+    refs = [row["ref"] for row in rows.values()]
+    found = mcnemar(
+        refs,
+        *([one.get(id_, {"hyp": row["ref"]})["hyp"] for id_, row in rows.items()] for one in (before, after)),
+    )
+    said = f"({found.only_after} and {found.only_before} that the other has right; "
+    said += f"McNemar's exact test: p = {found.p_value:.3f}"
+    assert said in (RECIPES / "cifar10" / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def check_hypotheses(run: RunFolder, corpus: str) -> None:
