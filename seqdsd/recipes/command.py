@@ -20,7 +20,7 @@ from seqdsd.config import ConfigError, kinds, of_kind, read_config, read_provena
 from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
-from seqdsd.recipes.fitting import Fitted
+from seqdsd.recipes.fitting import Fitted, Planned
 from seqdsd.recipes.start_weights import with_network_of
 from seqdsd.records import RunFolder, checked_provenance
 
@@ -65,7 +65,7 @@ def parse_command(
     prog: str,
     description: str,
     without_data: Callable[[], ConfigT],
-    with_data: Callable[[Path, OnBadData], Fitted] | None = None,
+    with_data: Callable[[Path, OnBadData, Planned], Fitted] | None = None,
     chosen_before: Path | None = None,
     recipe: str | None = None,
     argv: Sequence[str] | None = None,
@@ -83,7 +83,8 @@ def parse_command(
         prog: How the recipe is started.
         description: For ``--help``.
         without_data: Settings to begin with where neither ``--data`` nor the file names a corpus.
-        with_data: Settings that fit the corpus in a folder; by default the class's own.
+        with_data: Settings that fit the corpus in a folder and a training of so many rounds and epochs; by default the
+            class's own.
         chosen_before: File of those that ``with_data`` chose once, read in its place: the corpus may have changed.
         recipe: Its name: a run of another is not gone on with.
         argv: For tests; the process's own by default.
@@ -97,6 +98,8 @@ def parse_command(
     for flag in ("--config", "--data", "--out"):
         first_look.add_argument(flag, type=Path)
     first_look.add_argument("--start-weights", "--start_weights", "--weights", type=Path)
+    first_look.add_argument("--iters")
+    first_look.add_argument("--epochs", nargs="*", default=[])
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
     first_look.add_argument("--resume", action="store_true")
@@ -121,7 +124,7 @@ def parse_command(
         base = read_config(chosen_before, base)
         log.info("going on with the settings in %s, which were chosen for the corpus", chosen_before)
     elif with_data:
-        fitted = with_data(seen.data, seen.on_bad_data)
+        fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
         base = fitted.settings
     if seen.start_weights and not (seen.config or own or seen.preset == "paper"):
         base = with_network_of(base, seen.start_weights, recipe)
@@ -136,6 +139,15 @@ def parse_command(
         args=argv,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _planned(seen: argparse.Namespace) -> Planned:
+    """What the flags set of it; those that are wrong are refused later, by all of them."""
+    try:
+        iters = None if seen.iters is None else int(seen.iters)
+        return Planned(iters=iters, epochs=tuple(int(one) for one in seen.epochs))
+    except ValueError:
+        return Planned()
 
 
 def _own_settings(out: Path | None, base: ConfigT, recipe: str | None) -> ConfigT | None:
