@@ -100,6 +100,9 @@ class Planned:
         return sum(epochs[min(phase, len(epochs) - 1)] for phase in range(num_phases))
 
 
+AS_CHOSEN = Planned()
+
+
 @dataclass(frozen=True)
 class Choice:
     """Settings that go together, and in one line what they are and why."""
@@ -150,7 +153,7 @@ class Fitted:
 
 
 def fitted(
-    measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, planned: Planned = Planned()
+    measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, planned: Planned = AS_CHOSEN
 ) -> Fitted:
     """Choose settings for a corpus; nothing but the arguments decides.
 
@@ -288,9 +291,8 @@ def _augmentation(measure: CorpusMeasure, numbers: Numbers, all_steps: int) -> l
 
 
 def _of_short(all_steps: int, numbers: Numbers) -> str:
-    return (
-        f"{counted(all_steps, 'step')} in all phases are few (below {numbers.short_steps:,}): less variation learns sooner"
-    )
+    few = f"{counted(all_steps, 'step')} in all phases are few (below {numbers.short_steps:,})"
+    return f"{few}: networks learn sooner with less variation"
 
 
 def _alphabet(measure: CorpusMeasure) -> Choice | None:

@@ -22,7 +22,7 @@ from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
 from seqdsd.recipes.command import parse_command, run_command
-from seqdsd.recipes.fitting import Fitted, Numbers, Planned, fitted, show_choices
+from seqdsd.recipes.fitting import AS_CHOSEN, Fitted, Numbers, Planned, fitted, show_choices
 from seqdsd.recipes.measuring import measure
 from seqdsd.recipes.start_weights import given_run
 from seqdsd.recipes.training import (
@@ -194,7 +194,7 @@ class SpeechRecipe:
         """Settings for the embedded corpus: small enough for two CPU cores."""
         return read_config(Path(__file__).with_name(f"{self.name}_embedded.toml"), self.config_class())
 
-    def fit(self, data: Path, on_bad_data: OnBadData = "error", planned: Planned = Planned()) -> Fitted:
+    def fit(self, data: Path, on_bad_data: OnBadData = "error", planned: Planned = AS_CHOSEN) -> Fitted:
         """Settings for the corpus in a folder and a training of the length that is planned, and why these.
 
         Raises:

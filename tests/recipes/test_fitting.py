@@ -8,7 +8,7 @@ import pytest
 
 from seqdsd.config import differences, read_config, to_toml
 from seqdsd.recipes import ds1, ds2
-from seqdsd.recipes.fitting import DS1, DS2, Planned, fitted, steps_an_epoch
+from seqdsd.recipes.fitting import AS_CHOSEN, DS1, DS2, Planned, fitted, steps_an_epoch
 from seqdsd.recipes.measuring import CorpusMeasure
 from seqdsd.text import ENGLISH_ALPHABET
 
@@ -37,7 +37,7 @@ def corpus(hours, mean_seconds=3.0, **changes):
 @pytest.fixture(params=RECIPES)
 def fit(request):
     base, numbers = RECIPES[request.param]
-    return lambda measured, planned=Planned(): fitted(measured, base, numbers, planned)
+    return lambda measured, planned=AS_CHOSEN: fitted(measured, base, numbers, planned)
 
 
 @pytest.mark.parametrize("mean_seconds", MEAN_SECONDS)
