@@ -67,8 +67,8 @@ class Numbers:
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
     short_steps: int = 6_000
-    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than ``dropout_of_short``."""
-    dropout_of_short: float = 0.1
+    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than this."""
+    dropout_of_short: float = 0.0
     measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
 
