@@ -57,7 +57,7 @@ def seconds_in_turns(
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(1 + rounds):
-        for name in reversed(ways) if and_back and number % 2 else ways:
+        for name in reversed([*ways]) if and_back and number % 2 else ways:
             start = clock()
             ways[name]()
             seconds[name].append(clock() - start)

@@ -73,13 +73,13 @@ def described(config: RunConfig, model: nn.Module) -> str:
         ValueError: If they are there and cannot be used, or do not fit.
     """
     path = weights_file(config, download=False)
+    fresh = f"; fresh: {', '.join(config.fresh_layers)}" if config.fresh_layers else ""
     if not path.exists():
         is_known = config.weights_by_name(str(config.initial_weights), download=False) is not None
         remedy = "the run downloads them" if is_known else "the plan needs none, but a run that begins does"
-        return f"Start weights {config.initial_weights}: not at {path}; {remedy}"
+        return f"Start weights {config.initial_weights}: not at {path}; {remedy}{fresh}"
     given = GivenWeights.read(path)
     given.give_to(model, but=config.fresh_layers)
-    fresh = f"; {', '.join(config.fresh_layers)} begin fresh" if config.fresh_layers else ""
     return f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network{fresh}"
 
 

@@ -242,17 +242,18 @@ def make_task(
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     corpus = read_corpus(config)
+    if labeller is not None and labeller.classes != corpus.classes:
+        begin = ", or begin with --weights in place of --start-weights" if config.start_weights else ""
+        raise ValueError(
+            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
+            f"back{begin}"
+        )
     image_format = labeller.format if labeller else make_format(config, corpus)
     make = partial(make_model, config, num_classes=len(corpus.classes), image_format=image_format)
     model = make_network(make, config, optimizer=config.optimizer, given=given)  # before images are read
     sources = {split: _open(corpus, split, image_format, config) for split in corpus.splits}
     if labeller is None:
         labeller = Labeller(corpus.classes, image_format, _normalisation(config, sources["train"]))
-    elif labeller.classes != corpus.classes:
-        raise ValueError(
-            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
-            "back"
-        )
     return ClassificationTask(
         model=model,
         labeller=labeller,

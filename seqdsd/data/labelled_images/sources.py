@@ -448,11 +448,11 @@ def _random_part(
 
 
 def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
-    from torchvision.transforms.v2 import functional
-
     size = (image_format.height, image_format.width)
     if image.size == size[::-1]:
         return image
+    from torchvision.transforms.v2 import functional
+
     image = _not_too_long(image, size)
     if image_format.resize is not None:
         scaled = functional.resize(image, image_format.resize)

@@ -80,9 +80,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold a folder, by which it is told from one left over: the lock falls with the process, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(
-            OSError
-        ):  # some disks of networks know no locks; there nothing is taken for left over either
+        with suppress(OSError):  # some networks' disks know no locks; there nothing is taken for left over
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
