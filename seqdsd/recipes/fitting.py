@@ -38,7 +38,7 @@ class Numbers:
     """Settings of ``[network]`` that are the same for every corpus."""
     recurrent_layers: Steps = ()
     """Number of recurrent layers, where it can be chosen."""
-    hidden_sizes: Steps = ((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024))
+    hidden_sizes: Steps = ((1, 256), (5, 320), (30, 512), (300, 1024))
     """Units of each layer; the paper's above."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
@@ -61,14 +61,14 @@ class Numbers:
     """Learning rate of the first phase."""
     ladder: tuple[float | int, ...] = (8, 5, 3, 1, 0.3)
     """Ratios of the phases' rates: Table 7's."""
-    dropout: Steps = ((1 / 6, 0.2), (math.inf, 0.1))
+    dropout: Steps = ((math.inf, 0.1),)
     few_hours: float = 1 / 6
     """Below, small batches."""
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
     short_steps: int = 6_000
     """Trainings of fewer, all phases together, are short: no masks, and no more dropout than this."""
-    dropout_of_short: float = 0.0
+    dropout_of_short: float = 0.1
     measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
 
@@ -77,7 +77,9 @@ DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
 DS2 = Numbers(
     network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
+    hidden_sizes=((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024)),
     dropout=((10, 0.3), (math.inf, 0.1)),
+    dropout_of_short=0.0,
 )
 
 OPTIMIZER = AdamWSettings(

@@ -128,7 +128,7 @@ def test_short_trainings_vary_less(fit, planned, all_epochs):
     assert augment.spec_augment != is_short and augment.speed_factors == (0.9, 1.0, 1.1)
     assert (f"no masks: {120 * all_epochs:,} steps in all phases are few" in lines) == is_short
     assert ("masked spectrograms" in lines) != is_short
-    assert dropout == 0 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
+    assert dropout <= 0.1 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
 
 
 def test_a_batch_holds_the_longest_utterance_that_need_not_be_cut(fit):
