@@ -98,8 +98,9 @@ def parse_command(
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--config", "--data", "--out"):
         first_look.add_argument(flag, type=Path)
-    first_look.add_argument("--start-weights", "--start_weights", "--weights", type=Path)
-    first_look.add_argument("--iters")
+    first_look.add_argument("--start-weights", "--start_weights", type=Path)
+    first_look.add_argument("--weights", type=Path)
+    first_look.add_argument("--iters", nargs="?")
     first_look.add_argument("--epochs", nargs="*", default=[])
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
@@ -107,7 +108,7 @@ def parse_command(
     choices = kinds(config_class)
     for name in choices:
         first_look.add_argument(f"--{name}.kind", dest=name)
-    seen, _ = first_look.parse_known_args(argv)
+    seen, _ = first_look.parse_known_args(_apart(sys.argv[1:] if argv is None else argv, "--epochs"))
     base, fitted, own = config_class(), None, None
     if seen.config:
         base = read_config(seen.config, base)
@@ -127,8 +128,9 @@ def parse_command(
     elif with_data:
         fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
         base = fitted.settings
-    if seen.start_weights and not (seen.config or own or seen.preset == "paper"):
-        base = with_network_of(base, seen.start_weights, recipe)
+    given = seen.start_weights or seen.weights
+    if given and not (seen.config or own or seen.preset == "paper"):
+        base = with_network_of(base, given, recipe)
     for name, classes in choices.items():
         if kind := getattr(seen, name):
             base = replace(base, **{name: of_kind(getattr(base, name), kind, classes, f"--{name}.")})  # type: ignore[type-var]
@@ -142,11 +144,16 @@ def parse_command(
     )
 
 
+def _apart(argv: Sequence[str], flag: str) -> list[str]:
+    """``--epochs=20 5 5``, which tyro takes for three values and argparse for one, as both take it."""
+    return [part for one in argv for part in (one.split("=", 1) if one.startswith(f"{flag}=") else [one])]
+
+
 def _planned(seen: argparse.Namespace) -> Planned:
     """What the flags set of it; those that are wrong are refused later, by all of them."""
     try:
-        iters = None if seen.iters is None else int(seen.iters)
-        return Planned(iters=iters, epochs=tuple(int(one) for one in seen.epochs))
+        iters, epochs = None if seen.iters is None else int(seen.iters), tuple(map(int, seen.epochs))
+        return Planned(iters=iters, epochs=epochs, first_is_given=seen.start_weights is not None)
     except ValueError:
         return Planned()
 

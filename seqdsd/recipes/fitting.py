@@ -67,7 +67,7 @@ class Numbers:
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
     short_steps: int = 6_000
-    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than this."""
+    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than ``dropout_of_short``."""
     dropout_of_short: float = 0.1
     measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
@@ -94,12 +94,14 @@ class Planned:
     iters: int | None = None
     epochs: tuple[int, ...] = ()
     """Of each phase, or one number for all; empty where the rule is to choose."""
+    first_is_given: bool = False
+    """The first phase's weights are trained already: such a training is none of the short ones."""
 
     def total_epochs(self, chosen: Sequence[int], iters: int) -> int:
         """Of all phases, where the rule chose ``chosen`` for them and the recipe's default is ``iters`` rounds."""
         num_phases = 1 + 2 * (iters if self.iters is None else self.iters)
-        epochs = self.epochs or chosen
-        return sum(epochs[min(phase, len(epochs) - 1)] for phase in range(num_phases))
+        epochs = (self.epochs or tuple(chosen))[:num_phases]
+        return sum(epochs) + (num_phases - len(epochs)) * (epochs[-1] if epochs else 0)
 
 
 AS_CHOSEN = Planned()
@@ -168,7 +170,7 @@ def fitted(
     batch_seconds, batches = _batches(measure, numbers)
     steps = steps_an_epoch(measure, batch_seconds)
     epochs = _epochs(measure, steps, numbers)
-    all_steps = steps * planned.total_epochs(epochs.values["epochs"], base.iters)
+    short = _short(steps * planned.total_epochs(epochs.values["epochs"], base.iters), planned, numbers)
     alphabet = _alphabet(measure)
     choices = (
         *((alphabet,) if alphabet else ()),
@@ -178,7 +180,7 @@ def fitted(
             {f"features.{name}": value for name, value in numbers.features.items()},
             "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
         ),
-        _dropout(measure, numbers, all_steps),
+        _dropout(measure, numbers, short),
         batches,
         epochs,
         _rates(numbers),
@@ -188,7 +190,7 @@ def fitted(
             "steps, then falls to a thousandth along a cosine",
         ),
         Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
-        *_augmentation(measure, numbers, all_steps),
+        *_augmentation(measure, numbers, short),
     )
     settings: Any = base
     for choice in choices:
@@ -269,30 +271,32 @@ _NETWORK_REASONS = {
 }
 
 
-def _dropout(measure: CorpusMeasure, numbers: Numbers, all_steps: int) -> Choice:
+def _dropout(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:
     bound, share = _at(measure.hours, numbers.dropout)
     why = _below(bound)
-    if share > numbers.dropout_of_short and all_steps < numbers.short_steps:
-        share, why = numbers.dropout_of_short, _of_short(all_steps, numbers)
+    if short and share > numbers.dropout_of_short:
+        share, why = numbers.dropout_of_short, short
     return Choice({"network.dropout": share}, f"dropout {share:g}: {why}")
 
 
-def _augmentation(measure: CorpusMeasure, numbers: Numbers, all_steps: int) -> list[Choice]:
+def _augmentation(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> list[Choice]:
     if measure.hours >= numbers.augmented_hours:
         return []
     why = _below(numbers.augmented_hours)
     speeds = Choice(
         {"augment.speed_factors": (0.9, 1.0, 1.1)}, f"played at 0.9, 1.0 and 1.1 times the speed: {why}"
     )
-    if all_steps < numbers.short_steps:
-        off = Choice({"augment.spec_augment": False}, f"no masks: {_of_short(all_steps, numbers)}")
-        return [off, speeds]
+    if short:
+        return [Choice({"augment.spec_augment": False}, f"no masks: {short}"), speeds]
     masks = {"augment.spec_augment": True, "augment.freq_width_bins": 20, "augment.time_width_frames": 20}
     reason = f"masked spectrograms (SpecAugment), up to an eighth of the bins and 20 frames: {why}"
     return [Choice(masks, reason), speeds]
 
 
-def _of_short(all_steps: int, numbers: Numbers) -> str:
+def _short(all_steps: int, planned: Planned, numbers: Numbers) -> str | None:
+    """Why a training is varied less, if it is a short one; given weights have learned already."""
+    if planned.first_is_given or all_steps >= numbers.short_steps:
+        return None
     few = f"{counted(all_steps, 'step')} in all phases are few (below {numbers.short_steps:,})"
     return f"{few}: networks learn sooner with less variation"
 

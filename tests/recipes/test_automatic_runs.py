@@ -65,6 +65,30 @@ def test_data_alone_begins_from_the_fitted_settings_and_flags_override(tone_corp
     assert not [line for line in command.fitted.lines(command.settings) if line.startswith("dropout")]
 
 
+@pytest.mark.parametrize(
+    ("flags", "epochs"),
+    [
+        (["--iters", "0", "--epochs", "3000"], 3000),
+        (["--iters=0", "--epochs=2999"], 2999),
+        (["--iters", "1", "--epochs=1", "2000", "999"], 3000),  # tyro takes all three
+        (["--epochs", "3000", "1", "--epochs", "1"], 5),  # the last counts
+        (["--epochs", "1_000"], 5000),
+    ],
+)
+def test_the_planned_length_is_what_the_flags_come_to_however_they_are_written(tone_corpus, flags, epochs):
+    settings = parse("--data", tone_corpus.folder, *flags).settings
+    assert settings.schedule.total_epochs == epochs
+    assert settings.augment.spec_augment == (2 * epochs >= 6_000)  # two steps an epoch
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["--iters"], "--iters"), (["--iters", str(10**12)], "iters must be at most 1000")]
+)
+def test_a_planned_length_that_cannot_be_is_refused_as_any_flag_is(tone_corpus, capsys, flags, said):
+    status, _, err = main(capsys, "--data", tone_corpus.folder, *flags)
+    assert status and said in err and "usage" not in err
+
+
 @pytest.mark.parametrize("recipe", [ds1.RECIPE, ds2.RECIPE])
 def test_the_paper_s_preset_is_the_class_s_defaults(tone_corpus, recipe):
     command = parse("--preset", "paper", "--data", tone_corpus.folder, recipe=recipe)

@@ -131,6 +131,14 @@ def test_short_trainings_vary_less(fit, planned, all_epochs):
     assert dropout <= 0.1 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
 
 
+def test_a_training_whose_first_phase_is_given_is_none_of_the_short_ones(fit):
+    """Its weights have learned already; and the first of epochs, which is not used, decides nothing."""
+    long = fit(corpus(0.5)).settings
+    for epochs in ((1, 2), (500, 2)):
+        settings = fit(corpus(0.5), Planned(epochs=epochs, first_is_given=True)).settings
+        assert (settings.augment, settings.network) == (long.augment, long.network)
+
+
 def test_a_batch_holds_the_longest_utterance_that_need_not_be_cut(fit):
     """One recording that was never cut takes no other utterance along when it is left out."""
     few = corpus(0.1, longest_seconds=59.2, longest_whole_seconds=59.2)

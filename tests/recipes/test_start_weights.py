@@ -227,6 +227,9 @@ def test_settings_chosen_for_the_corpus_leave_the_network_of_a_run_as_it_is(trai
     lines = command.fitted.lines(settings)
     assert not any("units a layer" in line or line.startswith("features") for line in lines)
     assert any(line.startswith("the first phase is given") for line in lines)
+    assert (
+        settings.augment.spec_augment and not fitted.augment.spec_augment
+    )  # a short training's begins fresh
     assert parse("--start-weights", theirs.folder.path).settings.hidden_size == 16  # the embedded corpus
     assert (
         parse("--data", data, "--start-weights", theirs.folder.path, "--hidden-size", 20).settings.hidden_size
