@@ -56,6 +56,7 @@ class Recipe:
         *,
         prog: str,
         reserved: Sequence[str],
+        iters: int | None = None,
         common: Path | None = None,
         console: Console | None = None,
     ) -> tuple[RunConfig, Mapping[str, Any]]:
@@ -69,6 +70,7 @@ class Recipe:
             arguments: Flags of the recipe.
             prog: The command that asks, for its messages.
             reserved: Flags that may not be among them, since the command decides what they would.
+            iters: Rounds, where the command itself sets them: how long a training is decides about other settings, too.
             common: Settings file of the runs begun before, if any.
             console: Where it is said what was chosen for the corpus, and why.
 
@@ -92,7 +94,11 @@ class Recipe:
             without_data=self.without_data,
             with_data=self.with_data,
             chosen_before=common if chosen else None,
-            argv=[*(["--config", str(file)] if file else []), *arguments],
+            argv=[
+                *(["--config", str(file)] if file else []),
+                *([] if iters is None else ["--iters", str(iters)]),
+                *arguments,
+            ],
         )
         if parsed.fitted and console:
             show_choices(parsed.fitted, parsed.settings, console)

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -143,6 +143,10 @@ class RunConfig:
         """What the network begins with in place of fresh weights: a file, the folder of a run, or a name."""
         return self.start_weights
 
+    def with_fresh_weights(self) -> RunConfig:
+        """The settings of a run that begins with no weights of somebody else."""
+        return replace(self, start_weights=None)
+
     @property
     def fresh_layers(self) -> tuple[str, ...]:
         """Modules of the network that begin fresh all the same."""
@@ -257,7 +261,8 @@ def find_parent(
         raise RunFolderError(f"{parent.path}: a run of {its_recipe!r}, from which {recipe!r} cannot start")
     if changed := _changed(parent, config, (*may_change, *LATER_PHASES)):
         raise RunFolderError(
-            f"{parent.path}: the run to start from has other settings ({'; '.join(changed)}); give this run the same"
+            f"{parent.path}: the run to start from has other settings ({'; '.join(changed)}); give this run the same "
+            f"(such as by --config {parent.config})"
         )
     return parent
 

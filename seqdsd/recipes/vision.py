@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -43,6 +43,7 @@ from seqdsd.engine import (
 )
 from seqdsd.models import CLASSIFIERS, make_classifier
 from seqdsd.recipes.command import run_recipe
+from seqdsd.recipes.start_weights import given_run
 from seqdsd.recipes.training import RunConfig, RunResult, describe_training, make_network, train_or_resume
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.phase_table import phase_table
@@ -146,6 +147,10 @@ class Config(RunConfig):
         """See ``RunConfig``."""
         return self.weights or self.start_weights
 
+    def with_fresh_weights(self) -> Config:
+        """See ``RunConfig``."""
+        return replace(self, weights=None, start_weights=None)
+
     @property
     def fresh_layers(self) -> tuple[str, ...]:
         """See ``RunConfig``."""
@@ -220,7 +225,8 @@ def dry_run(config: Config, console: Console | None = None) -> None:
     console = console or Console()
     corpus = read_corpus(config)
     images = ", ".join(f"{split} {len(corpus.split(split)):,}" for split in corpus.splits)
-    image_format = make_format(config, corpus)
+    known = given_run(config, RECIPE, part="images")
+    image_format = make_format(config, corpus, Labeller.load(known.path) if known else None)
     console.print(
         f"[bold]Corpus[/bold] {escape(str(config.data or 'embedded (drawn)'))}: {len(corpus.classes)} classes; images "
         f"{images}, as {image_format.channels} x {image_format.height} x {image_format.width}"
@@ -242,13 +248,7 @@ def make_task(
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     corpus = read_corpus(config)
-    if labeller is not None and labeller.classes != corpus.classes:
-        begin = ", or begin with --weights in place of --start-weights" if config.start_weights else ""
-        raise ValueError(
-            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
-            f"back{begin}"
-        )
-    image_format = labeller.format if labeller else make_format(config, corpus)
+    image_format = make_format(config, corpus, labeller)
     make = partial(make_model, config, num_classes=len(corpus.classes), image_format=image_format)
     model = make_network(make, config, optimizer=config.optimizer, given=given)  # before images are read
     sources = {split: _open(corpus, split, image_format, config) for split in corpus.splits}
@@ -274,8 +274,22 @@ def read_corpus(config: Config) -> ImageCorpus:
     return read_image_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
 
 
-def make_format(config: Config, corpus: ImageCorpus) -> ImageFormat:
-    """What images are brought to: grey where all are, and of one size, if the network takes such; else coloured."""
+def make_format(config: Config, corpus: ImageCorpus, labeller: Labeller | None = None) -> ImageFormat:
+    """What images are brought to: grey where all are, and of one size, if the network takes such; else coloured.
+
+    Where the network's weights are a run's, whose labeller is given, it is that run's.
+
+    Raises:
+        ValueError: If the classes are not the labeller's.
+    """
+    if labeller is not None:
+        if labeller.classes != corpus.classes:
+            begin = ", or begin with --weights in place of --start-weights" if config.start_weights else ""
+            raise ValueError(
+                f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of "
+                f"these back{begin}"
+            )
+        return labeller.format
     if CLASSIFIERS[config.network].channels is not None:
         return config.image_format(COLOURS)
     common = common_format(corpus.train)

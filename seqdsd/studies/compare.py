@@ -193,8 +193,9 @@ def _arms_table(plan: ComparisonPlan) -> Table:
 def _measure(plan: ComparisonPlan, share: Share) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "settings.toml"
-        # One dense phase is measured, of which none is left where its weights are given.
-        write_atomically(settings, to_toml(replace(plan.common, start_weights=None)))
+        # One dense phase is measured, of which none is left where its weights are given; how long it takes these do
+        # not decide.
+        write_atomically(settings, to_toml(plan.common.with_fresh_weights()))
         return measure_speed(plan.recipe.module, settings, share=share, folder=Path(folder))
 
 
@@ -209,9 +210,14 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Cons
     recipe, file = find_recipe(options.recipe_file, options.recipe)
     out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"
     common, chosen = recipe.settings(
-        file, settings, prog=PROG, reserved=RESERVED, common=out / SETTINGS, console=console
+        file,
+        settings,
+        prog=PROG,
+        reserved=RESERVED,
+        iters=options.iters,
+        common=out / SETTINGS,
+        console=console,
     )
-    common = replace(common, iters=common.iters if options.iters is None else options.iters)
     arms = make_arms(common, options.arms, baseline_anneal=options.baseline_anneal)
     common = replace(common, seed=0, method="dsd", out=out)
     return ComparisonPlan(recipe, common, chosen, tuple(arms), options.seeds, out)

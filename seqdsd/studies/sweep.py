@@ -241,12 +241,17 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Cons
     reserved = (*RESERVED, "--score-test", "--sparsities", "--learning-rates")
     out = options.out or Path("runs") / f"sweep-{file.stem if file else recipe.name}"
     common, chosen = recipe.settings(
-        file, settings, prog=PROG, reserved=reserved, common=out / SETTINGS, console=console
+        file,
+        settings,
+        prog=PROG,
+        reserved=reserved,
+        iters=options.iters,
+        common=out / SETTINGS,
+        console=console,
     )
-    iters = common.iters if options.iters is None else options.iters
-    if iters < 1:
-        raise ValueError(f"a sweep needs at least one round (--iters 1), got {iters}")
-    common = replace(common, iters=iters, seed=0, method="dsd", score_test=False, out=out)
+    if common.iters < 1:
+        raise ValueError(f"a sweep needs at least one round (--iters 1), got {common.iters}")
+    common = replace(common, seed=0, method="dsd", score_test=False, out=out)
     points = [
         Point(pruned, ladder)
         for ladder in options.learning_rates or [common.learning_rates]

@@ -408,6 +408,7 @@ def test_a_run_that_was_trained_otherwise_is_refused_by_name(config, folder, cha
     with pytest.raises(RunFolderError) as error:
         check(folder, replace(config, **changes))
     assert expected in str(error.value) and str(error.value).startswith(f"{folder.path}: ")
+    assert str(error.value).endswith(f"give this run the same (such as by --config {folder.config})")
 
 
 def test_settings_that_change_nothing_may_differ(config, folder):

@@ -5,10 +5,12 @@ import logging
 import shutil
 import tomllib
 import urllib.error
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torchvision import models
 
@@ -239,6 +241,22 @@ def test_a_plan_does_not_need_the_file(of_imagenet, hub, changes, said):
     printed = plan(of_imagenet(**changes))
     assert said in printed and "Sparse Iter 1 prunes" in printed
     assert not list(hub.iterdir())
+
+
+def test_a_plan_takes_a_run_s_weights_as_its_run_would(class_run, tiny_vision, tmp_path):
+    """With that run's format, although all images are grey now, and only with that run's classes."""
+    shutil.copytree(read_config(class_run.config, vision.Config()).data, tmp_path / "grey")
+    for path in (tmp_path / "grey").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    config = tiny_vision(tmp_path / "grey", tmp_path / "run", hidden_size=8, start_weights=class_run.path)
+    printed = " ".join(plan(config).split())
+    assert "as 3 x 16 x 16" in printed and "they fit the network" in printed
+    with pytest.raises(ValueError, match="has other settings of images .size: 16 -> 20"):
+        plan(replace(config, images=vision.ImageSettings(size=20)))
+    for split in ("train", "dev", "test"):
+        (tmp_path / "grey" / split / "red circle").rename(tmp_path / "grey" / split / "red ring")
+    with pytest.raises(ValueError, match="its classes are not those that the network was trained on"):
+        plan(config)
 
 
 # Of the same classes: --start-weights.

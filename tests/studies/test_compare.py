@@ -327,6 +327,16 @@ def test_a_dry_run_over_a_finished_comparison_has_nothing_to_measure(settings, c
     assert state_of(copied) == before
 
 
+@pytest.mark.slow
+def test_a_dry_run_needs_no_file_of_weights_to_begin_with(write_classes, tiny_vision, tmp_path):
+    data, gone = write_classes(tmp_path / "classes"), tmp_path / "gone.pt"
+    (tmp_path / "resnet8.toml").write_text(to_toml(tiny_vision(data, tmp_path / "unused", weights=gone)))
+    printed = run(
+        tmp_path / "resnet8.toml", tmp_path / "out", "--dry-run", "--arms", "baseline", "--jobs", "1"
+    )
+    assert any(line.startswith("about ") and " here: 4 epochs of " in line for line in printed.splitlines())
+
+
 # What is refused; nothing is lost.
 
 
@@ -450,6 +460,16 @@ def test_a_comparison_goes_on_with_the_settings_chosen_at_first(tone_corpus, tmp
     for other in (["--hidden-size", "17"], [*short, "--preset", "paper"]):
         with pytest.raises(RunFolderError, match="the runs there have other settings"):
             run("ds1", out, *asked, *other)
+
+
+def test_its_own_rounds_count_where_settings_are_chosen(tone_corpus, tmp_path):
+    """Two steps an epoch: one round of 700 epochs a phase is a short training, and two are not."""
+    asked = ["--submit", "print", "--", "--data", str(tone_corpus.folder), "--epochs", "700"]
+    assert "no masks: 4,200 steps in all" in run("ds1", tmp_path / "one", "--iters", "1", *asked)
+    assert "masked spectrograms" in run("ds1", tmp_path / "two", *asked)
+    one, two = (read_config(tmp_path / name / "comparison.toml", ds1.Config()) for name in ("one", "two"))
+    assert (one.iters, one.augment.spec_augment) == (1, False)
+    assert (two.iters, two.augment.spec_augment) == (2, True)
 
 
 def test_before_a_run_has_begun_the_corpus_is_measured_again(tone_corpus, tmp_path):

@@ -300,6 +300,13 @@ def test_a_sweep_goes_on_with_the_settings_chosen_at_first(tone_corpus, tmp_path
         run("ds1", tmp_path / "out", *asked[:-1], "17")
 
 
+def test_its_own_rounds_count_where_settings_are_chosen(tone_corpus, tmp_path):
+    """Two steps an epoch: one round of 700 epochs a phase is a short training, and two are not."""
+    asked = ["--dry-run", "--sparsities", "0.5", "--", "--data", str(tone_corpus.folder), "--epochs", "700"]
+    assert "no masks: 4,200 steps in all" in run("ds1", tmp_path / "out", "--iters", "1", *asked)
+    assert "masked spectrograms" in run("ds1", tmp_path / "out", *asked)
+
+
 # What cannot be asked for.
 
 
