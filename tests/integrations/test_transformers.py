@@ -1,6 +1,8 @@
 """What DSD does in the real Trainer alone, on tiny random networks; the rest is in ``test_every_trainer.py``."""
 
+import importlib.util
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
@@ -499,6 +503,65 @@ def test_a_peft_model_is_refused(arguments, wrapped):
     model = peft.get_peft_model(bare, settings) if wrapped else peft.inject_adapter_in_model(settings, bare)
     with pytest.raises(ValueError, match="PEFT"):
         Trainer(model, arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+@pytest.fixture
+def group_of_one(monkeypatch):
+    """This process as ``torchrun`` would start it, alone."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # Accelerate leaves there what it was told
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_fsdp_is_refused(arguments, group_of_one):
+    """Without the callback the same Trainer trains this model here, its weights sharded: so it is FSDP."""
+    sharding = arguments(fsdp=True)
+    # Accelerate shards nothing on a CPU: it is told, and only that, that the group is one of GPUs.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    plain = Trainer(Net(), sharding)
+    assert plain.accelerator.distributed_type == DistributedType.FSDP
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        DSDCallback(SCHEDULE, RULES).watch(plain)
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(Net(), sharding, callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("deepspeed"), reason="needs deepspeed, which no extra installs"
+)
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_deepspeed_is_refused(arguments, group_of_one):
+    stage = {"zero_optimization": {"stage": 1}, "train_micro_batch_size_per_gpu": "auto"}
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(Net(), arguments(deepspeed=stage), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+def test_what_accelerate_calls_deepspeed_is_refused(arguments):
+    """Also where it is not installed: a real Trainer, and the flag that it reads off Accelerate."""
+    trainer = Trainer(Net(), arguments())
+    assert trainer.is_deepspeed_enabled is False
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        DSDCallback(SCHEDULE, RULES).watch(trainer)
+
+
+def test_a_search_of_hyperparameters_is_refused_before_the_first_step(arguments):
+    trainer = Trainer(
+        args=arguments(),
+        model_init=lambda: bert(),
+        train_dataset=sentences(),
+        eval_dataset=sentences(4),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    with pytest.raises(ValueError, match="make a Trainer for each trial"):
+        trainer.hyperparameter_search(lambda trial: {"seed": trial.suggest_int("seed", 1, 9)}, n_trials=2)
+    assert trainer.state.is_hyper_param_search
+    assert trainer.state.global_step == 0
+    assert hooks(trainer) == 0
 
 
 @pytest.mark.parametrize(
