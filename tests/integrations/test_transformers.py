@@ -6,16 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+import transformers
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
+from huggingface_hub import HfApi, RepoUrl
 from safetensors.torch import load_file, save_file
 from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
@@ -267,6 +272,51 @@ def test_masks_come_from_the_checkpoint_and_not_from_its_weights(whole, tmp_path
     trainer.add_callback(watch := Watch(whole_callback(trainer)))
     trainer.train(resume_from_checkpoint=True)
     assert torch.equal(watch.after[0] == 0, pruned)
+
+
+class Hub(HfApi):
+    """A folder in place of the Hub, which has a checkpoint as it was when the Trainer handed it over."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def create_repo(self, *_, **__):
+        return RepoUrl("https://huggingface.co/me/mine")
+
+    def upload_folder(self, *, folder_path, path_in_repo="", ignore_patterns=(), **_):
+        hidden = shutil.ignore_patterns(*ignore_patterns)
+        shutil.copytree(folder_path, self.folder / path_in_repo, ignore=hidden, dirs_exist_ok=True)
+        (done := Future()).set_result(None)
+        return done
+
+
+def test_an_uploaded_checkpoint_goes_on(whole, tmp_path, monkeypatch):
+    """Its masks are in it, and only once: ``on_save``, which comes later, writes nothing beside an upload."""
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: Hub(hub))
+    trainer = resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints")
+    trainer.train()
+    uploaded = {path.parent.name: path for path in hub.glob(f"*/{STATE_FILE}")}
+    assert uploaded.keys() == {f"checkpoint-{step}" for step in range(1, 11)}
+    for name, path in uploaded.items():
+        here = tmp_path / "out" / name / STATE_FILE
+        assert path.read_bytes() == here.read_bytes()
+        assert here.stat().st_mtime_ns <= path.parent.stat().st_ctime_ns
+    trainer = resumable(tmp_path / "again")
+    trainer.train(resume_from_checkpoint=str(hub / "checkpoint-5"))
+    assert_same_bits(trainer.model, whole.model)
+
+
+def test_a_checkpoint_that_waits_for_no_upload_has_its_masks(whole, tmp_path, monkeypatch):
+    class Slow(Hub):
+        def upload_folder(self, **_):
+            return Future()
+
+    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: Slow(tmp_path))
+    monkeypatch.setattr(Trainer, "_finish_current_push", lambda _: None)  # it would wait for ever
+    resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints").train()
+    assert len(list((tmp_path / "out").glob(f"checkpoint-*/{STATE_FILE}"))) == 10
 
 
 def whole_callback(trainer: Trainer) -> DSDCallback:
@@ -528,6 +578,13 @@ def test_fsdp_is_refused(arguments, group_of_one):
         DSDCallback(SCHEDULE, RULES).watch(plain)
     with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
         Trainer(Net(), sharding, callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+def test_weights_that_are_sharded_already_are_refused(arguments, group_of_one):
+    settings, model = arguments(), Net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(model, settings, callbacks=[DSDCallback(SCHEDULE, RULES)])
 
 
 @pytest.mark.skipif(
