@@ -61,7 +61,7 @@ class DSDCallback(TrainerCallback):
     - **Best weights**: with ``load_best_model_at_end`` the best score is counted anew in each phase, which hands on its
       best weights (``STATE_FILE`` holds them, too); without it each hands on its last.
     - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
-      beside the loss and at each phase's end.
+      counted from 0: beside the loss and at each phase's end.
 
     Whatever ends ``train()``, nothing holds the weights after it.
 
@@ -276,10 +276,8 @@ class DSDCallback(TrainerCallback):
         return rate
 
     def _log(self) -> None:
-        phase = self._dsd.phase
-        assert self._trainer is not None and phase is not None
-        logs: dict[str, Any] = {"dsd/zeros": self._dsd.zeros(), "dsd/phase": phase.name}
-        self._trainer.log(logs)
+        assert self._trainer is not None
+        self._trainer.log(self._walk.report())
 
 
 def _calling_trainer() -> Trainer:
