@@ -290,11 +290,17 @@ class Hub(HfApi):
         (done := Future()).set_result(None)
         return done
 
+    def stand_in(self, monkeypatch) -> None:
+        """For the Hub, wherever the Trainer of a version looks for it."""
+        monkeypatch.setattr(transformers.trainer, "hf_api", lambda: self, raising=False)
+        for name in ("create_repo", "upload_folder"):
+            monkeypatch.setattr(transformers.trainer, name, getattr(self, name), raising=False)
+
 
 def test_an_uploaded_checkpoint_goes_on(whole, tmp_path, monkeypatch):
     """Its masks are in it, and only once: ``on_save``, which comes later, writes nothing beside an upload."""
     hub = tmp_path / "hub"
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: Hub(hub))
+    Hub(hub).stand_in(monkeypatch)
     trainer = resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints")
     trainer.train()
     uploaded = {path.parent.name: path for path in hub.glob(f"*/{STATE_FILE}")}
@@ -313,7 +319,7 @@ def test_a_checkpoint_that_waits_for_no_upload_has_its_masks(whole, tmp_path, mo
         def upload_folder(self, **_):
             return Future()
 
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: Slow(tmp_path))
+    Slow(tmp_path).stand_in(monkeypatch)
     monkeypatch.setattr(Trainer, "_finish_current_push", lambda _: None)  # it would wait for ever
     resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints").train()
     assert len(list((tmp_path / "out").glob(f"checkpoint-*/{STATE_FILE}"))) == 10
