@@ -315,7 +315,8 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             "schedule-free optimizers train other weights than the model's; choose an optim with a schedule, such as "
             "adamw_torch"
         )
-    has_own = trainer.lr_scheduler is not None and not trainer._created_lr_scheduler
+    # Older Trainers lack the attribute until they are made.
+    has_own = trainer.lr_scheduler is not None and not getattr(trainer, "_created_lr_scheduler", False)
     if has_own or type(trainer).create_scheduler is not Trainer.create_scheduler:
         raise ValueError(
             "the Trainer was given a scheduler of its own, but rates are the schedule's; give optimizers=(optimizer, "

@@ -575,7 +575,7 @@ def group_of_one(monkeypatch):
 
 def test_fsdp_is_refused(arguments, group_of_one):
     """Without the callback the same Trainer trains this model here, its weights sharded: so it is FSDP."""
-    sharding = arguments(fsdp=True)
+    sharding = arguments(fsdp=True, fsdp_config={"fsdp_version": 2})
     # Accelerate shards nothing on a CPU: it is told, and only that, that the group is one of GPUs.
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     plain = Trainer(Net(), sharding)
