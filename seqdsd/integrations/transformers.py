@@ -196,7 +196,7 @@ class DSDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write ``STATE_FILE`` before the checkpoint is uploaded; ``on_save`` comes after it, or without it."""
-        if self._trainer is not None and _folder(args, state).is_dir():
+        if self.dsd is not None and self.dsd.is_held and _folder(args, state).is_dir():
             self._save(args, state)
             self._pushed_step = state.global_step
 
