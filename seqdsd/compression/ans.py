@@ -121,8 +121,8 @@ class _Grid:
         for _ in range(2):
             column_classes = _best_classes(_kept_by_class(mask, row_classes), np.bincount(row_classes))
             row_classes = _best_classes(_kept_by_class(mask.T, column_classes), np.bincount(column_classes))
-        sizes = (np.bincount(classes).tolist() for classes in (row_classes, column_classes))
-        return cls(*sizes, row_classes, column_classes)
+        rows, columns = np.bincount(row_classes).tolist(), np.bincount(column_classes).tolist()
+        return cls(rows, columns, row_classes, column_classes)
 
     def arranged(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The mask with the rows and the columns of each class side by side, otherwise in their order."""
@@ -201,15 +201,22 @@ def _push(coder: Any, symbols: NDArray[Any], counts: Sequence[int] | Counts) -> 
 
 
 def _pull(coder: Any, counts: Sequence[int]) -> NDArray[np.uint8]:
-    """The symbols of ``_push``."""
+    """The symbols of ``_push``.
+
+    Raises:
+        StreamError: If they do not occur as often as ``counts`` says.
+    """
     symbols = np.zeros(sum(counts), np.uint8)
     if np.count_nonzero(counts) < 2:
         symbols += np.argmax([*counts, 0]).astype(np.uint8)
         return symbols
-    model = _model(counts)
+    model, found = _model(counts), np.zeros(len(counts), np.int64)
     for start in range(0, len(symbols), _PART):
         part = symbols[start : start + _PART]
-        part[:] = coder.decode(model, len(part))
+        part[:] = decoded = coder.decode(model, len(part))
+        found += np.bincount(decoded, minlength=len(counts))
+    if not np.array_equal(found, counts):
+        raise StreamError("its counts are not those of its symbols")
     return symbols
 
 

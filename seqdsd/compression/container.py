@@ -72,8 +72,8 @@ class CompressedFile:
             CompressedFileError: If its stream is damaged, or the file is another by now.
         """
         entry = self._by_name[name]
-        with _naming(self.path, name):
-            return self._raw(entry) if entry.coding == "raw" else self._shared(entry).dense()
+        with _naming(self.path), self.path.open("rb") as file:
+            return self._dense(entry, file)
 
     def shared(self, name: str) -> SharedTensor | None:
         """A tensor's codebook and codes; None of a dense one.
@@ -83,8 +83,10 @@ class CompressedFile:
             CompressedFileError: See ``tensor``.
         """
         entry = self._by_name[name]
-        with _naming(self.path, name):
-            return None if entry.coding == "raw" else self._shared(entry)
+        if entry.coding == "raw":
+            return None
+        with _naming(self.path), self.path.open("rb") as file:
+            return self._shared(entry, file)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors, decoded one after the other; tied names have one tensor.
@@ -92,29 +94,20 @@ class CompressedFile:
         Raises:
             CompressedFileError: See ``tensor``.
         """
-        decoded = {entry.names: self.tensor(entry.names[0]) for entry in self.entries}
+        with _naming(self.path), self.path.open("rb") as file:
+            decoded = {entry.names: self._dense(entry, file) for entry in self.entries}
         return {name: decoded[entry.names] for name, entry in self._by_name.items()}
 
-    def _shared(self, entry: TensorEntry) -> SharedTensor:
-        coding: Coding = "ans" if entry.coding == "ans" else "huffman"
-        return decode_shared(self._stream(entry), entry.shape, coding)
+    def _dense(self, entry: TensorEntry, file: io.BufferedIOBase) -> Tensor:
+        if entry.coding != "raw":
+            return self._shared(entry, file).dense()
+        with _naming(self.path, entry):
+            return _raw_tensor(entry, _stream(entry, file))
 
-    def _raw(self, entry: TensorEntry) -> Tensor:
-        stored = DTYPES[entry.stored]
-        numbers = np.frombuffer(self._stream(entry), stored.numpy)
-        if entry.stored == "bool" and (numbers.view(np.uint8) > 1).any():
-            raise StreamError("it has truth values other than 0 and 1")
-        # A copy, which may be written to, in the byte order of this machine.
-        native = torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("=")))
-        return native.view(stored.torch).to(DTYPES[entry.dtype].torch).view(entry.shape)
-
-    def _stream(self, entry: TensorEntry) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(entry.start)
-            data = file.read(entry.size_bytes)
-        if digest(data).hex() != entry.digest:
-            raise StreamError("its checksum does not fit")
-        return data
+    def _shared(self, entry: TensorEntry, file: io.BufferedIOBase) -> SharedTensor:
+        assert entry.coding != "raw"
+        with _naming(self.path, entry):
+            return decode_shared(_stream(entry, file), entry.shape, entry.coding)
 
 
 def write_compressed(
@@ -180,16 +173,40 @@ def read_compressed(path: Path | str, *, max_dense_bytes: int = MAX_DENSE_BYTES)
 
 
 @contextmanager
-def _naming(path: Path, name: str | None = None) -> Iterator[None]:
+def _naming(path: Path, entry: TensorEntry | None = None) -> Iterator[None]:
     """Errors of the file, or of the stream of one of its tensors, with the file's name and the remedy."""
     try:
         yield
+    except CompressedFileError:
+        raise
     except OSError as error:
         raise CompressedFileError(f"{path}: cannot be read ({error.strerror or error})") from error
     except HeadError as error:
         raise CompressedFileError(f"{path}: {error}") from error
     except ValueError as error:
-        raise CompressedFileError(f"{path}: the stream of {name!r} is damaged ({error}){AGAIN}") from error
+        if entry is None:
+            raise
+        raise CompressedFileError(
+            f"{path}: the stream of {entry.names[0]!r} is damaged ({error}){AGAIN}"
+        ) from error
+
+
+def _stream(entry: TensorEntry, file: io.BufferedIOBase) -> bytes:
+    file.seek(entry.start)
+    data = file.read(entry.size_bytes)
+    if digest(data).hex() != entry.digest:
+        raise StreamError("its checksum does not fit")
+    return data
+
+
+def _raw_tensor(entry: TensorEntry, data: bytes) -> Tensor:
+    stored = DTYPES[entry.stored]
+    numbers = np.frombuffer(data, stored.numpy)
+    if entry.stored == "bool" and (numbers.view(np.uint8) > 1).any():
+        raise StreamError("it has truth values other than 0 and 1")
+    # A copy, which may be written to, in the byte order of this machine.
+    native = torch.from_numpy(numbers.astype(numbers.dtype.newbyteorder("=")))
+    return native.view(stored.torch).to(DTYPES[entry.dtype].torch).view(entry.shape)
 
 
 def _distinct(

@@ -12,11 +12,12 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any, Literal
 
 import torch
 
-from seqdsd.compression.coding import CODINGS
+from seqdsd.compression.coding import CODINGS, Coding
 
 MAGIC = b"\x89DSDZ\r\n\x1a"
 """As PNG's: not text, and spoilt by whatever changes line ends."""
@@ -78,7 +79,7 @@ class TensorEntry:
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
-    coding: str
+    coding: Coding | Literal["raw"]
     dtype: str
     stored: str
     start: int
@@ -136,7 +137,7 @@ def head_bytes(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> b
     return fixed + digest(fixed + packed) + packed
 
 
-def read_head(file: BinaryIO, size: int, *, max_dense_bytes: int) -> Head:
+def read_head(file: BufferedIOBase, size: int, *, max_dense_bytes: int) -> Head:
     """Read a head and hold what it claims against the file's size and the limits, before memory is taken for it.
 
     Raises:

@@ -71,20 +71,24 @@ def encode_huffman(codes: Codes, num_centroids: int) -> Coded:
 def decode_huffman(stream: StreamReader, num_weights: int, num_centroids: int) -> NDArray[np.uint8]:
     """The codes of a stream, flat: what ``encode_huffman`` was given.
 
+    Memory is at most eight bytes a weight, besides some megabytes.
+
     Raises:
         StreamError: If the stream is none of so many weights and centroids.
     """
     gap_bits, count = stream.number(MAX_GAP_BITS), stream.number(num_weights)
     gap_lengths = _read_nibbles(stream, 2**gap_bits)
     gap_words = stream.take(stream.number(2 * num_weights))
-    gaps = _unpack(gap_words, gap_lengths, count)
-    places = np.cumsum(gaps + np.int64(1)) - 1
+    steps = _unpack(gap_words, gap_lengths, count)
+    steps += 1
+    if (last := int(steps.sum(dtype=np.int64))) > num_weights:
+        raise StreamError(f"it has a weight at place {last} of {num_weights}")
+    places = np.cumsum(steps, dtype=np.int32 if num_weights < 2**31 else np.int64)
+    del steps
+    places -= 1
     code_lengths = _read_nibbles(stream, num_centroids + 1)
-    found = _unpack(stream.rest(), code_lengths, count).astype(np.uint8)
-    if count and places[-1] >= num_weights:
-        raise StreamError(f"it has a weight at place {places[-1]} of {num_weights}")
     codes = np.zeros(num_weights, np.uint8)
-    codes[places] = found
+    codes[places] = _unpack(stream.rest(), code_lengths, count)
     return codes
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from seqdsd.compression.kmeans import linear_kmeans, nearest
@@ -79,7 +79,7 @@ class SharedTensor:
 
 
 def share_weights(
-    weight: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"] | None = None, *, bits: int
+    weight: Float[Tensor, "*shape"], mask: Bool[Tensor, "..."] | None = None, *, bits: int
 ) -> SharedTensor:
     """Share the kept weights of a tensor: k-means of their values, 2^bits - 1 centroids beside the code of pruned ones.
 
@@ -88,7 +88,7 @@ def share_weights(
 
     Args:
         weight: Of any shape.
-        mask: True = kept; None keeps all.
+        mask: Of the same shape, True = kept; None keeps all.
         bits: 1 to 8. More than these do not pay: leave the tensor dense.
 
     Raises:
@@ -114,7 +114,7 @@ def share_weights(
     return SharedTensor.tidied(half_where_safe(torch.from_numpy(centroids).float()), torch.from_numpy(codes))
 
 
-def half_where_safe(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def half_where_safe(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Float32 numbers rounded to what float16 can hold, where that is safe for all of them; otherwise as they are.
 
     It is where no number becomes infinite or 0, and each moves by at most 2^-11 of itself or 2^-17 of the largest. A

@@ -124,7 +124,8 @@ def _dense_row(entry: TensorEntry, tensor: Tensor) -> TensorSize:
 
 
 def _shared_row(entry: TensorEntry, shared: SharedTensor) -> TensorSize:
-    coded = encode_shared(shared, "ans" if entry.coding == "ans" else "huffman")
+    assert entry.coding != "raw"
+    coded = encode_shared(shared, entry.coding)
     kept, fixed = int(shared.mask.sum()), _FixedBits.of(shared)
     return TensorSize(
         name=entry.names[0],
