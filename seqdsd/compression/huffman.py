@@ -83,9 +83,9 @@ def decode_huffman(stream: StreamReader, num_weights: int, num_centroids: int) -
     steps += 1
     if (last := int(steps.sum(dtype=np.int64))) > num_weights:
         raise StreamError(f"it has a weight at place {last} of {num_weights}")
+    steps[:1] -= 1
     places = np.cumsum(steps, dtype=np.int32 if num_weights < 2**31 else np.int64)
     del steps
-    places -= 1
     code_lengths = _read_nibbles(stream, num_centroids + 1)
     codes = np.zeros(num_weights, np.uint8)
     codes[places] = _unpack(stream.rest(), code_lengths, count)

@@ -1,4 +1,4 @@
-"""Files that were damaged, cut, or made to deceive: refused by name, or, where their checksums fit, of the right shape."""
+"""Files that were damaged, cut or made to deceive: refused by name, or of the right shape where checksums fit."""
 
 import hashlib
 import json

@@ -88,7 +88,7 @@ def test_fixed_bits_counted_by_hand(tmp_path):
 
 
 def test_huffman_beside_ans(network):
-    # Where kept weights are spread by chance, neither knows more than the other: a word of whole bits costs the difference.
+    # Where kept weights are spread by chance, neither knows more: that words are of whole bits is the difference.
     shared = network["0.weight"]
     ans, huffman = (encode_shared(shared, one) for one in ("ans", "huffman"))
     assert len(ans.data) < len(huffman.data) < 1.02 * len(ans.data)
