@@ -236,8 +236,7 @@ def _encoded(names: Sequence[str], tensor: Tensor | SharedTensor) -> tuple[dict[
     tensor = tensor.detach().cpu().contiguous()
     if dtype == "float32":
         halves = tensor.half()
-        # By their bits: -0.0 is not 0.0, and one NaN is not another.
-        if torch.equal(halves.float().view(torch.int32), tensor.view(torch.int32)):
+        if torch.equal(halves.float(), tensor):  # -0.0 stays what it is, and NaN is not equal
             tensor, stored = halves, "float16"
     if stored == "bfloat16":
         tensor = tensor.view(torch.int16)

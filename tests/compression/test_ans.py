@@ -69,6 +69,9 @@ def test_streams_that_nobody_wrote_are_refused():
     for damaged in (data[:-4], data[:-1], data + bytes(4), data[:3], b"", data + b"\1\0\0\0"):
         with pytest.raises(StreamError):
             decode_ans(StreamReader(damaged), codes.shape, 5)
+    nothing = encode_ans(np.zeros((2, 3), np.uint8), 0).data
+    with pytest.raises(StreamError, match="goes on after its last weight"):
+        decode_ans(StreamReader(nothing + b"\1\0\0\0"), (2, 3), 0)
     for shape, centroids in (((20, 31), 5), ((21, 30), 5), ((20, 30), 4)):
         with pytest.raises(StreamError):
             decode_ans(StreamReader(data), shape, centroids)

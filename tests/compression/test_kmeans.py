@@ -46,8 +46,9 @@ def test_few_different_values_are_their_own_centroids():
 
 def test_halfway_is_the_lowers_however_it_is_rounded():
     step = np.float32(2.0**-23)
-    low, high = np.float32(1), np.float32(1) + step  # nothing in float32 lies between
-    assert nearest(np.array([low, high]), np.array([low, high], np.float64)).tolist() == [0, 1]
+    for low in (np.float32(1), np.float32(1) + step):  # half a step more is rounded down, and up
+        pair = np.array([low, low + step])
+        assert nearest(pair, pair.astype(np.float64)).tolist() == [0, 1]
     centroids = np.array([-1, 1, 4.0])
     assert nearest(np.array([0, 2.5, 2.5 + 1e-6, -9, 9], np.float32), centroids).tolist() == [0, 1, 2, 0, 2]
     for seed in range(5):

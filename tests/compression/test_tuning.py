@@ -69,6 +69,7 @@ def test_centroids_move_as_parameters_of_their_own_would(kind, inputs):
         if is_shared:
             codes = shared[name].codes
             assert torch.equal(parameter.detach(), torch.cat([torch.zeros(1), now])[codes.long()])
+            assert not parameter.grad[codes == 0].any()
             assert not torch.signbit(parameter.detach()[codes == 0]).any()  # +0.0, not -0.0
 
 
