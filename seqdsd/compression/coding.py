@@ -19,6 +19,7 @@ from seqdsd.compression.sharing import SharedTensor, is_codebook
 from seqdsd.compression.streams import StreamError, StreamReader
 
 Coding = Literal["ans", "huffman"]
+"""How a stream has the codes of a shared tensor: by ranges of whole shares, or as published."""
 CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 

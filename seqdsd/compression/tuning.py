@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,7 @@ class CodebookTraining:
         Gradients are summed when ``optimizer.step()`` is called, so after clipping: a norm is that of the weights'
         own gradients, as in training before. Summed ones are larger, and need a lower learning rate. Start a fresh
         optimizer: one from before holds another momentum for each weight. ``close()`` ends it without a ``with``.
+        ``step(closure)`` is refused when it is called.
 
         Raises:
             TypeError: If it is no ``torch.optim.Optimizer``; of a wrapper hand over the one within.
@@ -96,7 +98,10 @@ class CodebookTraining:
         return hooks
 
     def shared(self) -> dict[str, SharedTensor]:
-        """The tensors as they now are, each codebook rounded to 16 bits where that is safe."""
+        """The tensors as the model now has them, each codebook rounded to 16 bits where that is safe.
+
+        Also after an earlier epoch's weights were restored.
+        """
         return {
             name: SharedTensor.tidied(half_where_safe(held.codebook()), held.codes)
             for name, held in self._held.items()
@@ -136,7 +141,12 @@ class CodebookTraining:
         parameters = _parameters(model, {name: codes.shape for name, (_, codes) in shared.items()})
         self._held = {name: _Held(parameter, *shared[name]) for name, parameter in parameters.items()}
 
-    def _before_step(self, *_: object) -> None:
+    def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs.get("closure") is not None or any(callable(one) for one in args[1:]):
+            raise ValueError(
+                "codebooks cannot be trained by step(closure): its gradients would come after they were summed; "
+                "call backward() before step()"
+            )
         for held in self._held.values():
             held.sum_gradients_()
 
@@ -162,7 +172,8 @@ class _Held:
         self._set()
 
     def codebook(self) -> Float[Tensor, "centroids"]:
-        return self._table[1:].float()
+        self._read()  # the parameter may have been given an earlier epoch's weights
+        return self._table[1:].to(torch.float32, copy=True)
 
     @torch.no_grad()
     def sum_gradients_(self) -> None:
@@ -178,10 +189,13 @@ class _Held:
         sums[0] = 0.0
         gradient.copy_(looked_up(sums.to(gradient.dtype), self.codes))
 
-    @torch.no_grad()
     def make_equal_(self) -> None:
-        self._table[self._used] = self.parameter.flatten()[self._places]
+        self._read()
         self._set()
+
+    @torch.no_grad()
+    def _read(self) -> None:
+        self._table[self._used] = self.parameter.flatten()[self._places]
 
     @torch.no_grad()
     def _set(self) -> None:

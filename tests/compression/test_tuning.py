@@ -115,6 +115,31 @@ def test_finished_weights_are_the_files(inputs):
     )
 
 
+def test_restored_weights_are_the_ones_that_are_finished(inputs):
+    model = network()
+    training = CodebookTraining(model, shared_of(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    best, state = copy.deepcopy(model.state_dict()), training.state_dict()
+    with training.attach(optimizer):
+        loss_of(model(inputs)).backward()
+        optimizer.step()
+    moved = training.shared()["2.weight"].codebook
+    model.load_state_dict(best)
+    restored = training.finish_()["2.weight"]
+    assert torch.equal(restored.codebook, state["2.weight/codebook"].sort().values)
+    assert torch.equal(restored.dense(), best["2.weight"]) and not torch.equal(moved, restored.codebook)
+
+
+def test_a_closure_is_refused(inputs):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with CodebookTraining(model, shared_of(model)).attach(optimizer):
+        for call in (lambda one: optimizer.step(one), lambda one: optimizer.step(closure=one)):
+            with pytest.raises(ValueError, match=r"step\(closure\)"):
+                call(lambda: loss_of(model(inputs)))
+        optimizer.step(closure=None)
+
+
 def test_a_resumed_training_has_the_bits_of_an_unbroken_one(inputs):
     def steps(training, model, optimizer, count):
         with training.attach(optimizer):
