@@ -10,7 +10,7 @@ import hashlib
 import io
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _TORCH = (b"PK", b"\x80")
 """How torch's files begin: a zip archive, and before 2020 a pickle."""
 _NAMED = 3
 """Tensors that a message names of each sort."""
+_CLASSES_DIFFER = ". Where an image classifier's classes are others: --weights in place of --start-weights"
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,21 @@ class GivenWeights:
             "dev_score": dev.score,
         }
 
-    def give_to(self, model: nn.Module) -> None:
+    def give_to(self, model: nn.Module, *, but: Sequence[str] = ()) -> None:
         """Load them into a network, all or none.
 
         Prefixes that all names have and the network's do not (``module.``, ``model.``, ``_orig_mod.``) are left out;
         counts of batches, which old files of batch norms lack, stay as they are.
 
+        Args:
+            model: The network.
+            but: Modules of it, by name, that keep what they have; of these the file may hold anything, or nothing.
+
         Raises:
             CheckpointError: If names or shapes are not the network's, or a weight is NaN or infinite.
         """
-        own = model.state_dict()
-        tensors = _without_prefix(self.tensors, own)
+        own = _without(but, model.state_dict())
+        tensors = _without(but, _without_prefix(self.tensors, own))
         counts = {name: one for name, one in own.items() if name.endswith("num_batches_tracked")}
         found = {**counts, **tensors}
         problems = [
@@ -99,12 +104,12 @@ class GivenWeights:
             raise CheckpointError(
                 f"{self.path}: not the weights of this network ({'; '.join(problems)}); set the network as it was when "
                 "they were trained (--hidden-size, --network.*, --features.*, data of as many classes; --dry-run shows "
-                "it), or take others"
+                f"it), or take others{'' if but else _CLASSES_DIFFER}"
             )
         as_own = {name: one.to(own[name].dtype) for name, one in found.items()}  # where 1e300 is infinite
         if bad := next((name for name, one in as_own.items() if not bool(one.isfinite().all())), None):
             raise CheckpointError(f"{self.path}: {bad!r} holds NaN or infinity; take weights from before")
-        model.load_state_dict(as_own)
+        model.load_state_dict(as_own, strict=not but)
 
 
 def _from_safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
@@ -180,6 +185,12 @@ def _without_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
             break
         named = {name.removeprefix(start): one for name, one in named.items()}
     return named
+
+
+def _without(modules: Sequence[str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is not these modules'."""
+    prefixes = tuple(f"{name}." for name in modules)
+    return {name: one for name, one in tensors.items() if not name.startswith(prefixes)}
 
 
 def _misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

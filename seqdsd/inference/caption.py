@@ -4,16 +4,12 @@ Features are not kept: photos are captioned once, and the CNN takes less time th
 out scoring, which needs references (``seqdsd evaluate``).
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,6 +20,7 @@ from PIL import Image
 from seqdsd.decode import NonFiniteCaptions, ScoredCaption
 from seqdsd.images import IMAGE_SUFFIXES, ImageError, decoded_image, read_image_bytes, to_upright_rgb
 from seqdsd.inference.files import find_files, late_progress
+from seqdsd.inference.image_batches import find_in_batches, result_line
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
@@ -37,7 +34,6 @@ Examples:
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd caption runs/flickr8k photos/ --beam 20 --json > captions.jsonl
 """
-_MOST_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -108,14 +104,17 @@ def caption_images(
         batch_size: Images at once; bounds memory.
         on_captioned: Called after each batch with the number of files in it.
     """
-    remaining = iter(images)
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
-        while batch := list(islice(remaining, batch_size)):
-            pixels = list(readers.map(partial(_read, encoder), batch))
-            paths = [one if isinstance(one, Path) else Path("image") for one in batch]
-            captioned = _caption(trained, encoder, paths, pixels)
-            on_captioned(len(batch))
-            yield from captioned
+    for path, found in find_in_batches(
+        images,
+        prepare=partial(_prepared, encoder),
+        find=partial(_search, trained, encoder),
+        batch_size=batch_size,
+        after_batch=on_captioned,
+    ):
+        if isinstance(found, ImageError):
+            yield CaptionedFile(path, problem=str(found))
+        else:
+            yield _described(path, found, trained)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -145,31 +144,11 @@ def main(argv: Sequence[str]) -> None:
     run_command(parse_and_run)
 
 
-def _read(encoder: ImageEncoder, image: Path | Image.Image) -> UInt8[np.ndarray, "3 side side"] | ImageError:
-    """An image as the encoder takes it: small, whatever its size was."""
-    try:
-        if not isinstance(image, Path):
-            return encoder.prepare(to_upright_rgb(image))
-        with decoded_image(read_image_bytes(image), image) as decoded:
-            return encoder.prepare(decoded)
-    except ImageError as error:
-        return error
-
-
-def _caption(
-    trained: TrainedCaptioner,
-    encoder: ImageEncoder,
-    paths: Sequence[Path],
-    pixels: Sequence[UInt8[np.ndarray, "3 side side"] | ImageError],
-) -> list[CaptionedFile]:
-    readable = [one for one in pixels if not isinstance(one, ImageError)]
-    found = iter(_search(trained, encoder, np.stack(readable)) if readable else [])
-    return [
-        CaptionedFile(path, problem=str(one))
-        if isinstance(one, ImageError)
-        else _described(path, next(found), trained)
-        for path, one in zip(paths, pixels, strict=True)
-    ]
+def _prepared(encoder: ImageEncoder, image: Path | Image.Image) -> UInt8[np.ndarray, "3 side side"]:
+    if not isinstance(image, Path):
+        return encoder.prepare(to_upright_rgb(image))
+    with decoded_image(read_image_bytes(image), image) as decoded:
+        return encoder.prepare(decoded)
 
 
 @torch.inference_mode()
@@ -202,14 +181,6 @@ def _report(one: CaptionedFile, *, as_json: bool) -> bool:
     if one.problem is not None:
         print(printable(one.problem), file=sys.stderr)
         return False
-    print(_json_line(one) if as_json else f"{printable(str(one.path))}\t{printable(one.caption)}", flush=True)
+    value = {"image": str(one.path), "caption": one.caption, "log_prob": round(one.log_prob, 4)}
+    print(result_line((str(one.path), one.caption), value, as_json=as_json), flush=True)
     return True
-
-
-def _json_line(one: CaptionedFile) -> str:
-    line = json.dumps(_as_object(one), ensure_ascii=False)
-    return line if printable(line) == line else json.dumps(_as_object(one))
-
-
-def _as_object(one: CaptionedFile) -> dict[str, Any]:
-    return {"image": str(one.path), "caption": one.caption, "log_prob": round(one.log_prob, 4)}

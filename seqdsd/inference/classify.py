@@ -3,14 +3,9 @@
 Leaves out scoring, which needs to know what is right (``seqdsd evaluate``).
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +15,10 @@ import tyro
 from jaxtyping import UInt8
 from PIL import Image
 
-from seqdsd.data.labelled_images import ImageFormat, fitted_pixels
+from seqdsd.data.labelled_images import fitted_pixels
 from seqdsd.images import IMAGE_SUFFIXES, ImageError, read_image, to_upright_rgb
 from seqdsd.inference.files import find_files, late_progress
+from seqdsd.inference.image_batches import find_in_batches, result_line
 from seqdsd.inference.trained import TrainedClassifier, load_classifier
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
@@ -36,7 +32,6 @@ Examples:
   seqdsd classify runs/cifar10-resnet20 photo.jpg
   seqdsd classify runs/cifar10-resnet20 photos/ --json > classes.jsonl
 """
-_MOST_READERS = 4
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,22 @@ def classify_images(
         batch_size: Images at once; bounds memory.
         on_classified: Called after each batch with the number of files in it.
     """
-    remaining = iter(images)
-    with ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1)) as readers:
-        while batch := list(islice(remaining, batch_size)):
-            pixels = list(readers.map(partial(_read, image_format=trained.labeller.format), batch))
-            paths = [one if isinstance(one, Path) else Path("image") for one in batch]
-            classified = _classify(trained, paths, pixels)
-            on_classified(len(batch))
-            yield from classified
+
+    def prepare(image: Path | Image.Image) -> UInt8[np.ndarray, "channels height width"]:
+        opened = read_image(image) if isinstance(image, Path) else to_upright_rgb(image)
+        return fitted_pixels(opened, trained.labeller.format)
+
+    for path, found in find_in_batches(
+        images,
+        prepare=prepare,
+        find=lambda pixels: _tops(trained, pixels),
+        batch_size=batch_size,
+        after_batch=on_classified,
+    ):
+        if isinstance(found, ImageError):
+            yield ClassifiedFile(path, problem=str(found))
+        else:
+            yield _described(path, *found, trained)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -118,35 +121,13 @@ def main(argv: Sequence[str]) -> None:
     run_command(parse_and_run)
 
 
-def _read(
-    image: Path | Image.Image, *, image_format: ImageFormat
-) -> UInt8[np.ndarray, "channels height width"] | ImageError:
-    """An image as the network takes it: small, whatever its size was."""
-    try:
-        opened = read_image(image) if isinstance(image, Path) else to_upright_rgb(image)
-        return fitted_pixels(opened, image_format)
-    except ImageError as error:
-        return error
-
-
 @torch.inference_mode()
-def _classify(
-    trained: TrainedClassifier,
-    paths: Sequence[Path],
-    pixels: Sequence[UInt8[np.ndarray, "channels height width"] | ImageError],
-) -> list[ClassifiedFile]:
-    readable = [one for one in pixels if not isinstance(one, ImageError)]
-    found: Iterator[tuple[list[float], list[int]]] = iter(())
-    if readable:
-        images = torch.from_numpy(np.stack(readable)).to(trained.device)
-        logits, _ = trained.labeller.logits(trained.model, images)
-        found = zip(*(one.tolist() for one in trained.labeller.tops(logits)), strict=True)
-    return [
-        ClassifiedFile(path, problem=str(one))
-        if isinstance(one, ImageError)
-        else _described(path, *next(found), trained)
-        for path, one in zip(paths, pixels, strict=True)
-    ]
+def _tops(
+    trained: TrainedClassifier, pixels: UInt8[np.ndarray, "images channels height width"]
+) -> Iterator[tuple[list[float], list[int]]]:
+    """Of each image the probabilities of its likeliest classes, and which they are."""
+    logits, _ = trained.labeller.logits(trained.model, torch.from_numpy(pixels).to(trained.device))
+    return zip(*(one.tolist() for one in trained.labeller.tops(logits)), strict=True)
 
 
 def _described(
@@ -164,13 +145,8 @@ def _report(one: ClassifiedFile, *, as_json: bool) -> bool:
     if one.problem is not None:
         print(printable(one.problem), file=sys.stderr)
         return False
-    best = one.tops[0]
-    said = (str(one.path), best["class"], f"{best['probability']:.4f}")
-    print(_json_line(one) if as_json else "\t".join(map(printable, said)), flush=True)
+    path, best = str(one.path), one.tops[0]
+    value = {"image": path, "class": best["class"], "top5": list(one.tops)}
+    columns = (path, best["class"], f"{best['probability']:.4f}")
+    print(result_line(columns, value, as_json=as_json), flush=True)
     return True
-
-
-def _json_line(one: ClassifiedFile) -> str:
-    value = {"image": str(one.path), "class": one.tops[0]["class"], "top5": list(one.tops)}
-    line = json.dumps(value, ensure_ascii=False)
-    return line if printable(line) == line else json.dumps(value)

@@ -25,6 +25,8 @@ class Classifier:
     Attributes:
         build: Makes it, with ``num_classes``, ``channels`` and ``image_size`` of the images, and ``hidden_size`` where
             it has one.
+        head: Its modules, by name, that belong to the classes that it was trained on: its last layer, and all of
+            its auxiliary classifiers.
         image_size: Side of the images that it was made for, in pixels.
         channels: Of the images, where it takes no others; None where it takes any.
         smallest: Side of the smallest images that it takes.
@@ -33,6 +35,7 @@ class Classifier:
     """
 
     build: Callable[..., nn.Module]
+    head: tuple[str, ...]
     image_size: int
     channels: int | None = None
     smallest: int = 1
@@ -93,10 +96,10 @@ def _small_resnet(depth: int) -> Classifier:
     def build(*, num_classes: int, channels: int, image_size: int, hidden_size: int) -> nn.Module:
         return SmallResNet(depth=depth, num_classes=num_classes, channels=channels, width=hidden_size)
 
-    return Classifier(build, image_size=32, smallest=5, hidden_size=16)
+    return Classifier(build, head=("output",), image_size=32, smallest=5, hidden_size=16)
 
 
-def _torchvision(name: str, smallest: int, **options: Any) -> Classifier:
+def _torchvision(name: str, smallest: int, *head: str, **options: Any) -> Classifier:
     def build(*, num_classes: int, **_: Any) -> nn.Module:
         from torchvision import models  # over a second that the others need not wait
 
@@ -104,7 +107,7 @@ def _torchvision(name: str, smallest: int, **options: Any) -> Classifier:
         return network
 
     return Classifier(
-        build, image_size=IMAGENET_SIZE, channels=COLOURS, smallest=smallest, has_published_weights=True
+        build, head, image_size=IMAGENET_SIZE, channels=COLOURS, smallest=smallest, has_published_weights=True
     )
 
 
@@ -116,17 +119,20 @@ CLASSIFIERS: Mapping[str, Classifier] = {
     "resnet32": _small_resnet(32),
     "resnet44": _small_resnet(44),
     "resnet56": _small_resnet(56),
-    "lenet5": Classifier(LeNet5, image_size=28, smallest=16, hidden_size=500),
-    "lenet300": Classifier(LeNet300100, image_size=28, hidden_size=300),
+    "lenet5": Classifier(LeNet5, head=("fc2",), image_size=28, smallest=16, hidden_size=500),
+    "lenet300": Classifier(LeNet300100, head=("fc3",), image_size=28, hidden_size=300),
     # With its auxiliary classifiers, which the paper's 13 million parameters count: they are trained and pruned like
-    # the rest, and only what they say is thrown away. transform_input: what torchvision's weights expect.
-    "googlenet": _torchvision("googlenet", 47, aux_logits=True, init_weights=True, transform_input=True),
-    "vgg16": _torchvision("vgg16", 32),
-    "resnet18": _torchvision("resnet18", 33),
-    "resnet50": _torchvision("resnet50", 33),
-    "alexnet": _torchvision("alexnet", 63),
-    "squeezenet1_0": _torchvision("squeezenet1_0", 21),
-    "squeezenet1_1": _torchvision("squeezenet1_1", 17),
+    # the rest, and only what they say is thrown away. transform_input: what torchvision's weights expect. Of the
+    # auxiliary ones its file holds weights, which were never trained (torchvision's models/googlenet.py warns of it).
+    "googlenet": _torchvision(
+        "googlenet", 47, "fc", "aux1", "aux2", aux_logits=True, init_weights=True, transform_input=True
+    ),
+    "vgg16": _torchvision("vgg16", 32, "classifier.6"),
+    "resnet18": _torchvision("resnet18", 33, "fc"),
+    "resnet50": _torchvision("resnet50", 33, "fc"),
+    "alexnet": _torchvision("alexnet", 63, "classifier.6"),
+    "squeezenet1_0": _torchvision("squeezenet1_0", 21, "classifier.1"),
+    "squeezenet1_1": _torchvision("squeezenet1_1", 17, "classifier.1"),
 }
 """Every classifier by its name. Torchvision's GoogLeNet has batch norms, and 3 x 3 convolutions in the place of the
 original's 5 x 5; its SqueezeNet 1.0 is the one of the papers' 4.8 MB."""

@@ -15,7 +15,7 @@ from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.models import CLASSIFIERS
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech, vision
 from seqdsd.recipes.command import parse_command
-from seqdsd.recipes.fitting import Fitted, show_choices
+from seqdsd.recipes.fitting import Fitted, Planned, show_choices
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
@@ -32,7 +32,7 @@ class Recipe:
     config_class: type[Any]
     without_data: Callable[[], Any]
     """Settings for the embedded corpus."""
-    with_data: Callable[[Path, OnBadData], Fitted] | None
+    with_data: Callable[[Path, OnBadData, Planned], Fitted] | None
     """Settings that fit the corpus in a folder; None where they are the class's own."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -20,7 +20,7 @@ from seqdsd.config import ConfigError, kinds, of_kind, read_config, read_provena
 from seqdsd.data import OnBadData
 from seqdsd.engine import StopRequested, TrainingDiverged, is_first_process, is_lost_company, leave_company
 from seqdsd.printable import printable_lines
-from seqdsd.recipes.fitting import Fitted
+from seqdsd.recipes.fitting import Fitted, Planned, show_choices
 from seqdsd.recipes.start_weights import with_network_of
 from seqdsd.records import RunFolder, checked_provenance
 
@@ -65,7 +65,7 @@ def parse_command(
     prog: str,
     description: str,
     without_data: Callable[[], ConfigT],
-    with_data: Callable[[Path, OnBadData], Fitted] | None = None,
+    with_data: Callable[[Path, OnBadData, Planned], Fitted] | None = None,
     chosen_before: Path | None = None,
     recipe: str | None = None,
     argv: Sequence[str] | None = None,
@@ -74,7 +74,8 @@ def parse_command(
 
     From the file that ``--config`` names, on the class's defaults; without it, those of the run that is gone on with,
     if there is one; else, by ``--preset``, those that fit the corpus, or the class's defaults. Where the weights of a
-    run are given (``--start-weights``), its network's are chosen by none of these but the file and the paper.
+    run are given (``--start-weights``, a classifier's ``--weights``), its network's are chosen by none of these but the
+    file and the paper.
 
     Where a setting is one of several classes (``seqdsd.config.kinds``), the flags are those of the kind asked for.
 
@@ -83,7 +84,8 @@ def parse_command(
         prog: How the recipe is started.
         description: For ``--help``.
         without_data: Settings to begin with where neither ``--data`` nor the file names a corpus.
-        with_data: Settings that fit the corpus in a folder; by default the class's own.
+        with_data: Settings that fit the corpus in a folder and a training of so many rounds and epochs; by default the
+            class's own.
         chosen_before: File of those that ``with_data`` chose once, read in its place: the corpus may have changed.
         recipe: Its name: a run of another is not gone on with.
         argv: For tests; the process's own by default.
@@ -97,6 +99,8 @@ def parse_command(
     for flag in ("--config", "--data", "--out"):
         first_look.add_argument(flag, type=Path)
     first_look.add_argument("--start-weights", "--start_weights", "--weights", type=Path)
+    first_look.add_argument("--iters")
+    first_look.add_argument("--epochs", nargs="*", default=[])
     first_look.add_argument("--preset", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
     first_look.add_argument("--resume", action="store_true")
@@ -121,7 +125,7 @@ def parse_command(
         base = read_config(chosen_before, base)
         log.info("going on with the settings in %s, which were chosen for the corpus", chosen_before)
     elif with_data:
-        fitted = with_data(seen.data, seen.on_bad_data)
+        fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
         base = fitted.settings
     if seen.start_weights and not (seen.config or own or seen.preset == "paper"):
         base = with_network_of(base, seen.start_weights, recipe)
@@ -136,6 +140,15 @@ def parse_command(
         args=argv,
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _planned(seen: argparse.Namespace) -> Planned:
+    """What the flags set of it; those that are wrong are refused later, by all of them."""
+    try:
+        iters = None if seen.iters is None else int(seen.iters)
+        return Planned(iters=iters, epochs=tuple(int(one) for one in seen.epochs))
+    except ValueError:
+        return Planned()
 
 
 def _own_settings(out: Path | None, base: ConfigT, recipe: str | None) -> ConfigT | None:
@@ -157,6 +170,53 @@ def _own_settings(out: Path | None, base: ConfigT, recipe: str | None) -> Config
     own = read_config(folder.config, base)
     log.info("going on with the settings of the run in %s", folder.path)
     return replace(own, out=folder.path)  # type: ignore[type-var]  # where it lies now
+
+
+def run_recipe(
+    recipe: str,
+    config_class: type[ConfigT],
+    *,
+    description: str,
+    without_data: Callable[[], ConfigT],
+    with_data: Callable[[Path, OnBadData, Planned], Fitted] | None = None,
+    run: Callable[..., Any],
+    dry_run: Callable[[ConfigT], None],
+    argv: Sequence[str] | None,
+) -> None:
+    """What ``python -m seqdsd.recipes.NAME`` does: parse its command line and run, or print the plan.
+
+    Args:
+        recipe: Its name.
+        config_class: See ``parse_command``; also ``description``, ``without_data``, ``with_data``, ``argv``.
+        description: See there.
+        without_data: See there.
+        with_data: See there.
+        run: Takes settings, ``resume`` and ``start_from``, and ``origin`` where settings were chosen for a corpus: what
+            is to be noted of these.
+        dry_run: Prints the plan.
+        argv: See there.
+    """
+
+    def parse_and_run() -> None:
+        command = parse_command(
+            config_class,
+            prog=f"python -m seqdsd.recipes.{recipe}",
+            description=description,
+            without_data=without_data,
+            with_data=with_data,
+            recipe=recipe,
+            argv=argv,
+        )
+        asked, settings, chosen = command.invocation, command.settings, command.fitted
+        if chosen and is_first_process():
+            show_choices(chosen, settings, Console())
+        if asked.dry_run:
+            dry_run(settings)
+        else:
+            noted = {"origin": chosen.provenance(settings)} if chosen else {}
+            run(settings, resume=asked.resume, start_from=asked.start_from, **noted)
+
+    run_command(parse_and_run)
 
 
 class _PrintableFormatter(logging.Formatter):

@@ -38,7 +38,7 @@ class Numbers:
     """Settings of ``[network]`` that are the same for every corpus."""
     recurrent_layers: Steps = ()
     """Number of recurrent layers, where it can be chosen."""
-    hidden_sizes: Steps = ((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024))
+    hidden_sizes: Steps = ((1, 256), (5, 320), (30, 512), (300, 1024))
     """Units of each layer; the paper's above."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
@@ -61,11 +61,14 @@ class Numbers:
     """Learning rate of the first phase."""
     ladder: tuple[float | int, ...] = (8, 5, 3, 1, 0.3)
     """Ratios of the phases' rates: Table 7's."""
-    dropout: Steps = ((1 / 6, 0.2), (math.inf, 0.1))
+    dropout: Steps = ((math.inf, 0.1),)
     few_hours: float = 1 / 6
     """Below, small batches."""
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
+    short_steps: int = 6_000
+    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than this."""
+    dropout_of_short: float = 0.1
     measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
 
@@ -74,12 +77,32 @@ DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
 DS2 = Numbers(
     network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
+    hidden_sizes=((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024)),
     dropout=((10, 0.3), (math.inf, 0.1)),
+    dropout_of_short=0.0,
 )
 
 OPTIMIZER = AdamWSettings(
     curve="cosine", warmup=0.1, momentum=0.9, decay=0.99, weight_decay=0.01, clip_norm=100.0
 )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a user has set of a training's length."""
+
+    iters: int | None = None
+    epochs: tuple[int, ...] = ()
+    """Of each phase, or one number for all; empty where the rule is to choose."""
+
+    def total_epochs(self, chosen: Sequence[int], iters: int) -> int:
+        """Of all phases, where the rule chose ``chosen`` for them and the recipe's default is ``iters`` rounds."""
+        num_phases = 1 + 2 * (iters if self.iters is None else self.iters)
+        epochs = self.epochs or chosen
+        return sum(epochs[min(phase, len(epochs) - 1)] for phase in range(num_phases))
+
+
+AS_CHOSEN = Planned()
 
 
 @dataclass(frozen=True)
@@ -131,16 +154,21 @@ class Fitted:
         return {"chosen_automatically": chosen, "corpus": kept}
 
 
-def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitted:
+def fitted(
+    measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, planned: Planned = AS_CHOSEN
+) -> Fitted:
     """Choose settings for a corpus; nothing but the arguments decides.
 
     Args:
         measure: Of the corpus.
         base: The recipe's defaults, which all that is not chosen keeps.
         numbers: Of the recipe's network.
+        planned: A training that is planned to be short is regularised less.
     """
     batch_seconds, batches = _batches(measure, numbers)
     steps = steps_an_epoch(measure, batch_seconds)
+    epochs = _epochs(measure, steps, numbers)
+    all_steps = steps * planned.total_epochs(epochs.values["epochs"], base.iters)
     alphabet = _alphabet(measure)
     choices = (
         *((alphabet,) if alphabet else ()),
@@ -150,9 +178,9 @@ def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitt
             {f"features.{name}": value for name, value in numbers.features.items()},
             "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
         ),
-        _dropout(measure, numbers),
+        _dropout(measure, numbers, all_steps),
         batches,
-        _epochs(measure, steps, numbers),
+        epochs,
         _rates(numbers),
         Choice(
             {"optimizer": OPTIMIZER},
@@ -160,7 +188,7 @@ def fitted(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Fitt
             "steps, then falls to a thousandth along a cosine",
         ),
         Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
-        *_augmentation(measure, numbers),
+        *_augmentation(measure, numbers, all_steps),
     )
     settings: Any = base
     for choice in choices:
@@ -241,22 +269,32 @@ _NETWORK_REASONS = {
 }
 
 
-def _dropout(measure: CorpusMeasure, numbers: Numbers) -> Choice:
+def _dropout(measure: CorpusMeasure, numbers: Numbers, all_steps: int) -> Choice:
     bound, share = _at(measure.hours, numbers.dropout)
-    return Choice({"network.dropout": share}, f"dropout {share:g}: {_below(bound)}")
+    why = _below(bound)
+    if share > numbers.dropout_of_short and all_steps < numbers.short_steps:
+        share, why = numbers.dropout_of_short, _of_short(all_steps, numbers)
+    return Choice({"network.dropout": share}, f"dropout {share:g}: {why}")
 
 
-def _augmentation(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
+def _augmentation(measure: CorpusMeasure, numbers: Numbers, all_steps: int) -> list[Choice]:
     if measure.hours >= numbers.augmented_hours:
         return []
-    masks = {"augment.spec_augment": True, "augment.freq_width_bins": 20, "augment.time_width_frames": 20}
     why = _below(numbers.augmented_hours)
-    return [
-        Choice(masks, f"masked spectrograms (SpecAugment), up to an eighth of the bins and 20 frames: {why}"),
-        Choice(
-            {"augment.speed_factors": (0.9, 1.0, 1.1)}, f"played at 0.9, 1.0 and 1.1 times the speed: {why}"
-        ),
-    ]
+    speeds = Choice(
+        {"augment.speed_factors": (0.9, 1.0, 1.1)}, f"played at 0.9, 1.0 and 1.1 times the speed: {why}"
+    )
+    if all_steps < numbers.short_steps:
+        off = Choice({"augment.spec_augment": False}, f"no masks: {_of_short(all_steps, numbers)}")
+        return [off, speeds]
+    masks = {"augment.spec_augment": True, "augment.freq_width_bins": 20, "augment.time_width_frames": 20}
+    reason = f"masked spectrograms (SpecAugment), up to an eighth of the bins and 20 frames: {why}"
+    return [Choice(masks, reason), speeds]
+
+
+def _of_short(all_steps: int, numbers: Numbers) -> str:
+    few = f"{counted(all_steps, 'step')} in all phases are few (below {numbers.short_steps:,})"
+    return f"{few}: networks learn sooner with less variation"
 
 
 def _alphabet(measure: CorpusMeasure) -> Choice | None:

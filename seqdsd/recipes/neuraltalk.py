@@ -12,7 +12,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,21 +23,19 @@ from rich.markup import escape
 from seqdsd.config import read_config
 from seqdsd.data import CaptionCorpus, CaptionedImage, check_images_exist, check_known_words, read_captions
 from seqdsd.data.synthetic import SyntheticScenes, default_cache_dir, synthetic_scenes
-from seqdsd.engine import AdamWSettings, AdaptiveSettings, Processes, is_first_process, make_fabric
+from seqdsd.engine import (
+    AdamWSettings,
+    AdaptiveSettings,
+    GivenWeights,
+    Processes,
+    is_first_process,
+    make_fabric,
+)
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
-from seqdsd.recipes.command import parse_command, run_command
+from seqdsd.recipes.command import run_recipe
 from seqdsd.recipes.start_weights import given_run
-from seqdsd.recipes.training import (
-    RunConfig,
-    RunResult,
-    check_memory,
-    describe_training,
-    find_parent,
-    finished_phases,
-    holds_run,
-    train,
-)
+from seqdsd.recipes.training import RunConfig, RunResult, describe_training, make_network, train_or_resume
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.captions.changes import read_run_captions
 from seqdsd.reports.captions.terminal import compare_in_terminal
@@ -177,33 +174,24 @@ def run(
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
     """
     console = console or Console(quiet=not is_first_process())
-    folder = RunFolder(config.out)
-    has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
-    parent = find_parent(start_from, folder, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
-    phases = finished_phases(folder, config) if has_run else None
-    if phases is None:
-        # Not counted again: from captions mended since then, other words would get the ids.
-        known = folder if has_run else parent or given_run(config, RECIPE, part="vocabulary")
-        fabric = make_fabric(config.device, config.precision)
-        with fabric.rank_zero_first(local=True):  # scenes are drawn and features computed once
-            vocabulary = WordVocabulary.load(known.path) if known else None
-            task = make_task(config, vocabulary, fabric)
-        phases = train(
-            task,
-            config,
-            recipe=RECIPE,
-            rules=CAPTION_RULES,
-            optimizer=config.optimizer,
-            folder=folder,
-            fabric=fabric,
-            console=console,
-            save_parts=lambda path: _save_parts(task, path),
-            may_change=MAY_CHANGE_ON_RESUME,
-            start_from=parent,
-        )
+    result = train_or_resume(
+        config,
+        recipe=RECIPE,
+        rules=CAPTION_RULES,
+        optimizer=config.optimizer,
+        may_change=MAY_CHANGE_ON_RESUME,
+        spelling="vocabulary",
+        make_task=lambda known, fabric, given: make_task(
+            config, WordVocabulary.load(known.path) if known else None, fabric, given
+        ),
+        save_parts=_save_parts,
+        resume=resume,
+        start_from=start_from,
+        console=console,
+    )
     if is_first_process():
-        show(folder, phases, console)
-    return RunResult(folder, phases)
+        show(result.folder, result.phases, console)
+    return result
 
 
 def show(folder: RunFolder, phases: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -239,12 +227,15 @@ def dry_run(config: Config, console: Console | None = None) -> None:
 
 
 def make_task(
-    config: Config, vocabulary: WordVocabulary | None = None, fabric: Fabric | None = None
+    config: Config,
+    vocabulary: WordVocabulary | None = None,
+    fabric: Fabric | None = None,
+    given: GivenWeights | None = None,
 ) -> CaptionTask:
-    """The network with fresh weights and its data; without a vocabulary the training captions' words are counted.
+    """The network, with fresh weights or those given, and its data; without a vocabulary words are counted in the data.
 
     Raises:
-        ValueError: For data that cannot be used.
+        ValueError: For data or weights that cannot be used.
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     corpus, features = make_features(config, read_corpus(config), fabric.device)
@@ -252,13 +243,14 @@ def make_task(
         usable = [image for image in corpus.train if image.id in features.rows]
         vocabulary = make_vocabulary(config.vocabulary, usable)
     corpus = check_known_words(corpus, vocabulary, on_bad_data=config.on_bad_data)
-    make = partial(make_model, config, vocabulary, feature_size=features.feature_size)
-    check_memory(make, config, optimizer=config.optimizer)
-    torch.manual_seed(config.seed)
-    model = make()
-    model.set_output_bias(vocabulary.output_bias())
+
+    def make() -> NeuralTalk:
+        model = make_model(config, vocabulary, feature_size=features.feature_size)
+        model.set_output_bias(vocabulary.output_bias())
+        return model
+
     return CaptionTask(
-        model=model,
+        model=make_network(make, config, optimizer=config.optimizer, given=given),
         vocabulary=vocabulary,
         corpus=corpus,
         features=features,
@@ -339,25 +331,17 @@ def _save_parts(task: CaptionTask, path: Path) -> Mapping[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``python -m seqdsd.recipes.neuraltalk``."""
-
-    def parse_and_run() -> None:
-        command = parse_command(
-            Config,
-            prog="python -m seqdsd.recipes.neuraltalk",
-            description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, "
-            "it takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the "
-            "paper's and the original NeuralTalk's.",
-            without_data=embedded_settings,
-            recipe=RECIPE,
-            argv=argv,
-        )
-        if command.invocation.dry_run:
-            dry_run(command.settings)
-        else:
-            asked = command.invocation
-            run(command.settings, resume=asked.resume, start_from=asked.start_from)
-
-    run_command(parse_and_run)
+    run_recipe(
+        RECIPE,
+        Config,
+        description="Train a NeuralTalk image captioner with Dense-Sparse-Dense training. Where no data is named, it "
+        "takes a small corpus of drawn scenes and settings made for it; otherwise the settings begin from the paper's "
+        "and the original NeuralTalk's.",
+        without_data=embedded_settings,
+        run=run,
+        dry_run=dry_run,
+        argv=argv,
+    )
 
 
 __all__ = ["Config", "RunResult", "dry_run", "main", "make_model", "make_task", "make_vocabulary", "run"]

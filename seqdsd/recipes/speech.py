@@ -9,10 +9,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
@@ -20,21 +20,12 @@ from torch import nn
 from seqdsd.config import read_config, read_provenance
 from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
-from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
-from seqdsd.recipes.command import parse_command, run_command
-from seqdsd.recipes.fitting import Fitted, Numbers, fitted, show_choices
+from seqdsd.engine import AdamWSettings, GivenWeights, NesterovSettings, Processes, is_first_process
+from seqdsd.recipes.command import run_recipe
+from seqdsd.recipes.fitting import AS_CHOSEN, Fitted, Numbers, Planned, fitted
 from seqdsd.recipes.measuring import measure
 from seqdsd.recipes.start_weights import given_run
-from seqdsd.recipes.training import (
-    RunConfig,
-    RunResult,
-    check_memory,
-    describe_training,
-    find_parent,
-    finished_phases,
-    holds_run,
-    train,
-)
+from seqdsd.recipes.training import RunConfig, RunResult, describe_training, make_network, train_or_resume
 from seqdsd.records import RunFolder, RunFolderError, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import SPEECH_RULES
@@ -122,32 +113,23 @@ class SpeechRecipe:
             ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
         """
         console = console or Console(quiet=not is_first_process())
-        folder = RunFolder(config.out)
-        has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
-        parent = find_parent(start_from, folder, config, recipe=self.name, may_change=MAY_CHANGE_ON_RESUME)
-        phases = finished_phases(folder, config) if has_run else None
-        if phases is None:
-            # Not learnt again: from transcripts mended since then, sub-words would come out otherwise.
-            known = folder if has_run else parent or given_run(config, self.name, part="tokenizer")
-            fabric = make_fabric(config.device, config.precision)
-            with fabric.rank_zero_first(local=True):  # a corpus is synthesised once
-                tokenizer = read_tokenizer(known) if known else None
-                task = self.make_task(config, tokenizer, Processes.of(fabric))
-            phases = train(
-                task,
-                config,
-                recipe=self.name,
-                rules=SPEECH_RULES,
-                optimizer=config.optimizer,
-                folder=folder,
-                fabric=fabric,
-                console=console,
-                save_parts=lambda path: {**_save_parts(task, path), **(origin or {})},
-                may_change=MAY_CHANGE_ON_RESUME,
-                start_from=parent,
-            )
-        console.print(phase_table(phases))
-        return RunResult(folder, phases)
+        result = train_or_resume(
+            config,
+            recipe=self.name,
+            rules=SPEECH_RULES,
+            optimizer=config.optimizer,
+            may_change=MAY_CHANGE_ON_RESUME,
+            spelling="tokenizer",
+            make_task=lambda known, fabric, given: self.make_task(
+                config, read_tokenizer(known) if known else None, Processes.of(fabric), given
+            ),
+            save_parts=lambda task, path: {**_save_parts(task, path), **(origin or {})},
+            resume=resume,
+            start_from=start_from,
+            console=console,
+        )
+        console.print(phase_table(result.phases))
+        return result
 
     def dry_run(self, config: SpeechConfig, console: Console | None = None) -> None:
         """Print corpus, network, pruning plan and schedule; train nothing."""
@@ -165,19 +147,19 @@ class SpeechRecipe:
         config: SpeechConfig,
         tokenizer: Tokenizer | None = None,
         processes: Processes | None = None,
+        given: GivenWeights | None = None,
     ) -> SpeechTask:
-        """The network with fresh weights and its data; without a tokenizer the one asked for is made.
+        """The network, with fresh weights or those given, and its data; without a tokenizer the one asked for is made.
 
         Raises:
-            ValueError: For data that cannot be used.
+            ValueError: For data or weights that cannot be used.
         """
-        torch.manual_seed(config.seed)
         folder = config.data or synthetic_speech(SyntheticSpeech())
         corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
-        check_memory(lambda: self.make_model(config, tokenizer), config, optimizer=config.optimizer)
+        make = partial(self.make_model, config, tokenizer)
         return SpeechTask(
-            model=self.make_model(config, tokenizer),
+            model=make_network(make, config, optimizer=config.optimizer, given=given),
             tokenizer=tokenizer,
             corpus=corpus,
             batches_settings=config.batches,
@@ -194,40 +176,29 @@ class SpeechRecipe:
         """Settings for the embedded corpus: small enough for two CPU cores."""
         return read_config(Path(__file__).with_name(f"{self.name}_embedded.toml"), self.config_class())
 
-    def fit(self, data: Path, on_bad_data: OnBadData = "error") -> Fitted:
-        """Settings for the corpus in a folder, and why these.
+    def fit(self, data: Path, on_bad_data: OnBadData = "error", planned: Planned = AS_CHOSEN) -> Fitted:
+        """Settings for the corpus in a folder and a training of the length that is planned, and why these.
 
         Raises:
             ValueError: See ``read_corpus``.
         """
         corpus = read_corpus(data, on_bad_data=on_bad_data, with_test=False)
-        return fitted(measure(corpus), self.config_class(), self.numbers)
+        return fitted(measure(corpus), self.config_class(), self.numbers, planned)
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """Entry point of ``python -m seqdsd.recipes.NAME``."""
-
-        def parse_and_run() -> None:
-            command = parse_command(
-                self.config_class,
-                prog=f"python -m seqdsd.recipes.{self.name}",
-                description=f"Train a {self.title} recogniser with Dense-Sparse-Dense training. Where no data is "
-                "named, it takes a small synthesised corpus and settings made for it; with --data alone, it chooses "
-                "settings that fit the corpus and says why; every one can be set. The paper's: --preset paper.",
-                without_data=self.embedded_settings,
-                with_data=self.fit,
-                recipe=self.name,
-                argv=argv,
-            )
-            asked, settings, chosen = command.invocation, command.settings, command.fitted
-            if chosen and is_first_process():
-                show_choices(chosen, settings, Console())
-            if asked.dry_run:
-                self.dry_run(settings)
-            else:
-                origin = chosen.provenance(settings) if chosen else None
-                self.run(settings, resume=asked.resume, start_from=asked.start_from, origin=origin)
-
-        run_command(parse_and_run)
+        run_recipe(
+            self.name,
+            self.config_class,
+            description=f"Train a {self.title} recogniser with Dense-Sparse-Dense training. Where no data is named, "
+            "it takes a small synthesised corpus and settings made for it; with --data alone, it chooses settings "
+            "that fit the corpus and says why; every one can be set. The paper's: --preset paper.",
+            without_data=self.embedded_settings,
+            with_data=self.fit,
+            run=self.run,
+            dry_run=self.dry_run,
+            argv=argv,
+        )
 
 
 def make_tokenizer(settings: TokenizerSettings, corpus: Corpus) -> Tokenizer:

@@ -1,6 +1,7 @@
-"""``--start-weights``: the first dense phase is somebody else's. Which file that is, and whose network.
+"""Weights that a run begins with: which file they are in, and whose network they are of.
 
-Reading a file, and whether it fits, is ``engine/given_weights.py``'s.
+``--start-weights`` stand for the first dense phase; with a classifier's ``--weights`` it trains, and with a last
+layer of the run's own. Reading a file, and whether it fits, is ``engine/given_weights.py``'s.
 """
 
 from __future__ import annotations
@@ -28,17 +29,15 @@ NOTED = "start_weights"
 """Of a run's provenance: the file that was read, and its digest."""
 
 
-def given_weights(
-    config: RunConfig, folder: RunFolder, start_from: RunFolder | None, model: nn.Module
-) -> GivenWeights | None:
-    """The weights that a run begins with, loaded into its network; None where it begins without, or has begun.
+def given_weights(config: RunConfig, folder: RunFolder, start_from: RunFolder | None) -> GivenWeights | None:
+    """The weights that a run begins with, downloaded if need be; None where it begins without, or has begun.
 
     A run that has a checkpoint, or takes phases over, has no need of the file.
 
     Raises:
-        ValueError: If the file cannot be used, does not fit the network, or is another than the run was begun with.
+        ValueError: If the file cannot be had or used, or is another than the run was begun with.
     """
-    if config.start_weights is None or start_from is not None or has_checkpoint(folder.checkpoints):
+    if config.initial_weights is None or start_from is not None or has_checkpoint(folder.checkpoints):
         return None
     given = GivenWeights.read(weights_file(config))
     begun_with = _provenance(folder).get(NOTED) if folder.config.is_file() else None
@@ -47,9 +46,41 @@ def given_weights(
             f"{given.path}: not the file that the run in {folder.path} was begun with (sha256 {given.sha256[:12]}…, "
             f"then {begun_with['sha256'][:12]}…); bring that one back, or take another --out"
         )
-    given.give_to(model)
-    log.info("the first phase is given: %s", given.path)
     return given
+
+
+def begin_with(given: GivenWeights, model: nn.Module, config: RunConfig) -> None:
+    """Give a network the weights that its run begins with, and say so.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    given.give_to(model, but=config.fresh_layers)
+    if config.fresh_layers:
+        log.info(
+            "training begins with %s, and with fresh weights in %s",
+            given.path,
+            ", ".join(config.fresh_layers),
+        )
+    else:
+        log.info("the first phase is given: %s", given.path)
+
+
+def described(config: RunConfig, model: nn.Module) -> str:
+    """For a plan: which weights a run would begin with, that they fit, or that they are still to be brought.
+
+    Raises:
+        ValueError: If they are there and cannot be used, or do not fit.
+    """
+    path = weights_file(config, download=False)
+    fresh = f"; fresh: {', '.join(config.fresh_layers)}" if config.fresh_layers else ""
+    if not path.exists():
+        is_known = config.weights_by_name(str(config.initial_weights), download=False) is not None
+        remedy = "the run downloads them" if is_known else "the plan needs none, but a run that begins does"
+        return f"Start weights {config.initial_weights}: not at {path}; {remedy}{fresh}"
+    given = GivenWeights.read(path)
+    given.give_to(model, but=config.fresh_layers)
+    return f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network{fresh}"
 
 
 def noted(given: GivenWeights | None, start_from: RunFolder | None) -> Mapping[str, Any]:
@@ -60,22 +91,24 @@ def noted(given: GivenWeights | None, start_from: RunFolder | None) -> Mapping[s
     return {NOTED: before} if before else {}
 
 
-def weights_file(config: RunConfig) -> Path:
+def weights_file(config: RunConfig, *, download: bool = True) -> Path:
     """The file itself; of a run's folder the weights of its best phase on dev; or those of a name that is known.
+
+    Without ``download`` the file of a name may not be there yet.
 
     Raises:
         ValueError: If the run has no finished phase, or what is known by name cannot be had.
     """
-    path = config.start_weights
+    path = config.initial_weights
     assert path is not None  # who asks has seen that there are some
-    if known := config.weights_by_name(str(path)):
+    if known := config.weights_by_name(str(path), download=download):
         return known
     run = RunFolder(path)
     return run.weights(best_phase(run.read_phases())["name"]) if run.config.is_file() else path
 
 
 def given_run(config: RunConfig, recipe: str, *, part: str) -> RunFolder | None:
-    """The run that the given weights are of, if they are of one: what its network spells with goes on.
+    """The run whose weights stand for the first phase, if they are of one: what its network spells with goes on.
 
     Args:
         config: Of the run that begins.

@@ -10,8 +10,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -32,6 +33,7 @@ from seqdsd.engine import (
     TrainSettings,
     device_name,
     has_checkpoint,
+    make_fabric,
 )
 from seqdsd.printable import printable
 from seqdsd.recipes import start_weights
@@ -40,6 +42,9 @@ from seqdsd.records.shapes import MAX_ITERS
 from seqdsd.sparsity import Rule, Schedule, resolve
 
 log = logging.getLogger(__name__)
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+TaskT = TypeVar("TaskT", bound=Task[Any])
 
 MAX_HIDDEN_SIZE = 65_536
 MAX_EPOCHS = 1_000_000
@@ -133,8 +138,21 @@ class RunConfig:
             return schedule.lower_learning_rate_only()
         return schedule.equal_epoch_baseline() if self.method == "baseline" else schedule
 
-    def weights_by_name(self, name: str) -> Path | None:
-        """The file of weights that a name stands for in ``start_weights``; None where it is no such name."""
+    @property
+    def initial_weights(self) -> Path | None:
+        """What the network begins with in place of fresh weights: a file, the folder of a run, or a name."""
+        return self.start_weights
+
+    @property
+    def fresh_layers(self) -> tuple[str, ...]:
+        """Modules of the network that begin fresh all the same."""
+        return ()
+
+    def weights_by_name(self, name: str, *, download: bool = True) -> Path | None:
+        """The file of ``initial_weights`` that a name stands for; None where it is no such name.
+
+        Without ``download`` it may not be there yet.
+        """
         return None
 
     @property
@@ -273,6 +291,68 @@ def finished_phases(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]
     return records if len(records) == len(config.schedule) else None
 
 
+def train_or_resume(
+    config: RunConfig,
+    *,
+    recipe: str,
+    rules: Sequence[Rule],
+    optimizer: OptimizerSettings,
+    may_change: Sequence[str],
+    spelling: str,
+    make_task: Callable[[RunFolder | None, Fabric, GivenWeights | None], TaskT],
+    save_parts: Callable[[TaskT, Path], Mapping[str, Any]],
+    resume: bool,
+    start_from: Path | None,
+    console: Console,
+) -> RunResult:
+    """Train, or go on where the run in ``config.out`` stopped; a complete run is returned as it is.
+
+    Args:
+        config: The run's settings.
+        recipe: See ``train``; also ``rules``, ``optimizer``, ``may_change``, ``console``.
+        rules: See there.
+        optimizer: See there.
+        may_change: See there.
+        spelling: The part of the settings that decides what the network's outputs mean.
+        make_task: Makes what is trained of a run whose outputs' meaning goes on, if any, and the weights that are
+            given, if any (see ``make_network``). Of a machine's processes the first makes it before the others.
+        save_parts: As in ``train``, with the task before.
+        resume: Whether a run may be there.
+        start_from: A run whose leading phases are taken over, as far as both have them in common.
+        console: See there.
+
+    Raises:
+        ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
+    """
+    folder = RunFolder(config.out)
+    has_run = holds_run(folder, config, resume=resume, may_change=may_change)
+    parent = find_parent(start_from, folder, config, recipe=recipe, may_change=may_change)
+    if has_run and (phases := finished_phases(folder, config)) is not None:
+        return RunResult(folder, phases)
+    # Not made anew: from data that were mended since then, it would come out otherwise.
+    known = folder if has_run else parent or start_weights.given_run(config, recipe, part=spelling)
+    fabric = make_fabric(config.device, config.precision)
+    with fabric.rank_zero_first(local=True):  # what is downloaded, drawn or computed is so once
+        # Before data are read, which may take long.
+        given = start_weights.given_weights(config, folder, parent)
+        task = make_task(known, fabric, given)
+    phases = train(
+        task,
+        config,
+        recipe=recipe,
+        rules=rules,
+        optimizer=optimizer,
+        folder=folder,
+        fabric=fabric,
+        console=console,
+        save_parts=partial(save_parts, task),
+        may_change=may_change,
+        start_from=parent,
+        given=given,
+    )
+    return RunResult(folder, phases)
+
+
 def train(
     task: Task[Any],
     config: RunConfig,
@@ -283,9 +363,10 @@ def train(
     folder: RunFolder,
     fabric: Fabric,
     console: Console,
-    save_parts: Callable[[Path], Mapping[str, str]],
+    save_parts: Callable[[Path], Mapping[str, Any]],
     may_change: Sequence[str],
     start_from: RunFolder | None = None,
+    given: GivenWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Train, or go on where the run in the folder stopped.
 
@@ -302,12 +383,12 @@ def train(
             and returns what is to be noted of it with the settings.
         may_change: Settings that do not change what is trained; checkpoints carry the others.
         start_from: A run that may be taken over from (see ``find_parent``), if any.
+        given: The weights that the task's network has been given (see ``make_network``), if any.
 
     Raises:
         ValueError, StopRequested, TrainingDiverged: See ``DSDTraining.run``.
         OutOfMemory: With what helps; a run that began with it leaves no settings behind.
     """
-    given = start_weights.given_weights(config, folder, start_from, task.model)
     # The baseline is there to train as many epochs: it has no patience.
     patience = 0 if config.method == "baseline" else config.patience
     processes = Processes.of(fabric)
@@ -350,12 +431,33 @@ def train(
             raise OutOfMemory(f"{error}; {LESS_MEMORY}") from error
 
 
-def _parts(save_parts: Callable[[Path], Mapping[str, str]], path: Path) -> Mapping[str, str]:
+def _parts(save_parts: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str, Any]:
     """What ``save_parts`` notes; the folder is named where it cannot be written."""
     try:
         return save_parts(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error}); make room, or take another --out") from error
+
+
+def make_network(
+    make: Callable[[], NetworkT],
+    config: RunConfig,
+    *,
+    optimizer: OptimizerSettings,
+    given: GivenWeights | None = None,
+) -> NetworkT:
+    """The network as a run begins with it: with weights that the seed decides, or those that are given.
+
+    Raises:
+        OutOfMemory: If the machine has not the memory for it.
+        ValueError: If the weights do not fit it.
+    """
+    check_memory(make, config, optimizer=optimizer)
+    torch.manual_seed(config.seed)
+    model = make()
+    if given is not None:
+        start_weights.begin_with(given, model, config)
+    return model
 
 
 def check_memory(
@@ -395,13 +497,11 @@ def describe_training(
     """Print network, schedule, and what each sparse phase prunes by which rule.
 
     Raises:
-        ValueError: If the weights that are to be given cannot be used, or do not fit.
+        ValueError: If the weights that are to be given are there and cannot be used, or do not fit.
     """
-    if config.start_weights is not None:
-        given = GivenWeights.read(start_weights.weights_file(config))
-        given.give_to(model)
-        said = f"Start weights {given.path} (sha256 {given.sha256[:12]}…): they fit the network"
-        console.print(printable(said), highlight=False, markup=False, soft_wrap=True)
+    if config.initial_weights is not None:
+        said = printable(start_weights.described(config, model))
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     layers = Table("layer", "parameters", title="Network")
     for name, module in _layers(model):
         if count := sum(parameter.numel() for parameter in module.parameters()):

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-import tyro
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
@@ -34,20 +33,17 @@ from seqdsd.data.labelled_images import (
     read_image_corpus,
 )
 from seqdsd.data.synthetic import SyntheticShapes, synthetic_shapes
-from seqdsd.engine import AdamWSettings, NesterovSettings, Processes, is_first_process, make_fabric
-from seqdsd.models import CLASSIFIERS, make_classifier
-from seqdsd.recipes.command import parse_command, run_command
-from seqdsd.recipes.start_weights import given_run
-from seqdsd.recipes.training import (
-    RunConfig,
-    RunResult,
-    check_memory,
-    describe_training,
-    find_parent,
-    finished_phases,
-    holds_run,
-    train,
+from seqdsd.engine import (
+    AdamWSettings,
+    GivenWeights,
+    NesterovSettings,
+    Processes,
+    is_first_process,
+    make_fabric,
 )
+from seqdsd.models import CLASSIFIERS, make_classifier
+from seqdsd.recipes.command import run_recipe
+from seqdsd.recipes.training import RunConfig, RunResult, describe_training, make_network, train_or_resume
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.phase_table import phase_table
 from seqdsd.sparsity import VISION_RULES
@@ -65,7 +61,7 @@ from seqdsd.vision import published_weights
 RECIPE = "vision"
 MAY_CHANGE_ON_RESUME = ("out", "device", "checkpoint_minutes", "on_bad_data", "num_workers")
 PUBLISHED = "imagenet"
-"""As start weights: those that torchvision publishes."""
+"""As weights to begin with: those that torchvision publishes."""
 EMBEDDED_SETTINGS = Path(__file__).with_name("vision_embedded.toml")
 COLOURS = 3
 
@@ -106,10 +102,14 @@ class Config(RunConfig):
     hidden_size: int | None = None
     """Channels of the first stage of resnet8 to resnet56 (16), units of the (first) hidden layer of lenet5 (500) and
     lenet300 (300). By default as published; the networks for 224 x 224 are of one size."""
-    start_weights: Annotated[Path | None, tyro.conf.arg(aliases=("--weights",))] = None
-    """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one: a
-    safetensors file, a state_dict saved by torch, the folder of a run (its best phase on dev), or imagenet: those that
-    torchvision publishes for 1000 classes, downloaded once. The first of epochs and of learning rates is not used."""
+    weights: Path | None = None
+    """Trained weights to begin with, of whatever classes: all but the last layer is taken, which begins fresh for the
+    classes of the data, and the first dense phase trains both. imagenet takes those that torchvision publishes,
+    downloaded once; or a safetensors file, a state_dict saved by torch, or the folder of a run."""
+    start_weights: Path | None = None
+    """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one; of the
+    classes of the data, in their order. imagenet, files and folders as for weights (of a run its best phase on dev).
+    The first of epochs and of learning rates is not used."""
     learning_rates: tuple[float, ...] = RESNET20_LEARNING_RATES
     """One a phase (Table 10: 1e-1, 1e-3, 1e-4); further phases keep the last ratio."""
     sparsities: tuple[float, ...] = RESNET20_SPARSITIES
@@ -134,10 +134,24 @@ class Config(RunConfig):
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        if self.weights is not None and self.start_weights is not None:
+            raise ValueError(
+                "weights are trained by the first dense phase, and start_weights stand for it; leave one of them out"
+            )
         with torch.device("meta"):  # raises for a network, a width or a size that cannot be
             make_model(self, num_classes=2, image_format=self.image_format(COLOURS))
 
-    def weights_by_name(self, name: str) -> Path | None:
+    @property
+    def initial_weights(self) -> Path | None:
+        """See ``RunConfig``."""
+        return self.weights or self.start_weights
+
+    @property
+    def fresh_layers(self) -> tuple[str, ...]:
+        """See ``RunConfig``."""
+        return CLASSIFIERS[self.network].head if self.weights else ()
+
+    def weights_by_name(self, name: str, *, download: bool = True) -> Path | None:
         """The file of torchvision's weights, where these are named.
 
         Raises:
@@ -150,7 +164,7 @@ class Config(RunConfig):
             raise ValueError(
                 f"torchvision publishes no weights of {self.network}, but of {known}; name a file of weights"
             )
-        return published_weights(self.network)
+        return published_weights(self.network, download=download)
 
     def image_format(self, channels: int) -> ImageFormat:
         """What images are brought to.
@@ -178,38 +192,27 @@ def run(
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
     """
     console = console or Console(quiet=not is_first_process())
-    folder = RunFolder(config.out)
-    has_run = holds_run(folder, config, resume=resume, may_change=MAY_CHANGE_ON_RESUME)
-    parent = find_parent(start_from, folder, config, recipe=RECIPE, may_change=MAY_CHANGE_ON_RESUME)
-    phases = finished_phases(folder, config) if has_run else None
-    if phases is None:
-        known = folder if has_run else parent or given_run(config, RECIPE, part="images")
-        fabric = make_fabric(config.device, config.precision)
-        with fabric.rank_zero_first(local=True):  # shapes are drawn once
-            task = make_task(config, Labeller.load(known.path) if known else None, fabric)
-        phases = train(
-            task,
-            config,
-            recipe=RECIPE,
-            rules=VISION_RULES,
-            optimizer=config.optimizer,
-            folder=folder,
-            fabric=fabric,
-            console=console,
-            save_parts=lambda path: _save_parts(task, path),
-            may_change=MAY_CHANGE_ON_RESUME,
-            start_from=parent,
-        )
+    result = train_or_resume(
+        config,
+        recipe=RECIPE,
+        rules=VISION_RULES,
+        optimizer=config.optimizer,
+        may_change=MAY_CHANGE_ON_RESUME,
+        spelling="images",
+        make_task=lambda known, fabric, given: make_task(
+            config, Labeller.load(known.path) if known else None, fabric, given
+        ),
+        save_parts=_save_parts,
+        resume=resume,
+        start_from=start_from,
+        console=console,
+    )
     if is_first_process():
-        console.print(phase_table(phases))
-        command = shlex.join(["seqdsd", "report", str(folder.path)])
-        console.print(
-            f"\nImages, and what each phase called them: {command}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    return RunResult(folder, phases)
+        console.print(phase_table(result.phases))
+        command = shlex.join(["seqdsd", "report", str(result.folder.path)])
+        said = f"\nImages, and what each phase called them: {command}"
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
+    return result
 
 
 def dry_run(config: Config, console: Console | None = None) -> None:
@@ -227,29 +230,32 @@ def dry_run(config: Config, console: Console | None = None) -> None:
 
 
 def make_task(
-    config: Config, labeller: Labeller | None = None, fabric: Fabric | None = None
+    config: Config,
+    labeller: Labeller | None = None,
+    fabric: Fabric | None = None,
+    given: GivenWeights | None = None,
 ) -> ClassificationTask:
-    """The network with fresh weights and its data; without a labeller one is made for the training images.
+    """The network, with fresh weights or those given, and its data; without a labeller one is made of the latter.
 
     Raises:
-        ValueError: For data that cannot be used.
+        ValueError: For data or weights that cannot be used.
     """
     fabric = fabric or make_fabric(config.device, config.precision)
     corpus = read_corpus(config)
+    if labeller is not None and labeller.classes != corpus.classes:
+        begin = ", or begin with --weights in place of --start-weights" if config.start_weights else ""
+        raise ValueError(
+            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
+            f"back{begin}"
+        )
     image_format = labeller.format if labeller else make_format(config, corpus)
     make = partial(make_model, config, num_classes=len(corpus.classes), image_format=image_format)
-    check_memory(make, config, optimizer=config.optimizer)
+    model = make_network(make, config, optimizer=config.optimizer, given=given)  # before images are read
     sources = {split: _open(corpus, split, image_format, config) for split in corpus.splits}
     if labeller is None:
         labeller = Labeller(corpus.classes, image_format, _normalisation(config, sources["train"]))
-    elif labeller.classes != corpus.classes:
-        raise ValueError(
-            f"{corpus.folder}: its classes are not those that the network was trained on; bring the folders of these "
-            "back"
-        )
-    torch.manual_seed(config.seed)
     return ClassificationTask(
-        model=make(),
+        model=model,
         labeller=labeller,
         sources=sources,
         batch_size=config.batch_size,
@@ -321,25 +327,17 @@ def _save_parts(task: ClassificationTask, path: Path) -> Mapping[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``python -m seqdsd.recipes.vision``."""
-
-    def parse_and_run() -> None:
-        command = parse_command(
-            Config,
-            prog="python -m seqdsd.recipes.vision",
-            description="Train an image classifier with Dense-Sparse-Dense training. Where no data is named, it takes "
-            "a small corpus of drawn shapes and settings made for it; otherwise the settings begin from the paper's "
-            "for ResNet-20.",
-            without_data=embedded_settings,
-            recipe=RECIPE,
-            argv=argv,
-        )
-        if command.invocation.dry_run:
-            dry_run(command.settings)
-        else:
-            asked = command.invocation
-            run(command.settings, resume=asked.resume, start_from=asked.start_from)
-
-    run_command(parse_and_run)
+    run_recipe(
+        RECIPE,
+        Config,
+        description="Train an image classifier with Dense-Sparse-Dense training. Where no data is named, it takes a "
+        "small corpus of drawn shapes and settings made for it; otherwise the settings begin from the paper's for "
+        "ResNet-20.",
+        without_data=embedded_settings,
+        run=run,
+        dry_run=dry_run,
+        argv=argv,
+    )
 
 
 __all__ = ["Config", "RunResult", "dry_run", "main", "make_model", "make_task", "run"]

@@ -31,12 +31,20 @@ Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\S[^
 """A line that says something, and may be part of a file's name."""
 
 
+class StartWeights(Struct):
+    """The file that a run's network has begun with."""
+
+    file: Line
+    sha256: Line
+
+
 class Provenance(Struct):
     """``[provenance]`` of ``config.toml``."""
 
     format: Count = 1
     recipe: Name | UnsetType = UNSET
     tokenizer: Line | UnsetType = UNSET
+    start_weights: StartWeights | UnsetType = UNSET
     command: str | UnsetType = UNSET
     started: str | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET

@@ -337,7 +337,7 @@ class ClassificationTask:
 
 def judged_id(image: LabelledImage) -> str:
     """The image's name in records, with its set's folder: dev and test may have images of the same name."""
-    return Path(*image.path.parts[-1 - len(Path(image.id).parts) :]).as_posix()
+    return f"{image.path.parts[-1 - len(Path(image.id).parts)]}/{image.id}"
 
 
 def _judged(
@@ -376,6 +376,15 @@ def _judged(
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[Note]:
     """Whether anything was learned at all."""
+    if without := sum(not row["hyp"] for row in rows):
+        return [
+            Note(
+                "no numbers",
+                f"for {without:,} of {len(rows):,} images the network gives NaN or infinity, and so no class, which "
+                "counts as wrong. Take another phase's weights, or train anew at a lower learning rate "
+                "(--learning-rates)",
+            )
+        ]
     (said, count), (_, most) = (Counter(row[key] for row in rows).most_common(1)[0] for key in ("hyp", "ref"))
     if len(rows) == 1 or count < SAME_CLASS_SHARE * len(rows) or most >= SAME_CLASS_SHARE * len(rows):
         return []

@@ -222,21 +222,21 @@ ENCODERS: Mapping[str, EncoderKind] = {
 # Weights.
 
 
-def published_weights(name: str) -> Path:
-    """Torchvision's weights of a network for ImageNet's 1000 classes, as a file; fetched if it is not there.
+def published_weights(name: str, *, download: bool = True) -> Path:
+    """Torchvision's weights of a network for ImageNet's 1000 classes, as a file.
+
+    Args:
+        name: Of the network.
+        download: Whether to fetch the file where torch.hub has none; else the answer is where it would be.
 
     Raises:
         WeightsError: If they cannot be downloaded; the message says what to do.
     """
     from torchvision import models
 
-    return _downloaded(models.get_model_weights(name).IMAGENET1K_V1.url)
-
-
-def _downloaded(url: str) -> Path:
-    """Torchvision's file, where torch.hub keeps it; fetched if it is not there."""
+    url = models.get_model_weights(name).IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if path.is_file():
+    if path.is_file() or not download:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

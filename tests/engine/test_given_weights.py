@@ -141,6 +141,28 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(theirs, tmp_path, chan
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
+@pytest.mark.parametrize("change", [drop, rename, lambda one: one.update({"last.bias": torch.zeros(9)})])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_all_but_some_modules_is_taken(theirs, tmp_path, change, prefix):
+    change(theirs)
+    theirs["last.weight"] = torch.full((7, 4), torch.nan)
+    theirs.pop("head.bias", None)
+    torch.save({prefix + name: one for name, one in theirs.items()}, tmp_path / "x.pt")
+    model = network()
+    GivenWeights.read(tmp_path / "x.pt").give_to(model, but=["last"])
+    for name, one in model.state_dict().items():
+        assert torch.equal(one, (network().state_dict() if name.startswith("last.") else theirs)[name])
+
+
+def test_of_the_others_none_may_be_missing_or_unknown(theirs, tmp_path):
+    theirs["lasting.weight"] = theirs.pop("first.weight")
+    torch.save(theirs, tmp_path / "x.pt")
+    expected = r"\(missing: first.weight; unknown to the network: lasting.weight\)"
+    with pytest.raises(CheckpointError, match=expected) as error:
+        GivenWeights.read(tmp_path / "x.pt").give_to(network(), but=["last"])
+    assert "--weights" not in str(error.value)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
 def test_weights_that_are_no_numbers_are_refused(theirs, tmp_path, value):
     theirs["last.weight"] = theirs["last.weight"].double()

@@ -3,15 +3,11 @@
 import gzip
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-
-ROOT = Path(__file__).parents[2]
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -29,20 +25,13 @@ def mnist(tmp_path):
 
 
 @pytest.mark.parametrize("has_files", [False, True])
-def test_it_learns_by_dsd_and_by_its_control(mnist, has_files):
-    done = subprocess.run(
-        [sys.executable, "examples/lightning_mnist.py", *(["--data", str(mnist)] if has_files else [])],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    zeros = [float(found) for found in re.findall(r"([\d.]+)% of the weights that DSD", done.stdout)]
+def test_it_learns_by_dsd_and_by_its_control(run_example, mnist, has_files):
+    flags = ["--data", str(mnist)] if has_files else []
+    said = run_example("lightning_mnist.py", *flags, python_flags=[])
+    zeros = [float(found) for found in re.findall(r"([\d.]+)% of the weights that DSD", said)]
     dsd, control = zeros[:12], zeros[12:]
     assert dsd[:6] == [0.0] * 6 and dsd[6:9] == [50.0] * 3
     assert max(dsd[9:]) < 25  # what no digit's ink reaches has no gradient, and stays at 0
     assert control == [0.0] * 12
-    errors = [float(found) for found in re.findall(r"([\d.]+)% of 500 test digits wrong", done.stdout)]
+    errors = [float(found) for found in re.findall(r"([\d.]+)% of 500 test digits wrong", said)]
     assert len(errors) == 2 and max(errors) < 20

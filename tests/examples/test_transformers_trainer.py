@@ -1,27 +1,14 @@
 """The example of Hugging Face's Trainer runs as it is."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
 
 
-def test_it_learns_by_dsd_and_by_its_control():
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "examples/transformers_trainer.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    logs = re.findall(r"'dsd/zeros': '([^']+)', 'dsd/phase': '([^']+)'", done.stdout)
+def test_it_learns_by_dsd_and_by_its_control(run_example):
+    said = run_example("transformers_trainer.py")
+    logs = re.findall(r"'dsd/zeros': '([^']+)', 'dsd/phase': '([^']+)'", said)
     dsd, control = logs[:20], logs[20:]
     assert [phase for _, phase in dsd] == ["Dense Iter 0"] * 12 + ["Sparse Iter 1"] * 4 + ["Dense Iter 1"] * 4
     assert [float(zeros) for zeros, _ in dsd[12:16]] == [0.5] * 4
     assert max(float(zeros) for zeros, _ in [*dsd[:12], *dsd[16:], *control]) < 0.05
-    errors = [float(found) for found in re.findall(r"([\d.]+)% of 500 test digits wrong", done.stdout)]
+    errors = [float(found) for found in re.findall(r"([\d.]+)% of 500 test digits wrong", said)]
     assert len(errors) == 2 and max(errors) < 20

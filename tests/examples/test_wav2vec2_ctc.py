@@ -2,8 +2,6 @@
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,25 +10,16 @@ import torch
 from seqdsd.sparsity import Rule, resolve
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = "examples/wav2vec2_ctc.py"
 
 
-def test_it_walks_the_phases_and_scores_each(tone_corpus):
+def test_it_walks_the_phases_and_scores_each(run_example, tone_corpus):
     flags = ["--utterances", "16", "--epochs", "2", "1", "1"]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLE, "--data", str(tone_corpus.folder), *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "the sparse phase prunes 13 matrices: " in done.stdout
-    logs = re.findall(r"'dsd/zeros': '([^']+)', 'dsd/phase': '([^']+)'", done.stdout)
+    said = run_example("wav2vec2_ctc.py", "--data", str(tone_corpus.folder), *flags)
+    assert "the sparse phase prunes 13 matrices: " in said
+    logs = re.findall(r"'dsd/zeros': '([^']+)', 'dsd/phase': '([^']+)'", said)
     assert [phase for _, phase in logs] == ["Dense Iter 0"] * 2 + ["Sparse Iter 1", "Dense Iter 1"]
     assert float(logs[2][0]) == 0.5 and max(float(zeros) for zeros, _ in logs[:2] + logs[3:]) < 0.05
-    scored = re.findall(r"(\w.*) WER [\d.]+% .* in (\d+) words", done.stdout)
+    scored = re.findall(r"(\w.*) WER [\d.]+% .* in (\d+) words", said)
     names = [*(f"{name} ends: dev" for name in ("Dense Iter 0", "Sparse Iter 1", "Dense Iter 1")), "test"]
     assert [name for name, _ in scored] == names
     texts = [
@@ -43,7 +32,7 @@ def test_it_walks_the_phases_and_scores_each(tone_corpus):
 
 @pytest.fixture(scope="module")
 def example():
-    return runpy.run_path(str(ROOT / EXAMPLE))
+    return runpy.run_path(str(ROOT / "examples" / "wav2vec2_ctc.py"))
 
 
 def test_no_convolution_is_pruned_nor_what_weight_norm_makes_one_of(example):

@@ -126,3 +126,11 @@ def test_importing_the_package_imports_nothing_heavy():
     code = f"import sys, seqdsd; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_recognisers_do_not_wait_for_torchvision():
+    """Fabric looks which version of torchmetrics is there, and this would import it."""
+    code = "import sys; sys.modules['torchmetrics'] = None; import seqdsd.inference.transcribe; "
+    code += "print('torchvision' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -102,3 +102,14 @@ def test_images_smaller_than_a_networks_smallest_fail():
                 num_classes=3, channels=3, image_size=side, hidden_size=kind.hidden_size
             ).train()
             network(torch.zeros(1, 3, side, side))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_head_is_what_has_another_shape_for_other_classes(name):
+    """And of GoogLeNet's auxiliary classifiers the rest, too: torchvision's weights of them were never trained."""
+    few, many = (made_on_meta(name, num_classes=count).state_dict() for count in (3, 7))
+    differing = {key.rpartition(".")[0] for key, one in few.items() if one.shape != many[key].shape}
+    if name == "googlenet":
+        assert differing == {"fc", "aux1.fc2", "aux2.fc2"}
+        differing = {one.split(".")[0] for one in differing}
+    assert set(CLASSIFIERS[name].head) == differing

@@ -8,7 +8,7 @@ import pytest
 
 from seqdsd.config import differences, read_config, to_toml
 from seqdsd.recipes import ds1, ds2
-from seqdsd.recipes.fitting import DS1, DS2, fitted, steps_an_epoch
+from seqdsd.recipes.fitting import AS_CHOSEN, DS1, DS2, Planned, fitted, steps_an_epoch
 from seqdsd.recipes.measuring import CorpusMeasure
 from seqdsd.text import ENGLISH_ALPHABET
 
@@ -37,7 +37,7 @@ def corpus(hours, mean_seconds=3.0, **changes):
 @pytest.fixture(params=RECIPES)
 def fit(request):
     base, numbers = RECIPES[request.param]
-    return lambda measured: fitted(measured, base, numbers)
+    return lambda measured, planned=AS_CHOSEN: fitted(measured, base, numbers, planned)
 
 
 @pytest.mark.parametrize("mean_seconds", MEAN_SECONDS)
@@ -53,7 +53,8 @@ def test_every_corpus_gets_settings_within_bounds(fit, tmp_path, hours, mean_sec
     assert 700 <= steps and (first == 5 or steps < 350_000)
     assert list(settings.learning_rates) == sorted(settings.learning_rates, reverse=True)
     assert len(settings.schedule) == 5 and 128 <= settings.hidden_size <= type(settings)().hidden_size
-    assert settings.augment.spec_augment == (settings.augment.speed_factors != (1.0,)) == (hours < 100)
+    assert (settings.augment.speed_factors != (1.0,)) == (hours < 100)
+    assert not settings.augment.spec_augment or hours < 100
     (tmp_path / "config.toml").write_text(to_toml(settings))
     assert read_config(tmp_path / "config.toml", type(settings)()) == settings
 
@@ -65,7 +66,6 @@ def test_more_speech_never_means_less_of_what_grows_with_it(fit, mean_seconds):
         assert less.hidden_size <= more.hidden_size
         assert less.batches.max_batch_seconds <= more.batches.max_batch_seconds
         assert less.epochs[0] >= more.epochs[0] - 1  # batches are of whole seconds
-        assert less.network.dropout >= more.network.dropout
     assert every[0].hidden_size < every[-1].hidden_size and every[0].epochs[0] > every[-1].epochs[0]
 
 
@@ -105,6 +105,30 @@ def test_what_is_set_otherwise_is_not_said_to_be_chosen(fit):
     noted = found.provenance(settings)
     assert "hidden_size" not in noted["chosen_automatically"] and "epochs" in noted["chosen_automatically"]
     assert noted["corpus"]["hours"] == 0.25 and noted["corpus"]["sample_rates_hz"] == [16_000]
+
+
+@pytest.mark.parametrize(
+    ("planned", "all_epochs"),
+    [
+        (Planned(), 83 + 4 * 21),
+        (Planned(iters=0), 83),
+        (Planned(iters=0, epochs=(20,)), 20),
+        (Planned(epochs=(20,)), 100),
+        (Planned(epochs=(20, 2, 2, 2, 2)), 28),
+        (Planned(iters=1, epochs=(20, 3)), 26),
+    ],
+)
+def test_short_trainings_vary_less(fit, planned, all_epochs):
+    """Half an hour in 600 utterances, five a batch: 120 steps an epoch, and as many epochs as are planned."""
+    found = fit(corpus(0.5), planned)
+    augment, dropout = found.settings.augment, found.settings.network.dropout
+    lines = "\n".join(found.lines(found.settings))
+    assert planned.total_epochs(found.settings.epochs, 2) == all_epochs
+    is_short = 120 * all_epochs < 6_000
+    assert augment.spec_augment != is_short and augment.speed_factors == (0.9, 1.0, 1.1)
+    assert (f"no masks: {120 * all_epochs:,} steps in all phases are few" in lines) == is_short
+    assert ("masked spectrograms" in lines) != is_short
+    assert dropout <= 0.1 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
 
 
 def test_a_batch_holds_the_longest_utterance_that_need_not_be_cut(fit):

@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import json
-import urllib.error
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,8 @@ from rich.console import Console
 from seqdsd.config import read_config
 from seqdsd.data.labelled_images import ImageFormat
 from seqdsd.engine import StopRequested, dsd, load_checkpoint
-from seqdsd.models import CLASSIFIERS, make_classifier
+from seqdsd.models import CLASSIFIERS
 from seqdsd.recipes import vision
-from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolderError, read_json_lines
 from seqdsd.sparsity import VISION_RULES, resolve
 from seqdsd.tasks.classification import Labeller, Normalisation
@@ -264,62 +261,3 @@ def test_what_is_written_is_read_back(tmp_path):
         made.format,
         made.normalisation,
     )
-
-
-# Weights that are given.
-
-
-def test_the_weights_of_another_run_stand_for_the_first_phase(class_run, tiny_vision, tmp_path):
-    data = read_config(class_run.config, vision.Config()).data
-    result = run(
-        tiny_vision(data, tmp_path / "run", hidden_size=8, batch_size=8, start_weights=class_run.path)
-    )
-    best = min(class_run.read_phases(), key=lambda one: one["dev_score"][one["best_epoch"] - 1])
-    assert result.phases[0]["epochs"] == 0 and result.phases[0]["test"] == best["test"]
-    assert (result.folder.path / "classes.json").read_bytes() == (
-        class_run.path / "classes.json"
-    ).read_bytes()
-
-
-def test_torchvisions_weights_by_name(tiny_vision, classes, tmp_path, monkeypatch):
-    """From where torch.hub keeps them; here a file of the network's own layout, with as few classes as the data."""
-    network = make_classifier("squeezenet1_1", num_classes=8)
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    config = tiny_vision(
-        classes,
-        tmp_path / "run",
-        network="squeezenet1_1",
-        hidden_size=None,
-        start_weights=Path("imagenet"),
-        images=vision.ImageSettings(size=32),
-    )
-    given = weights(run(config).folder, "Dense Iter 0")
-    assert all(torch.equal(given[name], one) for name, one in network.state_dict().items())
-    assert run(config, resume=True).phases[0]["epochs"] == 0
-
-
-def test_without_a_network_the_download_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
-    config = vision.Config(network="alexnet", start_weights=Path("imagenet"))
-    with pytest.raises(ValueError, match=r"cannot download https://\S+alexnet\S+ .*no network.* put it at"):
-        config.weights_by_name("imagenet")
-    with pytest.raises(ValueError, match="publishes no weights of resnet20, but of googlenet, vgg16"):
-        vision.Config(start_weights=Path("imagenet")).weights_by_name("imagenet")
-
-
-def no_network(*arguments, **options):
-    raise urllib.error.URLError("no network")
-
-
-def test_weights_is_another_name_of_start_weights():
-    asked = parse_command(
-        vision.Config,
-        prog="",
-        description="",
-        without_data=vision.embedded_settings,
-        argv=["--weights", "imagenet"],
-    )
-    assert asked.settings.start_weights == Path("imagenet")

@@ -238,6 +238,9 @@ def test_nan_is_never_right_nor_among_the_five(make_task):
     evaluation = task.evaluate(task.model, "dev", CPU)
     assert evaluation.metrics["top1_errors"] == evaluation.metrics["top5_errors"] == 9
     assert all((row["hyp"], row["top5"]) == ("", []) for row in evaluation.hypotheses)
+    (note,) = evaluation.notes
+    assert str(note).startswith("for 9 of 9 images the network gives NaN or infinity, and so no class")
+    assert note.epochs == 1  # said at once
 
 
 def test_the_five_likeliest_are_told_apart_where_their_probabilities_vanish(make_task):
@@ -250,6 +253,8 @@ def test_the_five_likeliest_are_told_apart_where_their_probabilities_vanish(make
 def test_names_tell_sets_apart():
     image = LabelledImage("cat/deep/1.png", Path("/data/x/val/cat/deep/1.png"), 0)
     assert judged_id(image) == "val/cat/deep/1.png"
+    decomposed = LabelledImage("caf\u00e9/1.png", Path("/data/x/val/cafe\u0301/1.png"), 0)
+    assert judged_id(decomposed) == "val/caf\u00e9/1.png"
 
 
 def test_files_of_two_sets_may_have_the_same_name(tmp_path):

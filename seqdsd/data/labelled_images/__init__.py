@@ -1,7 +1,4 @@
-"""Images with labels: which there are, their pixels, and batches of them, varied for training.
-
-Not part of ``seqdsd.data``'s own names: torchvision takes a second to import, which recognisers do not need.
-"""
+"""Images with labels: which there are, their pixels, and batches of them, varied for training."""
 
 from seqdsd.data.labelled_images.batches import ImageBatch, ImageBatchSampler
 from seqdsd.data.labelled_images.corpus import (

@@ -1,7 +1,8 @@
 """A folder of images for classification: ``FOLDER/{train,dev,test}/CLASS/IMAGE``, listed and checked; none is opened.
 
 ImageNet's ``val`` is taken as dev. A class is a folder; the training set's folders, sorted by name as torchvision's
-``ImageFolder`` sorts them, are the labels of all three sets.
+``ImageFolder`` sorts them, are the labels of all three sets. Names are composed (Unicode's NFC): an "é" that one system
+writes as one character and another as two is the same.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +34,7 @@ class LabelledImage:
     """One image file and what it shows."""
 
     id: str
-    """Its path below the set's folder, ``CLASS/NAME.png``: unique in its set."""
+    """``CLASS/NAME.png``, unique in its set: its path below the set's folder, the class spelt as classes are."""
     path: Path
     label: int
     """Position of its class in ``ImageSet.classes``."""
@@ -170,10 +172,17 @@ class _Listing:
             loose = next((one.name for one in entries if _is_image(one.name)), None)
             what = "no class folder is there" + (f", but images such as {printable(loose)}" if loose else "")
             raise BadDataError(f"{folder}: {what}. {_LAYOUT}")
-        found = {one.name: self._nameable(_images_below(Path(one.path), one.name)) for one in class_folders}
-        for name in [name for name, images in found.items() if not images]:
-            self._refuse(folder / name, "holds no image", "Put its images there, or remove the folder")
-            del found[name]
+        found: dict[str, list[LabelledImage]] = {}
+        for one in class_folders:
+            name = unicodedata.normalize("NFC", one.name)
+            if name in found:
+                self._refuse(
+                    Path(one.path), "another folder's name looks the same", "Put their images into one"
+                )
+            elif images := self._nameable(_images_below(Path(one.path), name)):
+                found[name] = images
+            else:
+                self._refuse(Path(one.path), "holds no image", "Put its images there, or remove the folder")
         return found
 
     def _nameable(self, images: Sequence[LabelledImage]) -> list[LabelledImage]:

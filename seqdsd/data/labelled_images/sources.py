@@ -1,4 +1,7 @@
-"""Where the pixels of labelled images come from: memory, for whole sets of small images, or files when needed."""
+"""Where the pixels of labelled images come from: memory, for whole sets of small images, or files when needed.
+
+torchvision is imported where it is used: that takes a second, which recognisers need not wait.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import PIL
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
@@ -21,8 +25,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from seqdsd.data.batch import BadExample
 from seqdsd.data.labelled_images.batches import ImageBatch
@@ -224,6 +226,7 @@ class HeldImages:
             "images": _state_of_files(images),
             "format": asdict(image_format),
             "on_bad_data": on_bad_data,
+            "pillow": PIL.__version__,  # which decodes and scales
             "version": _HELD_VERSION,
         }
 
@@ -317,6 +320,8 @@ class ImageFiles:
         on_bad_data: OnBadData = "error",
     ) -> None:
         """Hold the list; nothing is read yet."""
+        from torchvision.transforms import v2  # noqa: F401  # here once, not in each worker of every epoch
+
         self.format = image_format
         self.images: Sequence[LabelledImage] = images.images
         self.skipped: dict[str, str] = {}
@@ -433,6 +438,8 @@ def _pixels(fitted: Image.Image, image_format: ImageFormat) -> UInt8[np.ndarray,
 def _random_part(
     image: Image.Image, image_format: ImageFormat, crop_seed: tuple[int, int, int]
 ) -> Image.Image:
+    from torchvision.transforms import v2
+
     size = [image_format.height, image_format.width]
     # torchvision draws from torch's generator of the CPU, on which other things depend: it is put back.
     with torch.random.fork_rng(devices=[]):
@@ -444,6 +451,8 @@ def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
     size = (image_format.height, image_format.width)
     if image.size == size[::-1]:
         return image
+    from torchvision.transforms.v2 import functional
+
     image = _not_too_long(image, size)
     if image_format.resize is not None:
         scaled = functional.resize(image, image_format.resize)
@@ -457,6 +466,8 @@ def _fitted(image: Image.Image, image_format: ImageFormat) -> Image.Image:
 
 def _not_too_long(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """The middle of a strip, with all that is cut out of it in the end: scaled as a whole it could need any memory."""
+    from torchvision.transforms.v2 import functional
+
     longest = math.ceil(_STRIP * min(image.size) * max(size) / min(size))
     if max(image.size) <= longest:
         return image

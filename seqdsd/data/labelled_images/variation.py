@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, UInt8
-from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,9 @@ def vary(
     """Crop and mirror each image its own way, where they lie; nothing is read back from the device."""
     height, width = images.shape[-2:]
     if padding := variations.crop_padding:
-        padded = functional.pad(images, [padding])
+        padded = nn.functional.pad(images, [padding] * 4)
         # Every part as large as the image is a view; one of them is picked for each image.
         parts = padded.unfold(2, height, 1).unfold(3, width, 1)
         top, left = variations.corners.unbind(1)
         images = parts[torch.arange(len(images), device=images.device), :, top, left]
-    flipped = functional.horizontal_flip(images)
-    return torch.where(variations.is_flipped[:, None, None, None], flipped, images)
+    return torch.where(variations.is_flipped[:, None, None, None], images.flip(-1), images)

@@ -1,13 +1,19 @@
 """Where made corpora and image sets are kept, and how one appears there: complete or not at all."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_JUST_MADE_SECONDS = 60.0
+"""A folder so young may be about to be locked."""
 
 
 def default_cache_dir() -> Path:
@@ -29,6 +35,8 @@ def cached_corpus(
 ) -> Path:
     """Find a corpus in the cache, or have it built aside and renamed into place.
 
+    What processes that were killed have left of others of its name is removed.
+
     Args:
         name: Start of the folder's name; a digest of ``key`` follows.
         key: All that the corpus' bytes depend on, as JSON can hold it; kept in the folder's ``corpus.json``.
@@ -47,10 +55,14 @@ def cached_corpus(
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as name:
-            building = Path(name) / "corpus"
+        _remove_left_over(folder.parent, f".{name}-*")
+        with (
+            tempfile.TemporaryDirectory(
+                prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+            ) as aside,
+            _locked(Path(aside)),
+        ):
+            building = Path(aside) / "corpus"
             building.mkdir()
             build(building)
             _marker(building).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
@@ -61,6 +73,31 @@ def cached_corpus(
             "Set SEQDSD_CACHE to a folder that can be written, on a disk with room."
         ) from error
     return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, by which it is told from one left over: the lock falls with the process, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some networks' disks know no locks; there nothing is taken for left over
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_left_over(parent: Path, pattern: str) -> None:
+    """Remove folders in which nobody builds any more."""
+    for folder in parent.glob(pattern):
+        with suppress(OSError):  # gone, another user's, or locked
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - folder.stat().st_mtime > _JUST_MADE_SECONDS:
+                    shutil.rmtree(folder)
+            finally:
+                os.close(handle)
 
 
 def _marker(folder: Path) -> Path:

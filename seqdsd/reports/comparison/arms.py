@@ -235,6 +235,8 @@ def _common(run: Run) -> dict[str, Any]:
         flat["data"] = os.path.normpath(flat["data"])
     if "start_weights" in flat:  # a run that is named there may have gone on since, to another best phase
         flat["start_weights"] = run.phases[0].get("given", {}).get("sha256", "")[:12]
+    if "weights" in flat:
+        flat["weights"] = run.provenance.get("start_weights", {}).get("sha256", "")[:12]
     # As in folders from before they could be set.
     return {name: value for name, value in flat.items() if (name, value) not in _ADDED_SINCE}
 

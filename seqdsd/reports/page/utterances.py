@@ -28,7 +28,7 @@ class Text:
     """One text that at least one phase says.
 
     Attributes:
-        hyp: Its words, single spaces between them.
+        hyp: Its words, single spaces between them; of a class, its name as it is.
         ops: What became of each word against the reference, a letter each: ``=`` right, ``S`` substituted (one word
             of both), ``D`` deleted (of the reference), ``I`` inserted (of the text). Empty for captions and classes.
         score: Errors (of a class, 0 or 1), or sentence BLEU from 0 to 100; None where there is no reference.
@@ -77,13 +77,14 @@ def make_items(columns: Sequence[Sequence[Hypothesis]], *, kind: Kind) -> list[I
     Raises:
         ValueError: If a column has other ids than the first.
     """
-    texts = [{row.id: _spaced(row.hyp) for row in rows} for rows in columns]
+    tidy = str if kind is CLASSIFICATION else _spaced  # classes may differ in their spaces alone
+    texts = [{row.id: tidy(row.hyp) for row in rows} for rows in columns]
     for number, column in enumerate(texts):
         if odd := sorted(column.keys() ^ texts[0].keys()):
             raise ValueError(
                 f"column {number} and the first differ in {odd[0]!r}: all must be of the same items"
             )
-    refs = {row.id: tuple(map(_spaced, row.refs)) for row in columns[0]} if columns else {}
+    refs = {row.id: tuple(map(tidy, row.refs)) for row in columns[0]} if columns else {}
     distinct = {id_: list(dict.fromkeys(column[id_] for column in texts)) for id_ in refs}
     pairs = [(refs[id_], hyp) for id_, hyps in distinct.items() for hyp in hyps]
     scored = iter(_SCORED[kind](pairs))

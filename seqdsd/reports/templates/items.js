@@ -151,7 +151,8 @@
     if (group.kind === "captions" && text[2] !== null) head.append(bar(text[2]));
     head.append(score);
     const words = wordsOf(item, text, place);
-    const said = words.length ? words : [make("span", { className: "gap" }, "(no words)")];
+    const none = group.kind === "classification" ? "(no class: the network gave no numbers)" : "(no words)";
+    const said = words.length ? words : [make("span", { className: "gap" }, none)];
     return make("li", {}, head, make("p", { className: "caption" }, ...said));
   };
 

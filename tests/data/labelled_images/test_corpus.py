@@ -6,7 +6,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 from seqdsd.data import BadDataError
-from seqdsd.data.labelled_images import read_image_corpus
+from seqdsd.data.labelled_images import read_image_corpus, read_image_set
 
 REMEDY = r"\(or --on-bad-data skip\)$"
 
@@ -43,6 +43,23 @@ def test_the_fingerprint_follows_ids_and_classes(corpus_folder):
     assert read_image_corpus(corpus_folder).train.fingerprint == before
     (corpus_folder / "train" / "cat" / "1.png").rename(corpus_folder / "train" / "Dog" / "2.png")
     assert read_image_corpus(corpus_folder).train.fingerprint != before
+
+
+def test_a_class_is_the_same_however_its_letters_are_composed(corpus_folder):
+    """One system writes é as one character, another as two."""
+    for split, name in {"train": "cafe\u0301", "dev": "caf\u00e9", "test": "cafe\u0301"}.items():
+        (corpus_folder / split / "cat").rename(corpus_folder / split / name)
+    corpus = read_image_corpus(corpus_folder)
+    assert corpus.classes == ("10", "Dog", "caf\u00e9")
+    for split in corpus.splits:
+        images = corpus.split(split).images
+        assert images[-1].id == "caf\u00e9/1.png" and images[-1].label == 2
+        assert all(one.path.is_file() for one in images)
+    judged, _ = read_image_set(corpus_folder, "test", classes=corpus.classes)
+    assert judged == corpus.test
+    shutil.copytree(corpus_folder / "test" / "cafe\u0301", corpus_folder / "test" / "caf\u00e9")
+    refused(corpus_folder, f"another folder's name looks the same. Put their images into one {REMEDY}")
+    assert read_image_corpus(corpus_folder, on_bad_data="skip").test == corpus.test
 
 
 def test_an_absent_folder_and_images_without_a_class(corpus_folder, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import resize as scale
+from torchvision.transforms.v2 import functional
 
 from seqdsd.data import BadDataError
 from seqdsd.data.labelled_images import (
@@ -105,6 +105,14 @@ def test_held_images_are_read_once_until_a_file_changes(train, reads):
     assert len(reads) == 18
 
 
+def test_held_images_are_read_again_by_another_pillow(train, reads, monkeypatch):
+    """Which may decode and scale otherwise."""
+    HeldImages.read(train, SMALL)
+    monkeypatch.setattr("PIL.__version__", "1.1.7")
+    HeldImages.read(train, SMALL)
+    assert len(reads) == 12
+
+
 def test_a_damaged_cache_is_made_again(train, tmp_path, caplog):
     HeldImages.read(train, SMALL)
     (file,) = (tmp_path / "cache").rglob("*.safetensors")
@@ -175,13 +183,13 @@ def test_other_sizes_are_scaled_and_cut_as_torchvision_does(photograph):
 @pytest.mark.parametrize("is_upright", [False, True])
 def test_a_strip_is_not_scaled_to_its_end(resize, is_upright, monkeypatch):
     """It would become 5 times as high and as long: of a file within the limits, any memory."""
-    scaled = []
+    scaled, scale = [], functional.resize
 
     def resized(*args):
         scaled.append(scale(*args))
         return scaled[-1]
 
-    monkeypatch.setattr(module.functional, "resize", resized)
+    monkeypatch.setattr(functional, "resize", resized)
     pixels = np.zeros((4, 40_000, 3), np.uint8)
     pixels[:, 20_000:] = 255
     strip = Image.fromarray(pixels.swapaxes(0, 1).copy() if is_upright else pixels)

@@ -1,6 +1,11 @@
 """Made corpora: found again, never half built, where the user wants them."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -108,3 +113,48 @@ def test_a_full_disk_and_no_home_name_the_remedy(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(OSError, match="no home folder .*SEQDSD_CACHE"):
         default_cache_dir()
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from seqdsd.data.synthetic.cache import cached_corpus
+
+def build(folder):
+    (folder / "words.txt").write_text("bad")
+    print("building", flush=True)
+    time.sleep(60)
+
+cached_corpus("words", {"seed": int(sys.argv[2])}, build, cache_dir=Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_process_has_left_is_removed_and_what_another_builds_is_not(tmp_path: Path) -> None:
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(tmp_path), seed], stdout=subprocess.PIPE, text=True
+        )
+        for seed in "23"
+    ]
+    try:
+        for other in others:
+            assert other.stdout is not None and other.stdout.readline() == "building\n"
+        others[0].send_signal(signal.SIGKILL)
+        others[0].wait()
+        aside = list(tmp_path.iterdir())
+        assert len(aside) == 2 and all(one.name.startswith(".words-") for one in aside)
+        cached_corpus("words", KEY, write_words, cache_dir=tmp_path)
+        assert len(list(tmp_path.glob(".words-*"))) == 2  # so young that they may not be locked yet
+        (tmp_path / ".other-1").mkdir()
+        for folder in tmp_path.iterdir():
+            os.utime(folder, (time.time() - 100,) * 2)
+        cached_corpus("words", {"seed": 9}, write_words, cache_dir=tmp_path)
+        [left] = tmp_path.glob(".words-*")
+        assert (left / "corpus" / "words.txt").is_file() and others[1].poll() is None
+        assert (tmp_path / ".other-1").is_dir()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+            assert other.stdout is not None
+            other.stdout.close()

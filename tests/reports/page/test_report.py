@@ -473,6 +473,25 @@ def test_images_and_what_each_phase_called_them(show, make_comparison):
     assert wrong[-1] == "wrong"
 
 
+def test_names_of_classes_keep_their_spaces_and_no_class_is_said_in_words(show, make_arm):
+    run = make_arm("run", "dsd", kind="classification")
+    for record in run.read_phases():
+        path = run.hypotheses(record["name"], "test")
+        rows = [
+            {**row, "ref": row["ref"].replace(" ", "  "), "hyp": row["hyp"].replace(" ", "  ")}
+            for row in read_json_lines(path)
+        ]
+        write_json_lines(path, [{**rows[0], "hyp": ""}, *rows[1:]])
+    page = show(page_of(run.path))
+    page.locator("#find").fill("test/class 0/00.png")
+    [card] = page.locator("#cards .card").all()
+    assert card.locator(".reference").inner_text() == "class class  0"
+    assert set(card.locator(".caption").all_inner_texts()) == {"(no class: the network gave no numbers)"}
+    page.locator("#find").fill("test/class 1/01.png")
+    [card] = page.locator("#cards .card").all()
+    assert {text[:7] for text in card.locator(".caption").all_inner_texts()} == {"class  "}
+
+
 def test_every_kind_on_one_page(show, comparison, caption_comparison, class_comparison):
     folders = [one / "seed-0/dsd" for one in (comparison, caption_comparison, class_comparison)]
     page = show(page_of(*folders))

@@ -118,6 +118,14 @@ def test_classes_are_right_or_wrong_as_a_whole():
     assert item.change([(0, 1)]) == 1 and item.change([(0, 2)]) == 0
 
 
+def test_classes_may_differ_in_their_spaces_alone():
+    (item,) = make_items(
+        [[Hypothesis("x", ("ice  cream",), hyp)] for hyp in ("ice cream", "ice  cream")], kind=CLASSIFICATION
+    )
+    assert item.refs == ("ice  cream",)
+    assert item.texts == (Text("ice cream", "", 1), Text("ice  cream", "", 0))
+
+
 def test_without_references_there_is_no_score():
     for kind in KINDS:
         (item,) = make_items([[Hypothesis("x", (), "a b")]], kind=kind)
