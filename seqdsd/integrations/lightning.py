@@ -161,7 +161,7 @@ class DSDCallback(Callback):
         """Report zeros where the Trainer writes its logs."""
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set from outside its class
         if every and trainer.global_step % every == 0:
-            pl_module.log_dict(self._report(), on_step=True, on_epoch=False)
+            pl_module.log_dict(self._walk.report(), on_step=True, on_epoch=False)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the phase's best."""
@@ -175,7 +175,7 @@ class DSDCallback(Callback):
         Raises:
             ValueError: If the monitored metric is not logged.
         """
-        pl_module.log_dict(self._report(), on_step=False, on_epoch=True, sync_dist=True)
+        pl_module.log_dict(self._walk.report(), on_step=False, on_epoch=True, sync_dist=True)
         self._note_score(trainer)
         was_due = self._has_validated or not trainer.enable_validation
         if self.monitor and was_due and self.monitor not in trainer.callback_metrics:
@@ -257,11 +257,6 @@ class DSDCallback(Callback):
             self._dsd.load_state_dict(saved)
         except ValueError as error:
             raise ValueError(f"{trainer.ckpt_path}: {error}") from error
-
-    def _report(self) -> dict[str, float]:
-        phase = self._dsd.phase
-        index = len(self.schedule) if phase is None else self.schedule.phases.index(phase)
-        return {"dsd/zeros": self._dsd.zeros(), "dsd/phase": float(index)}
 
     def _note_score(self, trainer: Trainer) -> None:
         score = trainer.callback_metrics.get(self.monitor or "")

@@ -24,6 +24,7 @@ from seqdsd.integrations.walk import Walk
 from seqdsd.records import write_atomically
 from seqdsd.sparsity import DSD, Rule, Schedule
 from seqdsd.sparsity.controller import Best
+from seqdsd.sparsity.held_weights import is_sharded
 
 try:
     from transformers import (
@@ -60,7 +61,7 @@ class DSDCallback(TrainerCallback):
     - **Best weights**: with ``load_best_model_at_end`` the best score is counted anew in each phase, which hands on its
       best weights (``STATE_FILE`` holds them, too); without it each hands on its last.
     - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
-      beside the loss and at each phase's end.
+      counted from 0: beside the loss and at each phase's end.
 
     Whatever ends ``train()``, nothing holds the weights after it.
 
@@ -72,6 +73,7 @@ class DSDCallback(TrainerCallback):
 
     # Set as a training begins.
     _walk: Walk
+    _pushed_step: int | None
 
     def __init__(self, schedule: Schedule, rules: Iterable[Rule]) -> None:
         """Nothing happens yet.
@@ -123,6 +125,7 @@ class DSDCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ValueError("DSDCallback cannot search hyperparameters: make a Trainer for each trial")
         self._release()  # what a first try left, with auto_find_batch_size
+        self._pushed_step = None
         self.dsd = DSD(kwargs["model"], self.schedule, self.rules, best=_best(args))
         self._walk = Walk(self.dsd, "steps", state.max_steps)
         self.dsd.check(kwargs["optimizer"])
@@ -184,11 +187,24 @@ class DSDCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write ``STATE_FILE`` into the checkpoint's folder."""
-        position = self._dsd.state_dict()
-        masks = position.pop("masks")  # of sharded ones each process has a part
-        best = position.pop("best_weights")
-        position |= {"step": state.global_step, "max_steps": state.max_steps}
+        # Not while it is uploaded in another thread: that may find the temporary file, too.
+        if self._pushed_step != state.global_step:
+            self._save(args, state)
+        self._pushed_step = None
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write ``STATE_FILE`` before the checkpoint is uploaded; ``on_save`` comes after it, or without it."""
+        if self.dsd is not None and self.dsd.is_held and _folder(args, state).is_dir():
+            self._save(args, state)
+            self._pushed_step = state.global_step
+
+    def _save(self, args: TrainingArguments, state: TrainerState) -> None:
         if args.should_save:
+            position = self._dsd.state_dict()
+            masks, best = position.pop("masks"), position.pop("best_weights")
+            position |= {"step": state.global_step, "max_steps": state.max_steps}
             # The format holds no tensor twice, as tied ones are here.
             tensors = masks | {_BEST + name: weight.clone() for name, weight in best.items()}
             content = safetensors.torch.save(tensors, metadata={"dsd": json.dumps(position)})
@@ -260,10 +276,8 @@ class DSDCallback(TrainerCallback):
         return rate
 
     def _log(self) -> None:
-        phase = self._dsd.phase
-        assert self._trainer is not None and phase is not None
-        logs: dict[str, Any] = {"dsd/zeros": self._dsd.zeros(), "dsd/phase": phase.name}
-        self._trainer.log(logs)
+        assert self._trainer is not None
+        self._trainer.log(self._walk.report())
 
 
 def _calling_trainer() -> Trainer:
@@ -291,7 +305,8 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             "the model is a PEFT one, whose own weights do not train, and its adapters are small already; give the "
             "Trainer model.merge_and_unload() to train all weights"
         )
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+    is_sharding = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    if is_sharding or any(map(is_sharded, trainer.model.parameters())):
         raise ValueError(
             "DSDCallback was not tried with DeepSpeed or FSDP, which shard or flatten the weights; train by DDP"
         )
@@ -300,7 +315,8 @@ def _refuse(trainer: Trainer, schedule: Schedule) -> None:
             "schedule-free optimizers train other weights than the model's; choose an optim with a schedule, such as "
             "adamw_torch"
         )
-    has_own = trainer.lr_scheduler is not None and not trainer._created_lr_scheduler
+    # Older Trainers lack the attribute until they are made.
+    has_own = trainer.lr_scheduler is not None and not getattr(trainer, "_created_lr_scheduler", False)
     if has_own or type(trainer).create_scheduler is not Trainer.create_scheduler:
         raise ValueError(
             "the Trainer was given a scheduler of its own, but rates are the schedule's; give optimizers=(optimizer, "

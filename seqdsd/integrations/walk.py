@@ -51,6 +51,15 @@ class Walk:
         self.dsd.leave()
         return True
 
+    def report(self) -> dict[str, float]:
+        """For a trainer's log, which all loggers take as numbers: share of zeros, and the phase's place, from 0.
+
+        Once all are done, the phase is their number.
+        """
+        phases, phase = self.dsd.schedule.phases, self.dsd.phase
+        place = len(phases) if phase is None else phases.index(phase)
+        return {"dsd/zeros": self.dsd.zeros(), "dsd/phase": float(place)}
+
     def warn_if_unfinished(self, done: int) -> None:
         """Say so in the log where the training is at its end and the schedule is not."""
         if (phase := self.dsd.phase) is not None:

@@ -22,12 +22,13 @@
 adds what one record says about another. Records are handed on as plain dicts.
 """
 
+from seqdsd.atomic import replacing, write_atomically
 from seqdsd.records import shapes
 from seqdsd.records.folder import RunFolder, slug
 from seqdsd.records.origin import FORMAT, checked_provenance, provenance
 from seqdsd.records.phases import check_phases, is_test_split
 from seqdsd.records.reading import RunFolderError, checked, read_json_lines
-from seqdsd.records.writing import json_values, replacing, write_atomically, write_json_lines
+from seqdsd.records.writing import json_values, write_json_lines
 
 __all__ = [
     "FORMAT",

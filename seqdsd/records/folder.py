@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
+from seqdsd.atomic import write_atomically
 from seqdsd.records.phases import check_phases
 from seqdsd.records.reading import RunFolderError, read_json_lines
 from seqdsd.records.shapes import Progress
-from seqdsd.records.writing import json_values, write_atomically, write_json_lines
+from seqdsd.records.writing import json_values, write_json_lines
 
 _held_here: set[Path] = set()  # run folders that this process has locked
 

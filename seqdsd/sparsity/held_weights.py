@@ -6,13 +6,14 @@ Which weights are pruned is ``masks.py``. Nothing here waits for a GPU.
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_PART = 2**18
-_SMALL = 2**20
-"""Weights; parting fewer costs more than it saves."""
+_SMALL = 2**16
+"""Weights; so few need no memory from the system."""
+_PART_BYTES = 2**20
+"""Of weights that are zeroed at once on a CPU: as many of their mask, widened, stay in its cache."""
 SEEN_THROUGH = {"accelerate", "lightning", "lightning_fabric", "pytorch_lightning"}
 """Packages whose wrapped optimizers move the weights by the optimizer within, and by nothing else."""
 
@@ -35,7 +37,6 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-@torch.no_grad()
 def zero_pruned_(tensor: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> None:
     """Set what ``mask`` does not keep to exactly +0.0, whatever stood there, NaN and infinity included.
 
@@ -47,20 +48,42 @@ def zero_pruned_(tensor: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) 
     ):  # the gradient of a sparse embedding; a row may be there more than once
         zero_pruned_(tensor._values(), mask[tuple(tensor._indices())])
         return
-    here, kept = _own_part(tensor.detach()), _own_part(mask)
+    # Integers of no graph: this needs no ``no_grad``, which is dear beside a small tensor.
+    here, kept = tensor.detach(), mask
+    if is_sharded(here):
+        here, kept = here.to_local(), _own_part(mask)
     bits = here.view(_BITS[here.element_size()])
-    is_small = bits.numel() <= _SMALL
     if (
-        is_small
+        bits.numel() <= _SMALL
         or bits.device.type != "cpu"
+        or type(bits) is not Tensor  # a pretended one
         or torch.compiler.is_compiling()
-        or _layout(bits) != _layout(kept)
+        or not (bits.stride() == kept.stride() or _layout(bits) == _layout(kept))
     ):
         bits.mul_(kept)
-        return
-    # A CPU first converts the mask to the bits' type: part by part, that copy stays in its cache.
-    for some, of_mask in zip(_in_memory_order(bits), _in_memory_order(kept), strict=True):
-        some.mul_(of_mask)
+    elif bits.nbytes <= _PART_BYTES:
+        bits.mul_(_widened(kept, bits.dtype))
+    else:
+        part = _PART_BYTES // bits.element_size()
+        for some, of_mask in zip(_in_memory_order(bits, part), _in_memory_order(kept, part), strict=True):
+            some.mul_(_widened(of_mask, bits.dtype))
+
+
+class _Memory(threading.local):
+    """What a thread widens masks in. Left to torch, it is new each time, and the system hands it out page by page."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # or it could not be written to outside of it
+            room = torch.empty(_PART_BYTES, dtype=torch.uint8, device="cpu")
+            self.of_type = {dtype: room.view(dtype) for dtype in _BITS.values()}
+
+
+_memory = _Memory()
+
+
+def _widened(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Int[Tensor, "*shape"]:
+    """A mask without gaps, as integers as wide as the weights' bits, until the next call."""
+    return _memory.of_type[dtype].as_strided(mask.shape, mask.stride()).copy_(mask)
 
 
 def laid_as(mask: Bool[Tensor, "*shape"], weight: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
@@ -71,10 +94,12 @@ def laid_as(mask: Bool[Tensor, "*shape"], weight: Float[Tensor, "*shape"]) -> Bo
 class Masks(dict[str, Tensor]):
     """Masks by parameter name, which follow their parameters to another device or memory format."""
 
-    @torch.no_grad()
     def of(self, name: str, parameter: Tensor) -> Bool[Tensor, "..."]:
         """The mask of a parameter, where and as this now lies."""
         mask = self[name]
+        # Asked twice a step: what is nearly always so is told first.
+        if mask.stride() == parameter.stride() and mask.device == parameter.device:
+            return mask
         if (mask.device, _layout(_own_part(mask))) != (parameter.device, _layout(_own_part(parameter))):
             mask = self[name] = laid_as(mask, parameter)
         return mask
@@ -180,8 +205,8 @@ class _AfterBackward:
         self._name, self._masks, self.handle = name, masks, handle
 
     def __call__(self, parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            zero_pruned_(parameter.grad, self._masks.of(self._name, parameter))
+        if (gradient := parameter.grad) is not None:
+            zero_pruned_(gradient, self._masks.of(self._name, parameter))
 
 
 def _names_in(optimizer: Optimizer, held: Mapping[str, NamedParameter]) -> list[str]:
@@ -232,6 +257,6 @@ def _layout(tensor: Tensor) -> list[tuple[int, int]]:
     return [pair for pair in zip(tensor.shape, tensor.stride(), strict=True) if pair[0] != 1]
 
 
-def _in_memory_order(tensor: Tensor) -> tuple[Tensor, ...]:
-    """A tensor without gaps, in flat parts."""
-    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).view(-1).split(_PART)
+def _in_memory_order(tensor: Tensor, part: int) -> tuple[Tensor, ...]:
+    """A tensor without gaps, in flat parts of so many elements."""
+    return tensor.permute(sorted(range(tensor.dim()), key=tensor.stride, reverse=True)).view(-1).split(part)

@@ -12,7 +12,7 @@ import pytorch_lightning
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import distributed, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
@@ -499,17 +499,35 @@ def test_what_cannot_be_is_refused_before_training(module, callback, settings, s
     assert not any(handles_on(one) for one in made.parameters())
 
 
-def test_a_strategy_that_may_shard_is_refused(monkeypatch):
+class Sharding(FSDPStrategy):
+    """Lightning refuses its own class on a CPU, and this one does not shard there either; it is refused before."""
+
+
+@pytest.mark.parametrize("strategy", [ModelParallelStrategy, Sharding])
+def test_a_strategy_that_may_shard_is_refused(monkeypatch, strategy):
     class Sharded(Module):
         def configure_model(self):
             raise AssertionError("never asked")
 
     monkeypatch.setattr(os, "environ", os.environ.copy())  # Lightning leaves there what it tells torch
     try:
-        with pytest.raises(ValueError, match="not with ModelParallelStrategy.*choose strategy='ddp'"):
-            fit(Sharded(), strategy=ModelParallelStrategy(), devices=1)
+        with pytest.raises(ValueError, match=f"not with {strategy.__name__}.*choose strategy='ddp'"):
+            fit(Sharded(), strategy=strategy(process_group_backend="gloo"), devices=1)
     finally:
         distributed.destroy_process_group()
+
+
+def test_deepspeed_is_refused_though_it_is_a_kind_of_ddp():
+    class Here(DeepSpeedStrategy):
+        """Lightning's, which needs no deepspeed until it is made, or trains: on GPUs only."""
+
+        def __init__(self):
+            DDPStrategy.__init__(self)
+
+    callback = DSDCallback(SCHEDULE, RULES)
+    trainer = pl.Trainer(max_epochs=5, strategy=Here(), devices=1, callbacks=[callback], **FOR_ALL)
+    with pytest.raises(ValueError, match="not with Here.*choose strategy='ddp'"):
+        callback.setup(trainer, Module(), "fit")
 
 
 def test_a_callback_that_makes_the_training_longer_is_refused():

@@ -1,17 +1,26 @@
 """What DSD does in the real Trainer alone, on tiny random networks; the rest is in ``test_every_trainer.py``."""
 
+import importlib.util
 import math
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+import transformers
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from huggingface_hub import HfApi, RepoUrl
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import SequentialSampler
 from transformers import (
     BertConfig,
@@ -265,6 +274,57 @@ def test_masks_come_from_the_checkpoint_and_not_from_its_weights(whole, tmp_path
     assert torch.equal(watch.after[0] == 0, pruned)
 
 
+class Hub(HfApi):
+    """A folder in place of the Hub, which has a checkpoint as it was when the Trainer handed it over."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def create_repo(self, *_, **__):
+        return RepoUrl("https://huggingface.co/me/mine")
+
+    def upload_folder(self, *, folder_path, path_in_repo="", ignore_patterns=(), **_):
+        hidden = shutil.ignore_patterns(*ignore_patterns)
+        shutil.copytree(folder_path, self.folder / path_in_repo, ignore=hidden, dirs_exist_ok=True)
+        (done := Future()).set_result(None)
+        return done
+
+    def stand_in(self, monkeypatch) -> None:
+        """For the Hub, wherever the Trainer of a version looks for it."""
+        monkeypatch.setattr(transformers.trainer, "hf_api", lambda: self, raising=False)
+        for name in ("create_repo", "upload_folder"):
+            monkeypatch.setattr(transformers.trainer, name, getattr(self, name), raising=False)
+
+
+def test_an_uploaded_checkpoint_goes_on(whole, tmp_path, monkeypatch):
+    """Its masks are in it, and only once: ``on_save``, which comes later, writes nothing beside an upload."""
+    hub = tmp_path / "hub"
+    Hub(hub).stand_in(monkeypatch)
+    trainer = resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints")
+    trainer.train()
+    uploaded = {path.parent.name: path for path in hub.glob(f"*/{STATE_FILE}")}
+    assert uploaded.keys() == {f"checkpoint-{step}" for step in range(1, 11)}
+    for name, path in uploaded.items():
+        here = tmp_path / "out" / name / STATE_FILE
+        assert path.read_bytes() == here.read_bytes()
+        assert here.stat().st_mtime_ns <= path.parent.stat().st_ctime_ns
+    trainer = resumable(tmp_path / "again")
+    trainer.train(resume_from_checkpoint=str(hub / "checkpoint-5"))
+    assert_same_bits(trainer.model, whole.model)
+
+
+def test_a_checkpoint_that_waits_for_no_upload_has_its_masks(whole, tmp_path, monkeypatch):
+    class Slow(Hub):
+        def upload_folder(self, **_):
+            return Future()
+
+    Slow(tmp_path).stand_in(monkeypatch)
+    monkeypatch.setattr(Trainer, "_finish_current_push", lambda _: None)  # it would wait for ever
+    resumable(tmp_path / "out", push_to_hub=True, hub_strategy="all_checkpoints").train()
+    assert len(list((tmp_path / "out").glob(f"checkpoint-*/{STATE_FILE}"))) == 10
+
+
 def whole_callback(trainer: Trainer) -> DSDCallback:
     return next(one for one in trainer.callback_handler.callbacks if isinstance(one, DSDCallback))
 
@@ -282,7 +342,7 @@ def test_logs_say_phase_and_zeros_and_still_the_loss(arguments):
     logs = trainer.state.log_history
     told = [(log["step"], log["dsd/phase"], log["dsd/zeros"]) for log in logs if "dsd/zeros" in log]
     assert [step for step, *_ in told] == [2, 4, 6, 8, 10]
-    assert [phase for _, phase, _ in told] == ["Dense Iter 0"] * 2 + ["Sparse Iter 1"] * 2 + ["Dense Iter 1"]
+    assert [phase for _, phase, _ in told] == [0, 0, 1, 1, 2]
     zeros = [share for *_, share in told]
     assert zeros[:4] == [0] * 2 + [0.5] * 2
     assert zeros[4] < 0.05
@@ -310,6 +370,7 @@ def test_the_best_model_is_the_last_phases(arguments):
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-10")
 
 
+@pytest.mark.filterwarnings("ignore:mtime may not be reliable")  # of transformers 5.0, where saving is quick
 def test_best_weights_within_the_last_phase_are_loaded(arguments):
     schedule = Schedule.dsd(iters=1, epochs=(1, 1, 3), sparsities=[0.5], learning_rates=[1e-2, 5e-3, 1e-3])
     scores = iter([0.1, 0.2, 0.5, 0.3, 0.4])
@@ -499,6 +560,72 @@ def test_a_peft_model_is_refused(arguments, wrapped):
     model = peft.get_peft_model(bare, settings) if wrapped else peft.inject_adapter_in_model(settings, bare)
     with pytest.raises(ValueError, match="PEFT"):
         Trainer(model, arguments(), train_dataset=sentences(), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+@pytest.fixture
+def group_of_one(monkeypatch):
+    """This process as ``torchrun`` would start it, alone."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # Accelerate leaves there what it was told
+    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_fsdp_is_refused(arguments, group_of_one):
+    """Without the callback the same Trainer trains this model here, its weights sharded: so it is FSDP."""
+    sharding = arguments(fsdp=True, fsdp_config={"fsdp_version": 2})
+    # Accelerate shards nothing on a CPU: it is told, and only that, that the group is one of GPUs.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    plain = Trainer(Net(), sharding)
+    assert plain.accelerator.distributed_type == DistributedType.FSDP
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        DSDCallback(SCHEDULE, RULES).watch(plain)
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(Net(), sharding, callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+def test_weights_that_are_sharded_already_are_refused(arguments, group_of_one):
+    settings, model = arguments(), Net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(model, settings, callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("deepspeed"), reason="needs deepspeed, which no extra installs"
+)
+@pytest.mark.filterwarnings("ignore")  # its own
+def test_deepspeed_is_refused(arguments, group_of_one):
+    stage = {"zero_optimization": {"stage": 1}, "train_micro_batch_size_per_gpu": "auto"}
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        Trainer(Net(), arguments(deepspeed=stage), callbacks=[DSDCallback(SCHEDULE, RULES)])
+
+
+def test_what_accelerate_calls_deepspeed_is_refused(arguments):
+    """Also where it is not installed: a real Trainer, and the flag that it reads off Accelerate."""
+    trainer = Trainer(Net(), arguments())
+    assert trainer.is_deepspeed_enabled is False
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(ValueError, match="DeepSpeed or FSDP.*train by DDP"):
+        DSDCallback(SCHEDULE, RULES).watch(trainer)
+
+
+def test_a_search_of_hyperparameters_is_refused_before_the_first_step(arguments):
+    trainer = Trainer(
+        args=arguments(),
+        model_init=lambda: bert(),
+        train_dataset=sentences(),
+        eval_dataset=sentences(4),
+        callbacks=[DSDCallback(SCHEDULE, RULES)],
+    )
+    with pytest.raises(ValueError, match="make a Trainer for each trial"):
+        trainer.hyperparameter_search(lambda trial: {"seed": trial.suggest_int("seed", 1, 9)}, n_trials=2)
+    assert trainer.state.is_hyper_param_search
+    assert trainer.state.global_step == 0
+    assert hooks(trainer) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import math
 import pickle
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import jaxtyping
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from seqdsd.sparsity import MaskSet, Rule, magnitude_mask, resolve
-from seqdsd.sparsity.held_weights import _SMALL
+from seqdsd.sparsity.held_weights import _PART_BYTES, _SMALL, zero_pruned_
 
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16}
 BITS |= {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -64,12 +65,23 @@ def is_free(model: nn.Module, masks: MaskSet) -> bool:
     return bool((pruned(model, masks) != 0).all())
 
 
+def larger(one: Tensor) -> Tensor:
+    """Not small, but one part."""
+    made = one.repeat(1 + _SMALL // one.numel(), 1, 1, 1)
+    assert made.numel() > _SMALL and made.nbytes <= _PART_BYTES
+    return made
+
+
 LAYOUTS = {
     "plain": lambda one: one,
     "channels last": lambda one: one.contiguous(memory_format=torch.channels_last),
     "transposed": lambda one: one.transpose(0, 1),
     "with gaps": lambda one: one.repeat_interleave(2, dim=3)[..., ::2],
-    "many parts": lambda one: one.repeat(1 + _SMALL // one.numel(), 2, 1, 1),
+    "larger": lambda one: larger(one),
+    "larger, channels last": lambda one: larger(one).contiguous(memory_format=torch.channels_last),
+    "larger, with gaps": lambda one: larger(one).repeat_interleave(2, dim=3)[..., ::2],
+    "many parts": lambda one: one.repeat(1 + _PART_BYTES // one.nbytes, 2, 1, 1),
+    "many parts, transposed": lambda one: one.repeat(1 + _PART_BYTES // one.nbytes, 2, 1, 1).transpose(0, 1),
     "one by one": lambda one: one[:, :, :1, :1].contiguous(memory_format=torch.channels_last),
 }
 
@@ -94,6 +106,32 @@ def test_pruned_weights_and_gradients_are_plus_zero_whatever_stood_there(layout,
         bits = found.view(BITS[dtype])
         assert not bits[~mask].any()
         assert torch.equal(bits[mask], before[mask])
+
+
+def test_threads_that_zero_at_once_do_not_mix_their_masks():
+    masks = [torch.rand(2 * _SMALL) < share for share in (0.3, 0.7)]
+
+    def wrong(mask: Tensor) -> int:
+        ones = torch.ones(100, 2 * _SMALL)
+        for one in ones:
+            zero_pruned_(one, mask)
+        return int((ones.bool() != mask).sum())
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(wrong, masks)) == [0, 0]
+
+
+def test_a_thread_that_began_in_inference_mode_goes_on_outside_of_it():
+    mask = torch.rand(2 * _SMALL) < 0.5
+
+    def zeroed() -> Tensor:
+        with torch.inference_mode():
+            zero_pruned_(torch.ones(2 * _SMALL), mask)
+        zero_pruned_(weight := torch.ones(2 * _SMALL), mask)
+        return weight
+
+    with ThreadPoolExecutor(1) as thread:
+        assert torch.equal(thread.submit(zeroed).result(), mask.float())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,288 @@
+"""Files that were damaged, cut or made to deceive: refused by name, or of the right shape where checksums fit."""
+
+import hashlib
+import json
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqdsd.compression import CompressedFileError, read_compressed, write_compressed
+
+LONGEST_SECONDS = 1.0
+
+
+def opened(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    path.write_bytes(content)
+    return read_compressed(path, max_dense_bytes=2**21).state_dict()
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory, state) -> bytes:
+    """A file of a shared and a dense tensor, some hundred bytes."""
+    path = tmp_path_factory.mktemp("little") / "little.dsdz"
+    write_compressed(path, {name: state[name] for name in ("vector", "exact")}, {"network": "little"})
+    return path.read_bytes()
+
+
+@pytest.fixture
+def rewritten(tmp_path) -> Iterator[Callable[[bytes], Path]]:
+    """Writes ever other content into one file, which stays open: opening takes the most time of all."""
+    path = tmp_path / "a.dsdz"
+    with path.open("wb", buffering=0) as file:
+
+        def write(content: bytes) -> Path:
+            file.seek(0)
+            file.truncate()
+            file.write(content)
+            return path
+
+        yield write
+
+
+def parts(content: bytes) -> tuple[dict, list[bytes]]:
+    """The header and the streams of a good file."""
+    packed_bytes = struct.unpack_from("<I", content, 12)[0]
+    place = 28 + packed_bytes
+    header, streams = json.loads(zlib.decompress(content[28:place])), []
+    for row in header["tensors"]:
+        streams.append(content[place : place + row["bytes"]])
+        place += row["bytes"]
+    return header, streams
+
+
+def signed(text: bytes, streams: bytes, *, version: int = 1, text_bytes: int | None = None) -> bytes:
+    """A file with checksums that fit."""
+    packed = zlib.compress(text)
+    size = len(text) if text_bytes is None else text_bytes
+    fixed = struct.pack("<8sIII", b"\x89DSDZ\r\n\x1a", version, len(packed), size)
+    return fixed + hashlib.sha256(fixed + packed).digest()[:8] + packed + streams
+
+
+def resigned(header: dict, streams: list[bytes]) -> bytes:
+    for row, stream in zip(header["tensors"], streams, strict=True):
+        row["bytes"], row["sha256"] = len(stream), hashlib.sha256(stream).hexdigest()[:16]
+    return signed(json.dumps(header).encode(), b"".join(streams))
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """Some bytes changed, lost, doubled, swapped or zeroed."""
+    start = int(generator.integers(len(content)))
+    length = int(generator.choice([1, 1, 2, 4, 16, 200]))
+    end = min(start + length, len(content))
+    piece = content[start:end]
+    other = int(generator.integers(len(content)))
+    kinds: list[Callable[[], bytes]] = [
+        lambda: (
+            content[:start] + bytes([content[start] ^ 1 << int(generator.integers(8))]) + content[start + 1 :]
+        ),
+        lambda: content[:start] + generator.bytes(len(piece)) + content[end:],
+        lambda: content[:start] + bytes(len(piece)) + content[end:],
+        lambda: content[:start] + content[end:],
+        lambda: content[:other] + piece + content[other:],
+        lambda: content[:start],
+        lambda: content[:start] + piece[::-1] + content[end:],
+        lambda: content + generator.bytes(length),
+    ]
+    return kinds[int(generator.integers(len(kinds)))]()
+
+
+def test_the_tests_own_signature_is_accepted(tmp_path, content, dense_state):
+    assert opened(tmp_path / "a.dsdz", resigned(*parts(content))).keys() == dense_state.keys()
+
+
+def test_any_byte_changed_is_found(rewritten, little):
+    for place in range(len(little)):
+        path = rewritten(little[:place] + bytes([little[place] ^ 1 << place % 8]) + little[place + 1 :])
+        with pytest.raises(CompressedFileError, match=r"a\.dsdz: "):
+            read_compressed(path).state_dict()
+
+
+def test_any_cut_is_found(rewritten, little):
+    for length in range(len(little)):
+        path = rewritten(little[:length])
+        with pytest.raises(CompressedFileError, match=r"a\.dsdz: (cut short|not a \.dsdz file)"):
+            read_compressed(path)
+
+
+@pytest.mark.slow
+def test_none_of_ten_thousand_damaged_files_is_decoded(rewritten, little):
+    generator, tried = np.random.default_rng(0), 0
+    while tried < 10_000:
+        if (damage := damaged(little, generator)) == little:
+            continue
+        tried += 1
+        path, start = rewritten(damage), time.process_time()
+        with pytest.raises(CompressedFileError):
+            read_compressed(path).state_dict()
+        assert time.process_time() - start < LONGEST_SECONDS
+
+
+@pytest.mark.slow
+def test_damaged_streams_with_fitting_checksums_crash_nothing(tmp_path, content, dense_state):
+    path, generator = tmp_path / "a.dsdz", np.random.default_rng(1)
+    refused = 0
+    for _ in range(1000):
+        header, streams = parts(content)
+        victim = int(generator.integers(len(streams)))
+        streams[victim] = damaged(streams[victim], generator) if streams[victim] else b"\0"
+        start = time.process_time()
+        try:
+            read = opened(path, resigned(header, streams))
+        except CompressedFileError:
+            refused += 1
+        else:
+            assert {name: (one.shape, one.dtype) for name, one in read.items()} == {
+                name: (one.shape, one.dtype) for name, one in dense_state.items()
+            }
+        assert time.process_time() - start < LONGEST_SECONDS
+    assert refused > 500
+
+
+def test_damaged_headers_with_fitting_checksums_crash_nothing(tmp_path, content):
+    path, generator = tmp_path / "a.dsdz", np.random.default_rng(2)
+    header, streams = parts(content)
+    text, refused = json.dumps(header).encode(), 0
+    for _ in range(1000):
+        try:
+            opened(path, signed(damaged(text, generator), b"".join(streams)))
+        except CompressedFileError:
+            refused += 1
+    assert refused > 500  # the others are damaged in names and texts
+
+
+LIES = {
+    "more weights than bytes": lambda row: row.update(shape=[400_000_000]),
+    "a tensor of terabytes": lambda row: row.update(shape=[2**38]),
+    "a negative dimension": lambda row: row.update(shape=[-1, -7]),
+    "a dimension that is true": lambda row: row.update(shape=[True, 7]),
+    "a dimension with a fraction": lambda row: row.update(shape=[7.0]),
+    "too many dimensions": lambda row: row.update(shape=[1] * 17),
+    "no list of dimensions": lambda row: row.update(shape=7),
+    "bytes of another": lambda row: row.update(bytes=row["bytes"] + 4),
+    "no bytes": lambda row: row.update(bytes=-1),
+    "another coding": lambda row: row.update(coding="pickle"),
+    "another type": lambda row: row.update(dtype="object", stored="object"),
+    "a type that is a list": lambda row: row.update(dtype=["float32"]),
+    "a type that the stored one is not": lambda row: row.update(dtype="int64"),
+    "no checksum": lambda row: row.update(sha256=None),
+    "another checksum": lambda row: row.update(sha256="0" * 16),
+    "no names": lambda row: row.update(names=[]),
+    "a name that is a number": lambda row: row.update(names=[3]),
+    "the name of another": lambda row: row.update(names=["bias"]),
+    "one name twice": lambda row: row.update(names=["exact", "exact"]),
+    "a member too many": lambda row: row.update(start=0),
+    "a member too few": lambda row: row.pop("sha256"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, content, lie):
+    header, streams = parts(content)
+    LIES[lie](next(row for row in header["tensors"] if row["names"] == ["exact"]))
+    path = tmp_path / "a.dsdz"
+    path.write_bytes(signed(json.dumps(header).encode(), b"".join(streams)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            CompressedFileError, match=r"a\.dsdz: .*; (fetch the file again|a file that you trust)"
+        ):
+            read_compressed(path).state_dict()
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_terabytes_of_nothing_are_refused(tmp_path, content):
+    header, streams = parts(content)
+    next(row for row in header["tensors"] if row["names"] == ["empty"])["shape"] = [0, 2**38, 2**38]
+    with pytest.raises(CompressedFileError, match=f"it would take {2**76} bytes decoded"):
+        opened(tmp_path / "a.dsdz", resigned(header, streams))
+
+
+def row_of(shape: list[int], stream: bytes, coding: str = "ans") -> dict:
+    digest = hashlib.sha256(stream).hexdigest()[:16]
+    return {"names": ["w"], "shape": shape, "coding": coding, "bytes": len(stream), "sha256": digest}
+
+
+def test_a_bomb_is_refused(tmp_path):
+    # One row class, one column class, one block that keeps nothing: six bytes for any number of weights.
+    stream = bytes([0, 2, 1]) + b"\x80\x80\x40" + bytes([1]) + b"\x80\x20" + b"\0"
+    text = json.dumps({"about": {}, "tensors": [row_of([2**20, 2**12], stream)]}).encode()
+    path = tmp_path / "a.dsdz"
+    path.write_bytes(signed(text, stream))
+    with pytest.raises(CompressedFileError, match="17179869184 bytes decoded, where 4294967296 are allowed"):
+        read_compressed(path)
+    with pytest.raises(CompressedFileError, match="over 16384 times its"):
+        read_compressed(path, max_dense_bytes=2**40)
+
+
+def test_what_is_packed_in_the_header_is_no_bomb(tmp_path):
+    path = tmp_path / "a.dsdz"
+    text = json.dumps({"about": {}, "tensors": [], "x": " " * 10_000_000}).encode()
+    for text_bytes in (100, 2**24, 2**31):
+        path.write_bytes(signed(text, b"", text_bytes=text_bytes))
+        tracemalloc.start()
+        with pytest.raises(CompressedFileError, match=r"a\.dsdz: (its header is not|cut short or damaged)"):
+            read_compressed(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**24
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"about": {}, "tensors": {}}',
+        b'{"about": [], "tensors": []}',
+        b'{"about": {}, "tensors": [], "tensors": []}',
+        b'{"about": {"score": NaN}, "tensors": []}',
+        b'{"about": {}, "tensors": [[]]}',
+        b'{"about": {"x": ' + b"[" * 200_000 + b"]" * 200_000 + b'}, "tensors": []}',
+        b'{"about": {"x": ' + b"9" * 5000 + b'}, "tensors": []}',
+        b'{"about": {}, "tensors": []}\xff',
+    ],
+)
+def test_what_is_no_header_is_refused(tmp_path, text):
+    (tmp_path / "a.dsdz").write_bytes(signed(text, b""))
+    with pytest.raises(CompressedFileError, match=r"a\.dsdz: its header is not one of this format"):
+        read_compressed(tmp_path / "a.dsdz")
+
+
+def test_a_file_of_the_future_says_what_to_do(tmp_path):
+    (tmp_path / "a.dsdz").write_bytes(signed(b'{"about": {}, "tensors": []}', b"", version=2))
+    with pytest.raises(CompressedFileError, match=r"a\.dsdz: a file of version 2, .*install a newer seqdsd"):
+        read_compressed(tmp_path / "a.dsdz")
+
+
+@pytest.mark.parametrize("other", [b"", b"PK\x03\x04" + bytes(100), b"\x89DSDZ\n\x1a" + bytes(100)])
+def test_another_file_is_none(tmp_path, other):
+    (tmp_path / "a.dsdz").write_bytes(other)
+    with pytest.raises(CompressedFileError, match=r"not a \.dsdz file"):
+        read_compressed(tmp_path / "a.dsdz")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        bytes([1, 4]) + struct.pack("<f", float("nan")),
+        bytes([1, 4]) + struct.pack("<f", 0.0),
+        bytes([2, 2]) + struct.pack("<2e", 1.0, 1.0),
+        bytes([2, 2]) + struct.pack("<2e", 2.0, 1.0),
+        bytes([1, 3, 0, 0, 0]),
+        bytes([200, 4, 1]),
+        bytes([0]),
+    ],
+)
+def test_codebooks_that_lie_are_refused(tmp_path, stream):
+    text = json.dumps({"about": {}, "tensors": [row_of([4], stream)]}).encode()
+    with pytest.raises(CompressedFileError, match=r"a\.dsdz: the stream of 'w' is damaged"):
+        opened(tmp_path / "a.dsdz", signed(text, stream))
