@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             with suppress(OSError):  # else it would hide the cause
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.filename not in (None, str(temporary), str(path.parent)):
+        if error.filename not in (None, str(temporary), *map(str, path.parents)):
             raise  # of what was read within the block
         raise OSError(
             f"{path}: cannot be written ({error.strerror or error}); make room or correct the path or its permissions"

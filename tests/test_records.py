@@ -100,6 +100,13 @@ def test_a_failed_write_leaves_the_old_content_and_nothing_else(tmp_path, monkey
     assert path.read_text() == "new"
 
 
+def test_a_file_is_named_whose_folders_cannot_be_made(tmp_path):
+    (tmp_path / "disk").symlink_to(tmp_path / "not mounted")
+    path = tmp_path / "disk" / "runs" / "one" / "file"
+    with pytest.raises(OSError, match=f"^{path}: cannot be written .*; make room or correct the path"):
+        write_atomically(path, "x")
+
+
 def test_content_is_synced_before_it_takes_the_name(tmp_path, monkeypatch):
     order = []
     sync, rename = os.fsync, os.replace

@@ -123,7 +123,7 @@ def write_compressed(
 
     Raises:
         TypeError: If a tensor has a type that the format lacks, or the header is not JSON.
-        ValueError: If the header has NaN or infinity or is larger than 16 MiB, or no reader would take the file since
+        ValueError: If the header has NaN or infinity or is larger than 4 MiB, or no reader would take the file since
             next to nothing is in it (``read_compressed``).
         OSError: If the file cannot be written.
 

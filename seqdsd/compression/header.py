@@ -22,7 +22,8 @@ from seqdsd.compression.coding import CODINGS, Coding
 MAGIC = b"\x89DSDZ\r\n\x1a"
 """As PNG's: not text, and spoilt by whatever changes line ends."""
 VERSION = 1
-MAX_HEADER_BYTES = 2**24
+MAX_HEADER_BYTES = 2**22
+"""JSON of many small parts takes some twenty times its size in memory."""
 MAX_DENSE_BYTES = 2**32
 """Of a network, decoded, unless the reader allows more."""
 MAX_RATIO = 2**14
@@ -126,7 +127,7 @@ def head_bytes(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> b
 
     Raises:
         TypeError: If ``about`` is not JSON.
-        ValueError: If it has NaN or infinity, or the header is larger than 16 MiB.
+        ValueError: If it has NaN or infinity, or the header is larger than 4 MiB.
     """
     header = {"about": dict(about), "tensors": rows}
     text = json.dumps(header, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()

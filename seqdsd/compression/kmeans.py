@@ -34,7 +34,8 @@ def linear_kmeans(values: NDArray[np.floating[Any]], num_centroids: int) -> NDAr
         return different.astype(np.float64)
     # One after the other, so that the sum has the same bits wherever it is taken.
     running = np.append(0.0, np.cumsum(ordered, dtype=np.float64))
-    centroids = np.linspace(ordered[0], ordered[-1], num_centroids, dtype=np.float64)
+    # Of Python's floats: between two of float32 NumPy would count, and overflow, in float32.
+    centroids = np.linspace(float(ordered[0]), float(ordered[-1]), num_centroids)
     ends = _ends(ordered, centroids)
     for _ in range(_MAX_ROUNDS):
         sizes, sums = np.diff(ends), np.diff(running[ends])

@@ -92,6 +92,7 @@ def share_weights(
         bits: 1 to 8. More than these do not pay: leave the tensor dense.
 
     Raises:
+        TypeError: If the weight is not of real floating-point numbers, or the mask not of truth values.
         ValueError: If ``bits`` is another, the shapes differ, or a kept weight is NaN or infinite.
 
     Reference: Han et al. 2016 (Deep Compression), section 3, as known from memory. Departure: the code of pruned
@@ -99,6 +100,10 @@ def share_weights(
     """
     if not 1 <= bits <= MAX_BITS:
         raise ValueError(f"bits: 1 to {MAX_BITS}, got {bits}; leave a tensor dense that needs more")
+    if not weight.is_floating_point():
+        raise TypeError(f"weights to share are floating-point numbers, got {weight.dtype}; leave it dense")
+    if mask is not None and mask.dtype != torch.bool:  # NumPy would take integers for places
+        raise TypeError(f"a mask is torch.bool, True = kept, got {mask.dtype}; give mask.bool()")
     if mask is not None and mask.shape != weight.shape:
         raise ValueError(f"the mask has shape {tuple(mask.shape)}, the weight {tuple(weight.shape)}")
     values = weight.detach().float().cpu().numpy()

@@ -7,7 +7,7 @@ one that their centroid would make. After it they are set to one value, so that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -82,9 +82,10 @@ class CodebookTraining:
 
         Raises:
             TypeError: If it is no ``torch.optim.Optimizer``; of a wrapper hand over the one within.
-            ValueError: If a shared parameter is not in it.
+            ValueError: If a shared parameter is not in it, or is held in it already.
         """
-        if not isinstance(optimizer, Optimizer):
+        hooks_before_step = getattr(optimizer, "_optimizer_step_pre_hooks", None)
+        if hooks_before_step is None:  # also of Accelerate's, which is an Optimizer by name
             raise TypeError(
                 f"codebooks are trained by a torch.optim.Optimizer, got {type(optimizer).__name__}; of a wrapper hand "
                 "over the optimizer within"
@@ -92,6 +93,12 @@ class CodebookTraining:
         inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if missing := [name for name, held in self._held.items() if id(held.parameter) not in inside]:
             raise ValueError(f"the optimizer does not hold these shared parameters: {', '.join(missing)}")
+        others = {id(parameter) for hook in hooks_before_step.values() for parameter in _held_by(hook)}
+        if twice := [name for name, held in self._held.items() if id(held.parameter) in others]:
+            raise ValueError(
+                f"the optimizer already trains codebooks of {', '.join(twice)}: gradients would be summed twice; leave "
+                "that `with` block first, or make the optimizer anew"
+            )
         hooks = ExitStack()
         hooks.callback(optimizer.register_step_pre_hook(self._before_step).remove)
         hooks.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -101,11 +108,16 @@ class CodebookTraining:
         """The tensors as the model now has them, each codebook rounded to 16 bits where that is safe.
 
         Also after an earlier epoch's weights were restored.
+
+        Raises:
+            ValueError: If training has made a weight NaN or infinite.
         """
-        return {
-            name: SharedTensor.tidied(half_where_safe(held.codebook()), held.codes)
-            for name, held in self._held.items()
-        }
+        shared = {}
+        for name, held in self._held.items():
+            if not (codebook := held.codebook()).isfinite().all():
+                raise ValueError(f"{name}: training made weights NaN or infinite; give a lower learning rate")
+            shared[name] = SharedTensor.tidied(half_where_safe(codebook), held.codes)
+        return shared
 
     def finish_(self) -> dict[str, SharedTensor]:
         """The same, to which the model's weights are now set: what is scored then is what is written."""
@@ -200,6 +212,12 @@ class _Held:
     @torch.no_grad()
     def _set(self) -> None:
         self.parameter.copy_(looked_up(self._table, self.codes))
+
+
+def _held_by(hook: object) -> Iterator[nn.Parameter]:
+    """The parameters of the training whose hook this is; none of any other hook."""
+    if isinstance(training := getattr(hook, "__self__", None), CodebookTraining):
+        yield from (held.parameter for held in training._held.values())
 
 
 def _parameters(model: nn.Module, shapes: Mapping[str, torch.Size]) -> dict[str, nn.Parameter]:

@@ -44,6 +44,11 @@ def test_few_different_values_are_their_own_centroids():
     assert linear_kmeans(np.array([2.0]), 5).tolist() == [2]
 
 
+def test_numbers_whose_distance_is_no_float32():
+    values = np.array([-3e38, 1e38, 2e38, 3e38], np.float32)
+    assert linear_kmeans(values, 3) == pytest.approx([-3e38, 1e38, 2.5e38])
+
+
 def test_halfway_is_the_lowers_however_it_is_rounded():
     step = np.float32(2.0**-23)
     for low in (np.float32(1), np.float32(1) + step):  # half a step more is rounded down, and up

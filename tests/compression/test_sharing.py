@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,15 @@ def test_weights_that_cannot_be_ranked_are_refused():
     assert pruned.dense().tolist() == [1, 0, 0]
     with pytest.raises(ValueError, match=r"mask has shape \(2,\), the weight \(3,\)"):
         share_weights(weight, torch.ones(2, dtype=torch.bool), bits=2)
+
+
+def test_masks_of_integers_and_weights_that_are_not_floating_are_refused():
+    share = inspect.unwrap(share_weights)  # as users have it, without the tests' own checks of types
+    with pytest.raises(TypeError, match=r"a mask is torch\.bool, True = kept, got torch\.int64"):
+        share(torch.ones(3), torch.tensor([1, 0, 0]), bits=2)
+    for weight in (torch.tensor([1j, 2.0]), torch.tensor([1, 2])):
+        with pytest.raises(TypeError, match=f"floating-point numbers, got {weight.dtype}"):
+            share(weight, bits=2)
 
 
 @pytest.mark.parametrize(

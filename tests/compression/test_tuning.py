@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.func import functional_call
 
@@ -209,5 +211,42 @@ def test_what_does_not_fit_is_refused_by_name():
 
 def test_a_wrapper_is_no_optimizer():
     model = network()
+    training = CodebookTraining(model, shared_of(model))
+    try:  # Accelerate's is a torch.optim.Optimizer by name
+        wrapped = Accelerator(cpu=True).prepare_optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
+        with pytest.raises(TypeError):
+            training.attach(wrapped)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(TypeError):
-        CodebookTraining(model, shared_of(model)).attach(nn.Linear(1, 1))
+        training.attach(nn.Linear(1, 1))
+
+
+def test_gradients_are_not_summed_twice():
+    model = network()
+    training, optimizer = (
+        CodebookTraining(model, shared_of(model)),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    weights = shared_of(model)
+    again = CodebookTraining(model, {"2.weight": weights.pop("2.weight")})
+    with training.attach(optimizer):
+        for one in (training, again):
+            with pytest.raises(ValueError, match=r"already trains codebooks of .*2\.weight: .* summed twice"):
+                one.attach(optimizer)
+        assert len(optimizer._optimizer_step_pre_hooks) == 1
+    with again.attach(optimizer), CodebookTraining(model, weights).attach(optimizer):  # different parameters
+        pass
+
+
+def test_a_training_that_diverged_says_so(inputs):
+    model = network()
+    training, optimizer = (
+        CodebookTraining(model, shared_of(model)),
+        torch.optim.SGD(model.parameters(), lr=0.1),
+    )
+    with training.attach(optimizer):
+        (loss_of(model(inputs)) * float("nan")).backward()
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"^0\.weight: training made weights NaN or infinite"):
+        training.shared()
