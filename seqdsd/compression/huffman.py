@@ -71,7 +71,7 @@ def encode_huffman(codes: Codes, num_centroids: int) -> Coded:
 def decode_huffman(stream: StreamReader, num_weights: int, num_centroids: int) -> NDArray[np.uint8]:
     """The codes of a stream, flat: what ``encode_huffman`` was given.
 
-    Memory is at most eight bytes a weight, besides some megabytes.
+    Memory is at most ten bytes a weight, besides some megabytes.
 
     Raises:
         StreamError: If the stream is none of so many weights and centroids.
@@ -184,7 +184,8 @@ def _unpack(data: bytes, lengths: NDArray[np.uint8], count: int) -> NDArray[np.i
         if done == count:
             break
     used = int(lengths[symbols].sum(dtype=np.int64)) if symbols.min(initial=0) >= 0 else -1
-    if done < count or not 0 <= 8 * len(data) - used < 8:
+    spare = 8 * len(data) - used
+    if done < count or not 0 <= spare < 8 or (data and data[-1] & (1 << spare) - 1):
         raise StreamError(f"it is not the words of {count} weights and fillers")
     return symbols
 

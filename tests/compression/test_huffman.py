@@ -98,3 +98,12 @@ def test_streams_that_nobody_wrote_are_refused():
     no_code[2] ^= 0x11  # lengths of words that leave a gap, or overlap
     with pytest.raises(StreamError, match="no Huffman code"):
         decode_huffman(StreamReader(bytes(no_code)), len(codes), 3)
+
+
+def test_a_last_byte_that_does_not_end_in_zeros_is_refused():
+    """There would be two streams of one tensor."""
+    codes = np.array([0, 1, 2, 0, 0, 3, 1, 1, 0, 2] * 9, np.uint8)
+    coded = encode_huffman(codes, 3)
+    assert coded.data[-1] & 1 == 0  # a spare bit
+    with pytest.raises(StreamError, match="not the words"):
+        decode_huffman(StreamReader(coded.data[:-1] + bytes([coded.data[-1] | 1])), len(codes), 3)
