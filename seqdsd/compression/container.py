@@ -94,9 +94,11 @@ class CompressedFile:
         Raises:
             CompressedFileError: See ``tensor``.
         """
+        state: dict[str, Tensor] = {}
         with _naming(self.path), self.path.open("rb") as file:
-            decoded = {entry.names: self._dense(entry, file) for entry in self.entries}
-        return {name: decoded[entry.names] for name, entry in self._by_name.items()}
+            for entry in self.entries:
+                state.update(dict.fromkeys(entry.names, self._dense(entry, file)))
+        return state
 
     def _dense(self, entry: TensorEntry, file: io.BufferedIOBase) -> Tensor:
         if entry.coding != "raw":
@@ -123,7 +125,7 @@ def write_compressed(
 
     Raises:
         TypeError: If a tensor has a type that the format lacks, or the header is not JSON.
-        ValueError: If the header has NaN or infinity or is larger than 4 MiB, or no reader would take the file since
+        ValueError: If the header has NaN or infinity or is larger than 1 MiB, or no reader would take the file since
             next to nothing is in it (``read_compressed``).
         OSError: If the file cannot be written.
 

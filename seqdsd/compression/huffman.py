@@ -183,9 +183,10 @@ def _unpack(data: bytes, lengths: NDArray[np.uint8], count: int) -> NDArray[np.i
         done += len(some)
         if done == count:
             break
-    used = int(lengths[symbols].sum(dtype=np.int64)) if symbols.min(initial=0) >= 0 else -1
-    spare = 8 * len(data) - used
-    if done < count or not 0 <= spare < 8 or (data and data[-1] & (1 << spare) - 1):
+    # First whether all were found: the rest of ``symbols`` is whatever the memory held.
+    are_words = done == count and symbols.min(initial=0) >= 0
+    spare = 8 * len(data) - int(lengths[symbols].sum(dtype=np.int64)) if are_words else -1
+    if not 0 <= spare < 8 or (data and data[-1] & (1 << spare) - 1):
         raise StreamError(f"it is not the words of {count} weights and fillers")
     return symbols
 
@@ -222,4 +223,7 @@ def _nibbles(lengths: NDArray[np.uint8]) -> bytes:
 
 def _read_nibbles(stream: StreamReader, count: int) -> NDArray[np.uint8]:
     packed = np.frombuffer(stream.take((count + 1) // 2), np.uint8)
-    return np.stack([packed >> 4, packed & 15], axis=1).ravel()[:count]
+    lengths = np.stack([packed >> 4, packed & 15], axis=1).ravel()
+    if lengths[count:].any():
+        raise StreamError("its table of lengths has one too many")
+    return lengths[:count]

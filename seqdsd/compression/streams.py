@@ -35,7 +35,7 @@ class StreamReader:
         """The next whole number (``number_bytes``).
 
         Raises:
-            StreamError: If it is above ``largest``, or there is none.
+            StreamError: If it is above ``largest``, is not in the fewest bytes, or there is none.
         """
         value = shift = 0
         while True:
@@ -44,6 +44,8 @@ class StreamReader:
             shift += 7
             if value > largest or shift > 63:
                 raise StreamError(f"it holds a count of {value} or more where {largest} is the most possible")
+            if byte == 0 and shift > 7:
+                raise StreamError(f"it holds a count of {value} in more bytes than that takes")
             if byte < 128:
                 return value
 

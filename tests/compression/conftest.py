@@ -1,5 +1,7 @@
 """A small network that holds everything a file can: both codings, tied weights, every type of dense tensor."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import torch
 
 from seqdsd.compression import SharedTensor, half_where_safe, share_weights, write_compressed
+
+sys.path.insert(0, str(Path(__file__).parent))  # for plain_format.py
 
 HEADER = {
     "network": "tiny",

@@ -1,21 +1,16 @@
-"""Files that were damaged, cut or made to deceive: refused by name, or of the right shape where checksums fit."""
+"""Files that were made to deceive: refused by name, before memory is taken. Damage by chance is in test_fuzz.py."""
 
 import hashlib
 import json
 import struct
-import time
 import tracemalloc
-import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from plain_format import parts, with_streams, with_text
 
-from seqdsd.compression import CompressedFileError, read_compressed, write_compressed
-
-LONGEST_SECONDS = 1.0
+from seqdsd.compression import CompressedFileError, read_compressed
 
 
 def opened(path: Path, content: bytes) -> dict[str, torch.Tensor]:
@@ -23,138 +18,8 @@ def opened(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     return read_compressed(path, max_dense_bytes=2**21).state_dict()
 
 
-@pytest.fixture(scope="module")
-def little(tmp_path_factory, state) -> bytes:
-    """A file of a shared and a dense tensor, some hundred bytes."""
-    path = tmp_path_factory.mktemp("little") / "little.dsdz"
-    write_compressed(path, {name: state[name] for name in ("vector", "exact")}, {"network": "little"})
-    return path.read_bytes()
-
-
-@pytest.fixture
-def rewritten(tmp_path) -> Iterator[Callable[[bytes], Path]]:
-    """Writes ever other content into one file, which stays open: opening takes the most time of all."""
-    path = tmp_path / "a.dsdz"
-    with path.open("wb", buffering=0) as file:
-
-        def write(content: bytes) -> Path:
-            file.seek(0)
-            file.truncate()
-            file.write(content)
-            return path
-
-        yield write
-
-
-def parts(content: bytes) -> tuple[dict, list[bytes]]:
-    """The header and the streams of a good file."""
-    packed_bytes = struct.unpack_from("<I", content, 12)[0]
-    place = 28 + packed_bytes
-    header, streams = json.loads(zlib.decompress(content[28:place])), []
-    for row in header["tensors"]:
-        streams.append(content[place : place + row["bytes"]])
-        place += row["bytes"]
-    return header, streams
-
-
-def signed(text: bytes, streams: bytes, *, version: int = 1, text_bytes: int | None = None) -> bytes:
-    """A file with checksums that fit."""
-    packed = zlib.compress(text)
-    size = len(text) if text_bytes is None else text_bytes
-    fixed = struct.pack("<8sIII", b"\x89DSDZ\r\n\x1a", version, len(packed), size)
-    return fixed + hashlib.sha256(fixed + packed).digest()[:8] + packed + streams
-
-
-def resigned(header: dict, streams: list[bytes]) -> bytes:
-    for row, stream in zip(header["tensors"], streams, strict=True):
-        row["bytes"], row["sha256"] = len(stream), hashlib.sha256(stream).hexdigest()[:16]
-    return signed(json.dumps(header).encode(), b"".join(streams))
-
-
-def damaged(content: bytes, generator: np.random.Generator) -> bytes:
-    """Some bytes changed, lost, doubled, swapped or zeroed."""
-    start = int(generator.integers(len(content)))
-    length = int(generator.choice([1, 1, 2, 4, 16, 200]))
-    end = min(start + length, len(content))
-    piece = content[start:end]
-    other = int(generator.integers(len(content)))
-    kinds: list[Callable[[], bytes]] = [
-        lambda: (
-            content[:start] + bytes([content[start] ^ 1 << int(generator.integers(8))]) + content[start + 1 :]
-        ),
-        lambda: content[:start] + generator.bytes(len(piece)) + content[end:],
-        lambda: content[:start] + bytes(len(piece)) + content[end:],
-        lambda: content[:start] + content[end:],
-        lambda: content[:other] + piece + content[other:],
-        lambda: content[:start],
-        lambda: content[:start] + piece[::-1] + content[end:],
-        lambda: content + generator.bytes(length),
-    ]
-    return kinds[int(generator.integers(len(kinds)))]()
-
-
 def test_the_tests_own_signature_is_accepted(tmp_path, content, dense_state):
-    assert opened(tmp_path / "a.dsdz", resigned(*parts(content))).keys() == dense_state.keys()
-
-
-def test_any_byte_changed_is_found(rewritten, little):
-    for place in range(len(little)):
-        path = rewritten(little[:place] + bytes([little[place] ^ 1 << place % 8]) + little[place + 1 :])
-        with pytest.raises(CompressedFileError, match=r"a\.dsdz: "):
-            read_compressed(path).state_dict()
-
-
-def test_any_cut_is_found(rewritten, little):
-    for length in range(len(little)):
-        path = rewritten(little[:length])
-        with pytest.raises(CompressedFileError, match=r"a\.dsdz: (cut short|not a \.dsdz file)"):
-            read_compressed(path)
-
-
-@pytest.mark.slow
-def test_none_of_ten_thousand_damaged_files_is_decoded(rewritten, little):
-    generator, tried = np.random.default_rng(0), 0
-    while tried < 10_000:
-        if (damage := damaged(little, generator)) == little:
-            continue
-        tried += 1
-        path, start = rewritten(damage), time.process_time()
-        with pytest.raises(CompressedFileError):
-            read_compressed(path).state_dict()
-        assert time.process_time() - start < LONGEST_SECONDS
-
-
-@pytest.mark.slow
-def test_damaged_streams_with_fitting_checksums_crash_nothing(tmp_path, content, dense_state):
-    path, generator = tmp_path / "a.dsdz", np.random.default_rng(1)
-    refused = 0
-    for _ in range(1000):
-        header, streams = parts(content)
-        victim = int(generator.integers(len(streams)))
-        streams[victim] = damaged(streams[victim], generator) if streams[victim] else b"\0"
-        start = time.process_time()
-        try:
-            read = opened(path, resigned(header, streams))
-        except CompressedFileError:
-            refused += 1
-        else:
-            assert {name: (one.shape, one.dtype) for name, one in read.items()} == {
-                name: (one.shape, one.dtype) for name, one in dense_state.items()
-            }
-        assert time.process_time() - start < LONGEST_SECONDS
-    assert refused > 500
-
-
-def test_damaged_headers_with_fitting_checksums_crash_nothing(tmp_path, content):
-    path, generator = tmp_path / "a.dsdz", np.random.default_rng(2)
-    header, streams = parts(content)
-    text, refused = json.dumps(header).encode(), 0
-    for _ in range(1000):
-        try:
-            opened(path, signed(damaged(text, generator), b"".join(streams)))
-        except CompressedFileError:
-            refused += 1
-    assert refused > 500  # the others are damaged in names and texts
+    assert opened(tmp_path / "a.dsdz", with_streams(*parts(content))).keys() == dense_state.keys()
 
 
 LIES = {
@@ -187,7 +52,7 @@ def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, content,
     header, streams = parts(content)
     LIES[lie](next(row for row in header["tensors"] if row["names"] == ["exact"]))
     path = tmp_path / "a.dsdz"
-    path.write_bytes(signed(json.dumps(header).encode(), b"".join(streams)))
+    path.write_bytes(with_text(json.dumps(header).encode(), b"".join(streams)))
     tracemalloc.start()
     try:
         with pytest.raises(
@@ -203,7 +68,7 @@ def test_terabytes_of_nothing_are_refused(tmp_path, content):
     header, streams = parts(content)
     next(row for row in header["tensors"] if row["names"] == ["empty"])["shape"] = [0, 2**38, 2**38]
     with pytest.raises(CompressedFileError, match=f"it would take {2**76} bytes decoded"):
-        opened(tmp_path / "a.dsdz", resigned(header, streams))
+        opened(tmp_path / "a.dsdz", with_streams(header, streams))
 
 
 def row_of(shape: list[int], stream: bytes, coding: str = "ans") -> dict:
@@ -216,7 +81,7 @@ def test_a_bomb_is_refused(tmp_path):
     stream = bytes([0, 2, 1]) + b"\x80\x80\x40" + bytes([1]) + b"\x80\x20" + b"\0"
     text = json.dumps({"about": {}, "tensors": [row_of([2**20, 2**12], stream)]}).encode()
     path = tmp_path / "a.dsdz"
-    path.write_bytes(signed(text, stream))
+    path.write_bytes(with_text(text, stream))
     with pytest.raises(CompressedFileError, match="17179869184 bytes decoded, where 4294967296 are allowed"):
         read_compressed(path)
     with pytest.raises(CompressedFileError, match="over 16384 times its"):
@@ -226,8 +91,8 @@ def test_a_bomb_is_refused(tmp_path):
 def test_what_is_packed_in_the_header_is_no_bomb(tmp_path):
     path = tmp_path / "a.dsdz"
     text = json.dumps({"about": {}, "tensors": [], "x": " " * 10_000_000}).encode()
-    for text_bytes in (100, 2**22, 2**31):
-        path.write_bytes(signed(text, b"", text_bytes=text_bytes))
+    for text_bytes in (100, 2**20, 2**31):
+        path.write_bytes(with_text(text, b"", text_bytes=text_bytes))
         tracemalloc.start()
         with pytest.raises(CompressedFileError, match=r"a\.dsdz: (its header is not|cut short or damaged)"):
             read_compressed(path)
@@ -238,7 +103,7 @@ def test_what_is_packed_in_the_header_is_no_bomb(tmp_path):
 def test_a_header_of_millions_of_lists_is_refused(tmp_path):
     # It would take half a gigabyte and seconds.
     path = tmp_path / "a.dsdz"
-    path.write_bytes(signed(b'{"about": {"x": [' + b"[]," * 5_000_000 + b'[]]}, "tensors": []}', b""))
+    path.write_bytes(with_text(b'{"about": {"x": [' + b"[]," * 5_000_000 + b'[]]}, "tensors": []}', b""))
     tracemalloc.start()
     with pytest.raises(CompressedFileError, match=r"a\.dsdz: cut short or damaged"):
         read_compressed(path)
@@ -263,13 +128,13 @@ def test_a_header_of_millions_of_lists_is_refused(tmp_path):
     ],
 )
 def test_what_is_no_header_is_refused(tmp_path, text):
-    (tmp_path / "a.dsdz").write_bytes(signed(text, b""))
+    (tmp_path / "a.dsdz").write_bytes(with_text(text, b""))
     with pytest.raises(CompressedFileError, match=r"a\.dsdz: its header is not one of this format"):
         read_compressed(tmp_path / "a.dsdz")
 
 
 def test_a_file_of_the_future_says_what_to_do(tmp_path):
-    (tmp_path / "a.dsdz").write_bytes(signed(b'{"about": {}, "tensors": []}', b"", version=2))
+    (tmp_path / "a.dsdz").write_bytes(with_text(b'{"about": {}, "tensors": []}', b"", version=2))
     with pytest.raises(CompressedFileError, match=r"a\.dsdz: a file of version 2, .*install a newer seqdsd"):
         read_compressed(tmp_path / "a.dsdz")
 
@@ -296,4 +161,4 @@ def test_another_file_is_none(tmp_path, other):
 def test_codebooks_that_lie_are_refused(tmp_path, stream):
     text = json.dumps({"about": {}, "tensors": [row_of([4], stream)]}).encode()
     with pytest.raises(CompressedFileError, match=r"a\.dsdz: the stream of 'w' is damaged"):
-        opened(tmp_path / "a.dsdz", signed(text, stream))
+        opened(tmp_path / "a.dsdz", with_text(text, stream))
