@@ -1,8 +1,9 @@
 """Training the codebooks: every weight of one code gets the sum of their gradients, and stays equal to the others.
 
-For any training loop and any ``torch.optim`` optimizer that moves each number on its own (all but L-BFGS, Adafactor,
-Muon and the like): weights that are equal, with equal gradients and equal momentum, move by the same step, which is the
-one that their centroid would make. After it they are set to one value, so that rounding cannot part them.
+For any training loop and any ``torch.optim`` optimizer that moves each number on its own: weights that are equal, with
+equal gradients and equal momentum, move by the same step, which is the one that their centroid would make. After it
+they are set to one value, so that rounding cannot part them. Others (Adafactor, Muon and the like) are known by their
+first step, in which equal weights part, and refused; L-BFGS is by its closure.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class CodebookTraining:
         Gradients are summed when ``optimizer.step()`` is called, so after clipping: a norm is that of the weights'
         own gradients, as in training before. Summed ones are larger, and need a lower learning rate. Start a fresh
         optimizer: one from before holds another momentum for each weight. ``close()`` ends it without a ``with``.
-        ``step(closure)`` is refused when it is called.
+        ``step(closure)`` is refused when it is called, and the first step of an optimizer that moves equal weights
+        apart is undone and refused, both with ``ValueError``.
 
         Raises:
             TypeError: If it is no ``torch.optim.Optimizer``; of a wrapper hand over the one within.
@@ -114,7 +116,7 @@ class CodebookTraining:
         """
         shared = {}
         for name, held in self._held.items():
-            if not (codebook := held.codebook()).isfinite().all():
+            if not (codebook := held.codebook().float()).isfinite().all():
                 raise ValueError(f"{name}: training made weights NaN or infinite; give a lower learning rate")
             shared[name] = SharedTensor.tidied(half_where_safe(codebook), held.codes)
         return shared
@@ -162,7 +164,14 @@ class CodebookTraining:
         for held in self._held.values():
             held.sum_gradients_()
 
-    def _after_step(self, *_: object) -> None:
+    def _after_step(self, optimizer: Optimizer, *_: object) -> None:
+        if parted := [name for name, held in self._held.items() if held.has_parted()]:
+            for held in self._held.values():
+                held.undo_()
+            raise ValueError(
+                f"{type(optimizer).__name__} has moved weights apart that share a value ({', '.join(parted)}): "
+                "codebooks are trained by optimizers that move each number on its own, as SGD, RMSprop and Adam do"
+            )
         for held in self._held.values():
             held.make_equal_()
 
@@ -181,11 +190,13 @@ class _Held:
         is_kept = used > 0
         self._used = torch.from_numpy(used[is_kept].astype(np.int64)).to(parameter.device)
         self._places = torch.from_numpy(places[is_kept]).to(parameter.device)
+        self._is_known_to_move_together = False
         self._set()
 
     def codebook(self) -> Float[Tensor, "centroids"]:
+        """Of the parameter's type."""
         self._read()  # the parameter may have been given an earlier epoch's weights
-        return self._table[1:].to(torch.float32, copy=True)
+        return self._table[1:].clone()
 
     @torch.no_grad()
     def sum_gradients_(self) -> None:
@@ -200,6 +211,27 @@ class _Held:
             sums.index_add_(0, codes.int(), some.double())
         sums[0] = 0.0
         gradient.copy_(looked_up(sums.to(gradient.dtype), self.codes))
+
+    @torch.no_grad()
+    def has_parted(self) -> bool:
+        """Whether the step just made has moved equal weights apart, by more than rounding does.
+
+        Asked until a step was large enough to tell.
+        """
+        if self._is_known_to_move_together:
+            return False
+        size = self._table.abs().max()
+        step = (self.parameter - looked_up(self._table, self.codes)).abs().max()
+        now = self._table.clone()
+        now[self._used] = self.parameter.flatten()[self._places]
+        spread = (self.parameter - looked_up(now, self.codes)).abs().max()
+        rounding = torch.finfo(self.parameter.dtype).eps * torch.maximum(size, step)
+        parted = bool(spread > 10 * rounding)
+        self._is_known_to_move_together = not parted and bool(step > 1000 * rounding)
+        return parted
+
+    def undo_(self) -> None:
+        self._set()
 
     def make_equal_(self) -> None:
         self._read()

@@ -142,6 +142,73 @@ def test_a_closure_is_refused(inputs):
         optimizer.step(closure=None)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["Adafactor", "Muon"])
+def test_an_optimizer_that_moves_equal_weights_apart_is_refused(kind, dtype, inputs):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)).to(dtype)
+    training = CodebookTraining(model, {"1.weight": shared_of(model)["1.weight"]})
+    before = copy.deepcopy(model.state_dict())
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=1e-3)
+    loss_of(model(inputs.to(dtype))).backward()
+    with training.attach(optimizer):
+        with pytest.raises(ValueError, match=rf"{kind} has moved weights apart .*1\.weight.*as SGD, RMSprop"):
+            optimizer.step()
+    assert torch.equal(before["1.weight"], model[1].weight)
+
+
+def test_one_whose_first_steps_are_nothing_is_refused_later(inputs):
+    model = network()
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=0.0)
+    with CodebookTraining(model, shared_of(model)).attach(optimizer):
+        loss_of(model(inputs)).backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 1e-3
+        with pytest.raises(ValueError, match="moved weights apart"):
+            optimizer.step()
+
+
+EACH_NUMBER = [
+    "ASGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+]
+
+
+@pytest.mark.parametrize("kind", EACH_NUMBER)
+@pytest.mark.parametrize("lr", [1e-7, 1e-3, 1.0])
+def test_others_are_not(kind, lr, inputs):
+    model = network()
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=lr)
+    with CodebookTraining(model, shared_of(model)).attach(optimizer):
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss_of(model(inputs)).backward()
+            optimizer.step()
+
+
+def test_a_resumed_training_of_float64_has_the_bits_of_an_unbroken_one():
+    model = nn.Linear(6, 5).double()
+    training = CodebookTraining(model, {"weight": shared_of(model)["weight"]})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with training.attach(optimizer):
+        model(torch.ones(2, 6).double()).square().sum().backward()
+        optimizer.step()
+    other = nn.Linear(6, 5).double()
+    CodebookTraining.from_state_dict(other, training.state_dict())
+    assert torch.equal(other.weight, model.weight) and not torch.equal(
+        model.weight, model.weight.float().double()
+    )
+    assert training.shared()["weight"].codebook.dtype == torch.float32
+
+
 def test_a_resumed_training_has_the_bits_of_an_unbroken_one(inputs):
     def steps(training, model, optimizer, count):
         with training.attach(optimizer):
