@@ -195,7 +195,8 @@ class DSDTraining:
         else:
             self._codebooks = CodebookTraining(self._task.model, self._share(phase))
         try:
-            with self._codebooks.attach(optimizer):
+            # Summed ones would need a learning rate for each codebook, which depends on how many weights share a value.
+            with self._codebooks.attach(optimizer, average=True):
                 yield
         finally:
             self._codebooks = None
