@@ -115,6 +115,12 @@ class Config(RunConfig):
     """Settings of a NeuralTalk run; the defaults are the paper's and the original's."""
 
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "vocabulary", "encoder")
+    SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = (
+        *RunConfig.SETTINGS_OF_USE,
+        "features",
+        "beam",
+        "max_words",
+    )
 
     data: Path | None = None
     """A dataset_NAME.json in the Karpathy split format, or the folder that holds it; scripts in data_prep/ write one.

@@ -59,6 +59,8 @@ class RunConfig:
 
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = ("hidden_size", "network")
     """Those that make the network and what goes with it."""
+    SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = ("precision",)
+    """Those, beside them, that decide what a trained network gives."""
 
     data: Path | None = None
     """Where the corpus is; without it a small one is made on the spot."""
