@@ -184,9 +184,7 @@ class _Held:
         self.codes = codes.to(parameter.device)
         self._table = torch.cat([codebook.new_zeros(1), codebook]).to(parameter.device, parameter.dtype)
         # One weight of each code, from which to read what the optimizer has made of its centroid.
-        used, places, counts = np.unique(
-            codes.flatten().cpu().numpy(), return_index=True, return_counts=True
-        )
+        used, places, counts = np.unique(codes.flatten().cpu().numpy(), return_index=True, return_counts=True)
         is_kept = used > 0
         self._used = torch.from_numpy(used[is_kept].astype(np.int64)).to(parameter.device)
         self._places = torch.from_numpy(places[is_kept]).to(parameter.device)

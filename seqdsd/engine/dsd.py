@@ -80,6 +80,7 @@ class DSDTraining:
         noted: Mapping[str, Any] | None = None,
         given: GivenWeights | None = None,
         share: Callable[[Phase], Mapping[str, SharedTensor]] | None = None,
+        says_where: bool = True,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
 
@@ -87,7 +88,8 @@ class DSDTraining:
         ``noted`` are the values that the training depends on, as JSON can hold them: a checkpoint carries them, and
         is refused where they are others. ``given`` are the weights that the task's model has where its first phase is
         somebody else's (``Phase.is_given``); not needed to go on. ``share`` gives, at the start of a phase of shared
-        weights, these by name, made of those that the model then has.
+        weights, these by name, made of those that the model then has. ``says_where`` is whether a run that goes on says
+        from where.
 
         Raises:
             ValueError: See ``seqdsd.sparsity.DSD``; or if a phase is of shared weights and there is no ``share``.
@@ -105,6 +107,7 @@ class DSDTraining:
         self._start_from = start_from
         self._given = given
         self._share = share
+        self._says_where = says_where
         self._codebooks: CodebookTraining | None = None
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
@@ -148,7 +151,8 @@ class DSDTraining:
         self._processes.wait()  # all have read what the first goes on to write
         if found is not None:
             self._state, checkpoint = found
-            self._saver.say_where(self._state, checkpoint)
+            if self._says_where:
+                self._saver.say_where(self._state, checkpoint)
             self._records.write_all(self._state)
             return checkpoint
         if self._start_from is not None:

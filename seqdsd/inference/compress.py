@@ -17,10 +17,11 @@ from rich.console import Console
 from seqdsd.compression import CompressedFile, read_compressed
 from seqdsd.engine import load_checkpoint
 from seqdsd.inference.model_files import write_model
+from seqdsd.kinds import kind_of_scores
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run
+from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
 from seqdsd.recipes.compressing.settings import CompressSettings
-from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records import RunFolder, RunFolderError, is_test_split
 from seqdsd.reports.phase_table import phase_table
 
 PROG = "seqdsd compress"
@@ -108,17 +109,37 @@ def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-def show(asked: Compress, made: Compressed, file: CompressedFile, console: Console) -> None:
+def show(made: Compressed, file: CompressedFile, console: Console) -> None:
     """Print the phases, what came out, and what to do next."""
-    console.print(phase_table(made.folder.read_phases()))
-    dense = sum(entry.dense_bytes for entry in file.entries)
-    console.print(
-        f"{file.path}: {file.size_bytes:,} bytes, {dense / file.size_bytes:.1f} times smaller than the {dense:,} of the "
-        f"dense weights; {made.phase['name']}, {made.phase['measured_sparsity']:.1%} pruned",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    kind = kind_of_scores(made.phase["dev"])
+    assert kind is not None  # a task's own
+    metric, dense = kind.primary, sum(entry.dense_bytes for entry in file.entries)
+    scores = ", ".join(
+        f"{split} {metric.title} {metric.written(metric.of(made.phase, split))}{metric.unit and ' ' + metric.unit} "
+        f"(dense: {metric.written(metric.of(made.reference, split))})"
+        for split in ("dev", *filter(is_test_split, made.phase))
     )
+    bits = " and ".join(str(one) for one in sorted(set(made.step.bits.values())))
+    use = {"speech": "transcribe {} recording.wav", "captions": "caption {} photo.jpg"}
+    next_use = use.get(kind.name, "classify {} photo.jpg").format(shlex.quote(str(file.path)))
+    console.print(phase_table(made.folder.read_phases()))
+    said = [
+        "",
+        f"{file.path}: {file.size_bytes:,} bytes, {dense / file.size_bytes:.1f} times smaller than the {dense:,} of "
+        "its float32 weights; read back, and equal to the last bit",
+        f"{made.phase['name']}: {made.phase['measured_sparsity']:.1%} pruned, {bits} bits; {scores}",
+        "",
+        f"What the bytes go into:  seqdsd inspect {shlex.quote(str(file.path))}",
+        f"Use it:                  seqdsd {next_use}",
+    ]
+    console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
+    if not made.holds:
+        console.print(
+            f"it loses {made.points_lost:.2f} points on dev, more than --max-loss: no number of bits did better. Train "
+            "for longer (--epochs), prune less (--sparsity), or allow more",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -128,7 +149,11 @@ def main(argv: Sequence[str]) -> None:
         asked = tyro.cli(
             Compress, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
-        made, file = compress(asked, Console())
-        show(asked, made, file, Console())
+        console = Console()
+        if asked.dry_run:
+            parent = Parent.read(asked.run, asked.data, asked.device)
+            describe_compression(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+            return
+        show(*compress(asked, console), console)
 
     run_command(parse_and_run)

@@ -49,7 +49,7 @@ class _Phase(Struct):
     """The phase whose weights they are, or that they come from."""
 
     name: shapes.Name
-    kind: Literal["dense", "sparse", "redense"]
+    kind: Literal["dense", "sparse", "redense", "shared"]
     epochs: shapes.Count
     learning_rate: shapes.Positive
     sparsity: shapes.Share

@@ -46,8 +46,8 @@ class Sensitivity:
 def allocate(tensors: Sequence[Sensitivity], density: float) -> dict[str, float]:
     """The density of each tensor that together come to ``density`` of all their weights and cost the least loss.
 
-    The losses of single tensors are added up, as if they did not depend on each other. Then the best densities are those
-    at which the last weight costs the same in every tensor. A lower ``density`` gives no tensor a higher one.
+    The losses of single tensors are added up, as if they did not depend on each other. Then the best densities are
+    those at which the last weight costs the same in every tensor. A lower ``density`` gives no tensor a higher one.
 
     Args:
         tensors: At least one.

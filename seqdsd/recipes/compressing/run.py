@@ -16,6 +16,7 @@ import msgspec
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
+from rich.table import Table
 
 from seqdsd.compression import SharedTensor, share_weights
 from seqdsd.compression.sharing import MAX_BITS
@@ -29,6 +30,7 @@ from seqdsd.engine import (
     make_fabric,
 )
 from seqdsd.engine.saving import add_phases, phases_begun
+from seqdsd.kinds import NONE
 from seqdsd.recipes import start_weights
 from seqdsd.recipes.catalog import RECIPES, Recipe
 from seqdsd.recipes.compressing.search import DENSE, MIN_BITS, Search, Step, Tensors
@@ -44,6 +46,7 @@ from seqdsd.records import (
     write_json_lines,
 )
 from seqdsd.sparsity import MaskSet
+from seqdsd.sparsity.parameters import named_parameters
 from seqdsd.sparsity.sensitivity import Sensitivity
 
 NOTED = "compress"
@@ -163,6 +166,18 @@ def compress_run(
         return _Compression(parent, folder, settings, console).run()
 
 
+def describe_compression(
+    parent: Parent, folder: RunFolder, asked: CompressSettings, *, resume: bool, console: Console
+) -> None:
+    """Print what ``compress_run`` would do; nothing is trained or written.
+
+    Raises:
+        ValueError: See ``compress_run``.
+    """
+    settings = _settings(parent, folder, asked, resume=resume)
+    _Compression(parent, folder, settings, console).describe()
+
+
 def _settings(
     parent: Parent, folder: RunFolder, asked: CompressSettings, *, resume: bool
 ) -> CompressSettings:
@@ -218,17 +233,45 @@ class _Compression:
         self._task = recipe.make_task(self._config, known, self._fabric, self._given)
         tensors = Tensors.of(self._task.model, settings)
         self._search = Search(settings, recipe.kind.primary, tensors)
+        self._has_walked = False
         path = folder.path / "steps.jsonl"
         rows = list(read_json_lines(path, Step)) if path.is_file() else []
         self._steps = [msgspec.convert(row, Step) for row in rows]
 
     def run(self) -> Compressed:
+        """Train what is left of it."""
         records = self._walk_on()
         while (step := self._next(records)) is not None:
             self._steps.append(step)
             self._write_steps()
+            self._console.print(f"[bold]Next:[/bold] {step}", highlight=False)
             records = self._walk(len(self._steps))
         return self._compressed(records)
+
+    def describe(self) -> None:
+        """Print what would be done, as far as it is known before."""
+        search, settings, console = self._search, self._settings, self._console
+        table = Table("tensor", "shape", "weights", "pruned", "shared", title="Tensors")
+        for one in named_parameters(self._task.model):
+            fixed = search.tensors.fixed.get(one.name)
+            is_open = one.name in search.tensors.weights
+            pruned = "as dev says" if fixed is None else f"{fixed:.1%}"
+            bits = search.tensors.bits(settings.bits).get(one.name) if settings.bits else None
+            table.add_row(
+                one.name,
+                "x".join(map(str, one.parameter.shape)),
+                f"{one.parameter.numel():,}",
+                pruned if is_open else NONE,
+                ("bits as dev says" if bits is None else f"{bits} bits") if is_open else NONE,
+            )
+        console.print(table)
+        said = [
+            f"Given: the best network on dev of {self._parent.folder.path}",
+            *search.said(),
+            f"Each step: at most {settings.epochs} epochs at {settings.learning_rate:g} (shared weights: "
+            f"{settings.shared_learning_rate:g}); data: {self._config.data or 'the embedded corpus'}",
+        ]
+        console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
     def _walk_on(self) -> list[dict[str, Any]]:
         """Train the steps that are decided already, from where the run stands; the records so far."""
@@ -327,8 +370,10 @@ class _Compression:
                 if name not in (*self._parent.recipe.may_change, *LATER_PHASES, "data", "start_weights")
             },
             given=self._given,
+            says_where=not self._has_walked,
             share=lambda phase: self._shared(by_phase[phase.name].begin_with, by_phase[phase.name].bits),
         )
+        self._has_walked = True
         return training.run()
 
     def _compressed(self, records: Sequence[Mapping[str, Any]]) -> Compressed:

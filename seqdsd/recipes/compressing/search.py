@@ -56,6 +56,14 @@ class Step:
     epochs: int
     learning_rate: float
 
+    def __str__(self) -> str:
+        how = f"at most {self.epochs} epochs at {self.learning_rate:g}, from {self.begin_with}"
+        if self.kind == "sparse":
+            shares = ", ".join(f"{name} {one:.1%}" for name, one in self.layers.items())
+            return f"{self.sparsity:.1%} of the weights pruned ({shares}); {how}"
+        bits = dict.fromkeys(self.bits.values())
+        return f"weights of {' and '.join(map(str, bits))} bits; {how}"
+
     @property
     def rules(self) -> list[Rule]:
         """What a sparse phase prunes."""
@@ -134,6 +142,26 @@ class Search:
     metric: Metric
     tensors: Tensors
 
+    def said(self) -> list[str]:
+        """What is known of the steps before the first."""
+        if self._is_searched:
+            kept = [f"{FIRST_DENSITY * NEXT_DENSITY**number:.1%}" for number in range(MAX_STEPS)]
+            pruning = (
+                f"Pruning: while dev {self.metric.title} loses no more than {self.settings.max_loss:g}, "
+            )
+            pruning += f"to {', '.join(kept[:4])} … of the weights"
+        elif self._is_pruned:
+            pruning = f"Pruning: in {self.settings.steps} steps"
+            pruning += f" to {self.settings.sparsity:.1%}" if self.settings.sparsity else ""
+        else:
+            pruning = "Pruning: none"
+        if self.settings.bits:
+            return [pruning, f"Shared weights: of {' and '.join(map(str, self.settings.bits))} bits"]
+        return [
+            pruning,
+            f"Shared weights: of the fewest bits with which dev {self.metric.title} loses no more",
+        ]
+
     def points_lost(self, record: Record, reference: Record) -> float:
         """By how much a phase is worse on dev than the weights that were given."""
         before, after = self.metric.of(reference, "dev"), self.metric.of(record, "dev")
@@ -181,7 +209,7 @@ class Search:
         return names[-1] if names else DENSE
 
     def chosen(self, steps: Sequence[Step], records: Sequence[Record]) -> tuple[Step, Record]:
-        """The phase of shared weights that is written: the one with the fewest bits that holds, else the best on dev."""
+        """The phase of shared weights that is written: that of the fewest bits that holds, else the best on dev."""
         shared = [pair for pair in zip(steps, records[1:], strict=True) if pair[0].kind == "shared"]
         holding = [pair for pair in shared if self.holds(pair[1], records[0])]
         if holding:
@@ -193,14 +221,17 @@ class Search:
         """Whether pruning goes on while the score holds."""
         return self.settings.sparsity is None and bool(self.tensors.free)
 
+    @property
+    def _is_pruned(self) -> bool:
+        return bool(self.tensors.free) or any(self.tensors.fixed.values())
+
     def _next_density(self, done: int, records: Sequence[Record]) -> float | None:
         """What the next step keeps of the tensors whose sparsity is to be found; None after the last step."""
         if self._is_searched:
             if done == MAX_STEPS or (done and not self.holds(records[-1], records[0])):
                 return None
             return FIRST_DENSITY * NEXT_DENSITY**done
-        is_pruned = bool(self.tensors.free) or any(self.tensors.fixed.values())
-        if done == self.settings.steps or not is_pruned:
+        if done == self.settings.steps or not self._is_pruned:
             return None
         # Each step keeps the same share of what the one before has kept.
         return (1 - (self.settings.sparsity or 0)) ** ((done + 1) / self.settings.steps)

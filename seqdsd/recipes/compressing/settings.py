@@ -21,13 +21,13 @@ class CompressSettings:
     """How a trained network is compressed."""
 
     max_loss: float | None = None
-    """Points of dev score (WER, BLEU-4, top-1 error) that the smaller network may be worse: 0 for none. It decides where
-    pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1 error."""
+    """Points of dev score (WER, BLEU-4, top-1 error) that the smaller network may be worse: 0 for none. It decides
+    where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1 error."""
     sparsity: float | None = None
     """Share of all weights to prune, in (0, 1). By default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
-    """Tensors' own sparsities, by a pattern of their names: fc1.weight=0.92 'conv*=0.5' output.weight=0 (0: none of it is
-    pruned). The others' are found on dev."""
+    """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
+    nothing of it is pruned). The others' are found on dev."""
     bits: tuple[int, ...] = ()
     """Bits of a weight, 1 to 8, before coding: one number, or one for convolutions and one for all other layers. By
     default the fewest with which the score holds."""
@@ -36,9 +36,9 @@ class CompressSettings:
     epochs: int | None = None
     """Epochs of each step; by default those of the run's second phase, or of its only one."""
     learning_rate: float | None = None
-    """Of pruning's steps; by default the run's second, or a tenth of its only one."""
+    """Of pruning's steps; by default the run's first, from which pruned networks recover best."""
     shared_learning_rate: float | None = None
-    """Of the steps in which the shared weights are trained; by default the same."""
+    """Of the steps in which the shared weights are trained; by default the run's second, or a tenth of its only one."""
 
     def __post_init__(self) -> None:
         if self.max_loss is not None and not 0 <= self.max_loss <= 100:
@@ -69,17 +69,17 @@ class CompressSettings:
     def resolved(self, run: RunConfig, kind: Kind) -> CompressSettings:
         """The same with what stands for what is not asked, as the network of ``run`` needs it."""
         epochs, rates = run.epochs, run.learning_rates
-        rate = self.learning_rate or (rates[1] if len(rates) > 1 else rates[0] / 10)
+        lower = rates[1] if len(rates) > 1 else rates[0] / 10
         return replace(
             self,
             max_loss=MAX_LOSS[kind.name] if self.max_loss is None else self.max_loss,
             epochs=self.epochs or epochs[min(1, len(epochs) - 1)],
-            learning_rate=rate,
-            shared_learning_rate=self.shared_learning_rate or rate,
+            learning_rate=self.learning_rate or rates[0],
+            shared_learning_rate=self.shared_learning_rate or lower,
         )
 
     def other_than(self, noted: Mapping[str, Any]) -> list[str]:
-        """What is asked otherwise than a run noted that has begun, as flags say it; what is not asked differs in nothing."""
+        """What is asked otherwise than a run has noted that was begun; what is not asked differs in nothing."""
         own, plain = flat_values(self), flat_values(CompressSettings())
         asked = {name: value for name, value in own.items() if plain.get(name) != value}
         return [

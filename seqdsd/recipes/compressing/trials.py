@@ -53,7 +53,7 @@ class Trials:
             return self.evaluate()
 
     def scan(self, names: Sequence[str], folder: RunFolder, console: Console) -> list[Sensitivity]:
-        """Prune each tensor alone to each of ``DENSITIES``; what was measured is kept in the folder's ``scan.jsonl``."""
+        """Prune each tensor alone to each of ``DENSITIES``; what was measured is kept in ``scan.jsonl``."""
         path = folder.path / "scan.jsonl"
         rows = list(read_json_lines(path, _Row)) if path.is_file() else []
         known = {(row["parameter"], row["density"]): row["dev_loss"] for row in rows}
