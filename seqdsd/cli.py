@@ -23,6 +23,7 @@ examples:
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd classify runs/cifar10-resnet20 photo.jpg
   seqdsd compare-captions runs/flickr8k
+  seqdsd compress runs/an4-ds1 --out an4-ds1.dsdz
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
   seqdsd shard data/an4 shards/an4
   seqdsd tune-decoding runs/an4-ds1 --lm an4.arpa
@@ -58,6 +59,7 @@ COMMANDS = {
     ),
     "compare": _Entry("seqdsd.studies.compare", "train the arms of a fair comparison over several seeds"),
     "compare-captions": _Entry("seqdsd.reports.captions.page", "write a page of every phase's captions"),
+    "compress": _Entry("seqdsd.inference.compress", "make one small file of a trained network"),
     "evaluate": _Entry("seqdsd.inference.evaluate", "score a trained network by the measures of its kind"),
     "export": _Entry(
         "seqdsd.inference.export", "write a trained network as ONNX or as a program of torch.export"

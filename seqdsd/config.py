@@ -7,7 +7,7 @@ each, picks one. Checking a value is the dataclass's ``__post_init__``.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,9 @@ PROVENANCE = "provenance"
 MAX_DEPTH = 32
 """Tables and arrays within each other; no settings have more than three."""
 
+
+LARGEST = 2**1023
+"""Of whole numbers that pass for others; beyond it there are none."""
 
 _TOML_NAMES = {
     "int": "a whole number",
@@ -44,7 +47,21 @@ def read_config(path: Path, base: Config) -> Config:
     """
     values = read_values(path)
     values.pop(PROVENANCE, None)
-    return _merge(base, values, f"{path}: ")
+    return with_values(base, values, f"{path}: ")
+
+
+def with_values(base: Config, values: Mapping[str, Any], where: str) -> Config:
+    """``base`` with nested values, as ``to_values`` makes them.
+
+    Args:
+        base: Settings for what is not among the values.
+        values: As they were read.
+        where: What messages begin with.
+
+    Raises:
+        ConfigError: If a key or a value is not one of ``base``'s class.
+    """
+    return _merge(base, values, where)
 
 
 def read_provenance(path: Path) -> Any:
@@ -96,10 +113,10 @@ def of_kind(current: Any, kind: Any, classes: Mapping[str, type[Any]], where: st
     return replace(current if isinstance(current, classes[kind]) else classes[kind](), kind=kind)
 
 
-def to_values(config: Any) -> dict[str, Any]:
-    """The nested values of a config as TOML can hold them; None is left out."""
+def to_values(config: Any, *, said: Callable[[Path], str] = str) -> dict[str, Any]:
+    """The nested values of a config as TOML can hold them; None is left out, paths are as ``said``."""
     return {
-        field.name: _plain(getattr(config, field.name))
+        field.name: _plain(getattr(config, field.name), said)
         for field in fields(config)
         if getattr(config, field.name) is not None
     }
@@ -127,11 +144,11 @@ def differences(one: Any, other: Any) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, said: Callable[[Path], str]) -> Any:
     if is_dataclass(value):
-        return to_values(value)
+        return to_values(value, said=said)
     if isinstance(value, Path):
-        return str(value)
+        return said(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -151,7 +168,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _merge(base: Config, values: dict[str, Any], where: str) -> Config:
+def _merge(base: Config, values: Mapping[str, Any], where: str) -> Config:
     hints = get_type_hints(type(base))
     changes: dict[str, Any] = {}
     for key, value in values.items():
@@ -200,7 +217,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     options = [option for option in get_args(hint) or (hint,) if option is not type(None)]
     if isinstance(value, str) and Path in options and "\0" not in value:
         return Path(value)
-    if type(value) is int and float in options and int not in options:
+    if type(value) is int and float in options and int not in options and abs(value) <= LARGEST:
         return float(value)
     literals = [option for option in options if not isinstance(option, type)]
     if value in literals or type(value) in options:

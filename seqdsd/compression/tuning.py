@@ -61,8 +61,8 @@ class CodebookTraining:
         True
         >>> tuned = training.finish_()  # rounded, also in the model; to be written by write_compressed
 
-    Reference: Han et al. 2016 (Deep Compression), section 3.3, equation 3, as known from memory. Departure: the
-    optimizer need not be plain SGD.
+    Reference: Han et al. 2016 (Deep Compression), section 3.3, equation 3, as known from memory. Departures: the
+    optimizer need not be plain SGD, and gradients may be averaged.
     """
 
     def __init__(self, model: nn.Module, shared: Mapping[str, SharedTensor]) -> None:
@@ -73,7 +73,7 @@ class CodebookTraining:
         """
         self._hold(model, {name: (one.codebook, one.codes) for name, one in shared.items()})
 
-    def attach(self, optimizer: Optimizer) -> ExitStack:
+    def attach(self, optimizer: Optimizer, *, average: bool = False) -> ExitStack:
         """Hold equal weights together at each step of an optimizer, until the ``with`` block of what is returned ends.
 
         Gradients are summed when ``optimizer.step()`` is called, so after clipping: a norm is that of the weights'
@@ -81,6 +81,12 @@ class CodebookTraining:
         optimizer: one from before holds another momentum for each weight. ``close()`` ends it without a ``with``.
         ``step(closure)`` is refused when it is called, and the first step of an optimizer that moves equal weights
         apart is undone and refused, both with ``ValueError``.
+
+        Args:
+            optimizer: Over the shared parameters, with others or without.
+            average: Give each weight the mean of the gradients in place of their sum. A step is then the one that the
+                weights would make, as near to it as weights can come that stay equal, so that it needs no lower
+                learning rate than they did, however many share a value.
 
         Raises:
             TypeError: If it is no ``torch.optim.Optimizer``; of a wrapper hand over the one within.
@@ -101,6 +107,7 @@ class CodebookTraining:
                 f"the optimizer already trains codebooks of {', '.join(twice)}: gradients would be summed twice; leave "
                 "that `with` block first, or make the optimizer anew"
             )
+        self._average = average
         hooks = ExitStack()
         hooks.callback(optimizer.register_step_pre_hook(self._before_step).remove)
         hooks.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -162,7 +169,7 @@ class CodebookTraining:
                 "call backward() before step()"
             )
         for held in self._held.values():
-            held.sum_gradients_()
+            held.sum_gradients_(average=self._average)
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
         if parted := [name for name, held in self._held.items() if held.has_parted()]:
@@ -186,11 +193,13 @@ class _Held:
         self.codes = codes.to(parameter.device)
         self._table = torch.cat([codebook.new_zeros(1), codebook]).to(parameter.device, parameter.dtype)
         # One weight of each code, from which to read what the optimizer has made of its centroid.
-        used, places = np.unique(codes.flatten().cpu().numpy(), return_index=True)
+        used, places, counts = np.unique(codes.flatten().cpu().numpy(), return_index=True, return_counts=True)
         is_kept = used > 0
         self._used = torch.from_numpy(used[is_kept].astype(np.int64)).to(parameter.device)
         self._places = torch.from_numpy(places[is_kept]).to(parameter.device)
         self._is_known_to_move_together = False
+        self._counts = torch.ones(len(self._table), dtype=torch.float64, device=parameter.device)
+        self._counts[self._used] = torch.from_numpy(counts[is_kept]).to(self._counts)
         self._set()
 
     def codebook(self) -> Float[Tensor, "centroids"]:
@@ -199,7 +208,7 @@ class _Held:
         return self._table[1:].clone()
 
     @torch.no_grad()
-    def sum_gradients_(self) -> None:
+    def sum_gradients_(self, *, average: bool) -> None:
         gradient = self.parameter.grad
         if gradient is None:
             return
@@ -210,6 +219,8 @@ class _Held:
         ):
             sums.index_add_(0, codes.int(), some.double())
         sums[0] = 0.0
+        if average:
+            sums /= self._counts
         gradient.copy_(looked_up(sums.to(gradient.dtype), self.codes))
 
     @torch.no_grad()

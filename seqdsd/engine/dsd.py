@@ -1,4 +1,4 @@
-"""Walk a schedule: dense, sparse and redense phases, each on the best weights of the one before; resumable.
+"""Walk a schedule: dense, sparse, redense and shared phases, each on the best weights of the one before; resumable.
 
 The walk, and what a phase does to the weights, is ``seqdsd.sparsity.DSD``'s; which weights are the best and when a
 phase is over is told here. One epoch is ``loop.py``; where the run stands is ``run_state.py``, which ``saving.py``
@@ -9,8 +9,8 @@ Of several processes all walk in step, and the first writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,7 +18,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
+from torch import nn
 
+from seqdsd.compression import CodebookTraining, SharedTensor, half_where_safe
 from seqdsd.engine.checkpoint import Checkpoint, restore_optimizer
 from seqdsd.engine.given_weights import GivenWeights
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
@@ -68,7 +70,7 @@ class DSDTraining:
         self,
         task: Task[Any],
         schedule: Schedule,
-        rules: Sequence[Rule],
+        rules: Sequence[Rule] | Mapping[str, Sequence[Rule]],
         *,
         settings: TrainSettings,
         folder: RunFolder,
@@ -77,17 +79,23 @@ class DSDTraining:
         start_from: RunFolder | None = None,
         noted: Mapping[str, Any] | None = None,
         given: GivenWeights | None = None,
+        share: Callable[[Phase], Mapping[str, SharedTensor]] | None = None,
+        says_where: bool = True,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
 
         ``start_from`` is a run whose leading phases are taken over where this one has not begun (see ``take_over``).
         ``noted`` are the values that the training depends on, as JSON can hold them: a checkpoint carries them, and
         is refused where they are others. ``given`` are the weights that the task's model has where its first phase is
-        somebody else's (``Phase.is_given``); not needed to go on.
+        somebody else's (``Phase.is_given``); not needed to go on. ``share`` gives, at the start of a phase of shared
+        weights, these by name, made of those that the model then has. ``says_where`` is whether a run that goes on says
+        from where.
 
         Raises:
-            ValueError: See ``seqdsd.sparsity.DSD``.
+            ValueError: See ``seqdsd.sparsity.DSD``; or if a phase is of shared weights and there is no ``share``.
         """
+        if share is None and (odd := next((one for one in schedule if one.kind == "shared"), None)):
+            raise ValueError(f"{odd.name}: it is not said which weights share which values (share)")
         self._task = task
         self._schedule = schedule
         self._dsd = DSD(task.model, schedule, rules)
@@ -98,6 +106,9 @@ class DSDTraining:
         self._console = (console or Console()) if self._processes.is_first else Console(quiet=True)
         self._start_from = start_from
         self._given = given
+        self._share = share
+        self._says_where = says_where
+        self._codebooks: CodebookTraining | None = None
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         writes = self._processes.is_first
@@ -140,7 +151,8 @@ class DSDTraining:
         self._processes.wait()  # all have read what the first goes on to write
         if found is not None:
             self._state, checkpoint = found
-            self._saver.say_where(self._state, checkpoint)
+            if self._says_where:
+                self._saver.say_where(self._state, checkpoint)
             self._records.write_all(self._state)
             return checkpoint
         if self._start_from is not None:
@@ -161,7 +173,7 @@ class DSDTraining:
     def _run_phase(self, phase: Phase, restored: Checkpoint | None, *, is_first: bool) -> None:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
         optimizer = self._start_phase(phase, restored)
-        with self._dsd.hold(optimizer):
+        with self._dsd.hold(optimizer), self._holding_codebooks(phase, restored, optimizer):
             if not self._state.now.epoch and not self._state.now.step:
                 # To go back to; in a sparse phase it is pruned by now.
                 self._state.best = copied_weights(self._task.model)
@@ -172,6 +184,26 @@ class DSDTraining:
                 self._display.say(f"[dim]{peak}[/dim]")
             evaluations = self._train_and_evaluate(phase)
         self._finish_phase(phase, evaluations)
+
+    @contextmanager
+    def _holding_codebooks(
+        self, phase: Phase, restored: Checkpoint | None, optimizer: torch.optim.Optimizer
+    ) -> Iterator[None]:
+        """In a phase of shared weights, keep those of one code equal inside the ``with`` block."""
+        if phase.kind != "shared":
+            yield
+            return
+        assert self._share is not None  # or the phase was refused
+        if restored is not None and (state := restored.under("shared")):
+            self._codebooks = CodebookTraining.from_state_dict(self._task.model, state)
+        else:
+            self._codebooks = CodebookTraining(self._task.model, self._share(phase))
+        try:
+            # Summed ones would need a learning rate for each codebook, which depends on how many weights share a value.
+            with self._codebooks.attach(optimizer, average=True):
+                yield
+        finally:
+            self._codebooks = None
 
     def _train_and_evaluate(self, phase: Phase) -> dict[str, Evaluation]:
         try:
@@ -345,8 +377,11 @@ class DSDTraining:
         return self._processes.any(self._wish.requested, self._fabric.device)
 
     def _evaluate_best(self) -> dict[str, Evaluation]:
-        """Take the phase's best weights and judge them on every split."""
+        """Take the phase's best weights and judge them on every split; shared ones as a file has them."""
         self._task.model.load_state_dict(self._state.best)
+        if self._codebooks is not None:
+            self._codebooks.finish_()
+            _round_(self._task.model)
         return self._evaluate_all()
 
     def _evaluate_all(self) -> dict[str, Evaluation]:
@@ -425,4 +460,12 @@ class DSDTraining:
     def _save(self) -> None:
         """Write a checkpoint within a phase."""
         self._count_seconds()
-        self._saver.save(self._state, self._optimizer.optimizer)
+        shared = self._codebooks.state_dict() if self._codebooks else {}
+        self._saver.save(self._state, self._optimizer.optimizer, shared=shared)
+
+
+@torch.no_grad()
+def _round_(model: nn.Module) -> None:
+    """Round to 16 bits what may be; codebooks are rounded already."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.copy_(half_where_safe(tensor))

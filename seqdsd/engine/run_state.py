@@ -213,8 +213,8 @@ class RunState:
         now = self.now
         if now.best_epoch >= 0:
             return Losses(now.train_loss[now.best_epoch], now.dev_loss[now.best_epoch])
-        if phase.kind == "sparse" or not self.records:
-            return None  # pruning takes away some of what the phase before had learned
+        if phase.kind in ("sparse", "shared") or not self.records:
+            return None  # it takes away some of what the phase before had learned
         before = self.records[-1]
         return next(iter(_recorded_losses(before)[before["best_epoch"] - 1 :]), None)
 
@@ -266,13 +266,15 @@ class RunState:
         fingerprint: str,
         skipped: Mapping[str, str],
         settings: Mapping[str, Any],
+        shared: Mapping[str, Tensor],
     ) -> Checkpoint:
-        """What going on from here needs; ``optimizer`` is None between two phases."""
+        """What going on from here needs; ``optimizer`` is None between two phases, ``shared`` empty but in some."""
         parts = {
             "model": dsd.model.state_dict(),
             "best": self.best,
             "optimizer": optimizer_tensors(optimizer) if optimizer else {},
             "mask": dsd.masks.state_dict() if dsd.masks else {},
+            "shared": shared,
         }
         tensors = {f"{part}/{name}": one for part, named in parts.items() for name, one in named.items()}
         state = {

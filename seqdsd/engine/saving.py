@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from seqdsd.engine.checkpoint import Checkpoint, load_latest, save_latest
-from seqdsd.engine.run_state import RunState
+from seqdsd.engine.checkpoint import Checkpoint, load_checkpoint, load_latest, save_latest
+from seqdsd.engine.run_state import RunState, read_saved
 from seqdsd.engine.takeover import take_over
 from seqdsd.engine.task import Task
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import DSD
+from seqdsd.sparsity import DSD, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,10 @@ class RunSaver:
         """Whether the last checkpoint is older than it may be."""
         return time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
-    def save(self, state: RunState, optimizer: torch.optim.Optimizer | None) -> None:
-        """Write a checkpoint; ``optimizer`` is None between two phases."""
+    def save(
+        self, state: RunState, optimizer: torch.optim.Optimizer | None, *, shared: Mapping[str, Tensor] = {}
+    ) -> None:
+        """Write a checkpoint; ``optimizer`` is None between two phases, ``shared`` is of codebooks in training."""
         self._saved_at = time.monotonic()
         if not self.writes:
             return
@@ -57,6 +60,7 @@ class RunSaver:
             fingerprint=self.task.fingerprint,
             skipped=self.task.skipped,
             settings=self.noted,
+            shared=shared,
         )
         save_latest(self.folder.checkpoints, checkpoint)
 
@@ -102,3 +106,35 @@ class RunSaver:
         names = ", ".join(record["name"] for record in state.records)
         log.info("taken over from %s: %s", parent.path, names)
         return state
+
+
+def phases_begun(folder: RunFolder) -> int:
+    """How many phases the schedule has that the run in a folder walks, by its last usable checkpoint; 0 without one.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none can be used.
+    """
+    latest = load_latest(folder.checkpoints, read_saved)
+    return 0 if latest is None else len(latest.state["phases"])
+
+
+def add_phases(folder: RunFolder, schedule: Schedule, *, begin_with: str) -> None:
+    """Let a run that has walked its schedule go on with a longer one, from the weights of any of its phases.
+
+    Args:
+        folder: Of the run.
+        schedule: The one that it has walked, and further phases.
+        begin_with: The phase whose weights the first of these begins with.
+
+    Raises:
+        ValueError: If the run has not walked its schedule to the end, or that is another one.
+        CheckpointError: If the run's files are damaged.
+    """
+    latest = load_latest(folder.checkpoints, read_saved)
+    phases = [asdict(phase) for phase in schedule]
+    done = [] if latest is None else latest.state["phases"]
+    if latest is None or phases[: len(done)] != done or len(latest.state["records"]) < len(done):
+        raise ValueError(f"{folder.path}: the run has not walked {len(done)} of these phases to their end")
+    weights = load_checkpoint(folder.weights(begin_with)).tensors
+    tensors = {f"model/{name}": tensor for name, tensor in weights.items()}
+    save_latest(folder.checkpoints, Checkpoint(tensors, {**latest.state, "phases": phases}))

@@ -24,7 +24,6 @@ from seqdsd.inference.image_batches import find_in_batches, result_line
 from seqdsd.inference.trained import TrainedCaptioner, load_captioner, load_encoder
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder
 from seqdsd.vision import ENCODERS, ImageEncoder
 
 PROG = "seqdsd caption"
@@ -41,7 +40,7 @@ class Caption:
     """What to caption, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or a .dsdz file of a captioner."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them (searched to any depth). One that cannot be read (cut short, damaged, of more
     than 100 million pixels) is named on stderr, and the others are captioned."""
@@ -50,7 +49,7 @@ class Caption:
     max_words: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Longest caption; by default the run's own."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
     encoder: Annotated[
         str | None,
         tyro.conf.arg(
@@ -126,7 +125,7 @@ def main(argv: Sequence[str]) -> None:
         )
         files = find_files(asked.images, suffixes=IMAGE_SUFFIXES, kind="image")
         trained = load_captioner(
-            RunFolder(asked.run),
+            asked.run,
             phase=asked.phase,
             device=asked.device,
             beam=asked.beam,

@@ -22,7 +22,6 @@ from seqdsd.inference.image_batches import find_in_batches, result_line
 from seqdsd.inference.trained import TrainedClassifier, load_classifier
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder
 
 PROG = "seqdsd classify"
 _DESCRIPTION = """Say which class images of any size and kind are of: a line each, with path, tab, class, tab, \
@@ -39,12 +38,12 @@ class Classify:
     """What to classify, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or a .dsdz file of a classifier."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them (searched to any depth). One that cannot be read (cut short, damaged, of more
     than 100 million pixels) is named on stderr, and the others are classified."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
     batch_size: int = 16
     """Images at once; bounds memory."""
     device: str = "auto"
@@ -111,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
             Classify, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
         files = find_files(asked.images, suffixes=IMAGE_SUFFIXES, kind="image")
-        trained = load_classifier(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+        trained = load_classifier(asked.run, phase=asked.phase, device=asked.device)
         with late_progress(lambda: len(files)) as advance:
             classified = classify_images(trained, files, batch_size=asked.batch_size, on_classified=advance)
             num_bad = sum(not _report(one, as_json=asked.json) for one in classified)

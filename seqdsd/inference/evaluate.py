@@ -12,8 +12,8 @@ from rich.console import Console
 from seqdsd.engine import is_first_process
 from seqdsd.inference.networks import use_of
 from seqdsd.inference.scoring import PROG, Evaluate, as_json, write_hypotheses
+from seqdsd.inference.trained import is_saved
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder
 
 _ANY_KIND = """Score a trained network as its own run scores. A recogniser: WER and CER with their counts. A \
 captioner: BLEU-1 to BLEU-4, standard and as NeuralTalk counts, CIDEr-D, ROUGE-L and perplexity. An image classifier: \
@@ -25,6 +25,7 @@ Examples:
   seqdsd evaluate runs/an4-ds1
   seqdsd evaluate runs/flickr8k --beam 20
   seqdsd evaluate runs/flickr8k --help
+  seqdsd evaluate an4.dsdz --data data/an4
 """
 
 
@@ -32,10 +33,10 @@ def main(argv: Sequence[str]) -> None:
     """Entry point of ``seqdsd evaluate``."""
 
     def parse_and_run() -> None:
-        use = use_of(RunFolder(_find_run(argv)))
+        use = use_of(_find_run(argv))
         asked = _parse(use.scoring.asked_class, use.scoring.description, argv)
         is_first = is_first_process()
-        trained = use.load(RunFolder(asked.run), phase=asked.phase, device=asked.device, **asked.search)
+        trained = use.load(asked.run, phase=asked.phase, device=asked.device, **asked.search)
         scores = use.scoring.score(trained, asked, Console(stderr=True, quiet=not is_first))
         if not is_first:  # of several processes, which have all found the same
             return
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 def _find_run(argv: Sequence[str]) -> Path:
     """The run among the arguments, by which their meaning is decided; ends the program where help is all there is."""
     for argument in argv:
-        if argument and RunFolder(Path(argument)).config.is_file():
+        if argument and is_saved(Path(argument)):
             return Path(argument)
     asked, _ = tyro.cli(
         Evaluate,

@@ -119,7 +119,7 @@ def print_caption_scores(scores: Scores, command: str, console: Console) -> None
 def _make_task(asked: EvaluateCaptions, trained: TrainedCaptioner, on_bad_data: OnBadData) -> CaptionTask:
     config = trained.config
     corpus = read_captions(
-        asked.data or config.data or synthetic_scenes(SyntheticScenes()),
+        asked.data or trained.saved.data(config) or synthetic_scenes(SyntheticScenes()),
         images=asked.images or (None if asked.data else config.images),
         on_bad_data=on_bad_data,
         with_test=asked.split == "test",
@@ -166,7 +166,7 @@ def _make_features(
 def _check_size(features: ImageFeatures, path: Path, trained: TrainedCaptioner) -> ImageFeatures:
     if features.feature_size != trained.feature_size:
         raise FeatureError(
-            f"{path}: features of size {features.feature_size}, and {trained.folder.path} was trained on those of size "
+            f"{path}: features of size {features.feature_size}, and {trained.saved.path} was trained on those of size "
             f"{trained.feature_size}. Give features of the same CNN by --features, or let them be computed: --images"
         )
     return features

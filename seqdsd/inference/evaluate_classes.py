@@ -59,7 +59,7 @@ def score_classes(trained: TrainedClassifier, asked: EvaluateClasses, console: C
     config, labeller = trained.config, trained.labeller
     on_bad_data = asked.on_bad_data or config.on_bad_data
     images, left_out = read_image_set(
-        asked.data or config.data or synthetic_shapes(SyntheticShapes()),
+        asked.data or trained.saved.data(config) or synthetic_shapes(SyntheticShapes()),
         asked.split,
         classes=labeller.classes,
         on_bad_data=on_bad_data,

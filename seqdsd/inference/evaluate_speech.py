@@ -57,7 +57,7 @@ def score_speech(trained: TrainedRecogniser, asked: EvaluateSpeech, console: Con
     Raises:
         ValueError: For a manifest or an utterance that cannot be used; the message says what to do.
     """
-    data = asked.data or trained.config.data or synthetic_speech(SyntheticSpeech())
+    data = asked.data or trained.saved.data(trained.config) or synthetic_speech(SyntheticSpeech())
     on_bad_data = asked.on_bad_data or trained.config.on_bad_data
     manifests = _read_manifests(data, asked.split, on_bad_data=on_bad_data)
     task = SpeechTask(

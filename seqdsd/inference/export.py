@@ -22,10 +22,9 @@ from torch import Tensor
 from seqdsd import __version__
 from seqdsd.inference.graphs import Graph
 from seqdsd.inference.networks import use_of
-from seqdsd.inference.trained import recipe_of
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder, write_atomically
+from seqdsd.records import write_atomically
 
 PROG = "seqdsd export"
 _DESCRIPTION = """Write a trained network as ONNX (.onnx) or a program of torch.export (.pt2), batch and time dynamic.
@@ -51,11 +50,11 @@ class Export:
     """What to export, and to where."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or a .dsdz file."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """NAME.onnx or NAME.pt2."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
 
     def __post_init__(self) -> None:
         if self.out.suffix not in (".onnx", ".pt2"):
@@ -68,13 +67,12 @@ def export(asked: Export) -> dict[Path, float]:
     Raises:
         ValueError: If the run cannot be used, the extra is not installed, or a file gives something else.
     """
-    folder = RunFolder(asked.run)
-    use = use_of(folder)
-    trained = use.load(folder, phase=asked.phase, device="cpu")
+    use = use_of(asked.run)
+    trained = use.load(asked.run, phase=asked.phase, device="cpu")
     graphs, facts = use.graphs(trained)
     facts = {
         "version": __version__,
-        "recipe": recipe_of(folder),
+        "recipe": trained.saved.recipe(),
         "phase": trained.phase["name"],
         **facts,
     }

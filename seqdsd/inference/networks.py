@@ -29,15 +29,14 @@ from seqdsd.inference.trained import (
     TrainedCaptioner,
     TrainedClassifier,
     TrainedRecogniser,
+    find_saved,
     load_captioner,
     load_classifier,
     load_encoder,
     load_recogniser,
-    recipe_of,
 )
 from seqdsd.inference.transcribe import Transcript, transcribe
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH
-from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings
 from seqdsd.vision import ImageEncoder
 
@@ -67,8 +66,8 @@ class Network:
 
     @property
     def folder(self) -> Path:
-        """The run's."""
-        return self._trained.folder.path
+        """Where it was loaded from: the run's folder, or the file."""
+        return self._trained.saved.path
 
     @property
     def model(self) -> nn.Module:
@@ -82,14 +81,15 @@ class Network:
 
     @property
     def phase(self) -> Mapping[str, Any]:
-        """The phase's line of ``phases.jsonl``: its name, its scores, how it was trained."""
+        """The phase's line of ``phases.jsonl``, or what a file has of it: its name, its scores, how it was trained."""
         return self._trained.phase
 
     def evaluate(self, data: str | Path | None = None, *, split: str = "test", **options: Any) -> Scores:
         """Score it as ``seqdsd evaluate`` does; ``.metrics[split]`` of what comes back holds the numbers.
 
         Args:
-            data: Manifests, a caption file or a folder of images; by default the data that the run was trained on.
+            data: Manifests, a caption file or a folder of images; by default the data that the run was trained on. A
+                file does not know where they are.
             split: Which part of it.
             **options: What else ``seqdsd evaluate RUN --help`` lists, with underscores: ``on_bad_data="skip"``.
 
@@ -130,7 +130,7 @@ class Network:
 
     @property
     def _recipe(self) -> str:
-        return recipe_of(self._trained.folder)
+        return self._trained.saved.recipe()
 
     @property
     def _kind(self) -> str:
@@ -148,10 +148,10 @@ class SpeechNetwork(Network):
     _trained: TrainedRecogniser
 
     @classmethod
-    def load(cls, folder: RunFolder, *, phase: str | None, device: str, **decoding: Any) -> SpeechNetwork:
+    def load(cls, where: Path, *, phase: str | None, device: str, **decoding: Any) -> SpeechNetwork:
         """See ``load``."""
         settings = DecodingSettings(**decoding)
-        return cls(load_recogniser(folder, phase=phase, device=device, decoding=settings))
+        return cls(load_recogniser(where, phase=phase, device=device, decoding=settings))
 
     def transcribe(self, recordings: Recordings, **options: Any) -> list[str]:
         """The text of each recording, of any length; of one recording, a list of one text.
@@ -212,9 +212,9 @@ class CaptionNetwork(Network):
     _trained: TrainedCaptioner
 
     @classmethod
-    def load(cls, folder: RunFolder, *, phase: str | None, device: str, **search: Any) -> CaptionNetwork:
+    def load(cls, where: Path, *, phase: str | None, device: str, **search: Any) -> CaptionNetwork:
         """See ``load``."""
-        return cls(load_captioner(folder, phase=phase, device=device, **search))
+        return cls(load_captioner(where, phase=phase, device=device, **search))
 
     @cached_property
     def encoder(self) -> ImageEncoder:
@@ -250,9 +250,9 @@ class ClassNetwork(Network):
     _trained: TrainedClassifier
 
     @classmethod
-    def load(cls, folder: RunFolder, *, phase: str | None, device: str) -> ClassNetwork:
+    def load(cls, where: Path, *, phase: str | None, device: str) -> ClassNetwork:
         """See ``load``."""
-        return cls(load_classifier(folder, phase=phase, device=device))
+        return cls(load_classifier(where, phase=phase, device=device))
 
     def classify(self, images: Pictures, *, batch_size: int = 16) -> list[str]:
         """The class of each image; of one image, a list of one class.
@@ -281,7 +281,7 @@ class Use:
     """What can be done with trained networks of a kind.
 
     Attributes:
-        load: Makes what the commands work with, of a run folder, a phase, a device and the kind's own search.
+        load: Makes what the commands work with, of a run's folder or a file, a phase, a device and the kind's search.
         network: For Python.
         scoring: What ``seqdsd evaluate`` asks and finds.
         graphs: What ``seqdsd export`` writes, by the end of the files' names, and what who runs them must know.
@@ -301,32 +301,31 @@ USES = {
 """By the name of the kind."""
 
 
-def use_of(folder: RunFolder) -> Use:
-    """What can be done with the network that a run has trained.
+def use_of(where: Path) -> Use:
+    """What can be done with the network of a run's folder or a file.
 
     Raises:
-        ValueError: If the folder holds no run, or its recipe is not known here.
+        ValueError: If there is neither, or its recipe is not known here.
     """
-    return USES[KIND_OF_RECIPE[recipe_of(folder)].name]
+    return USES[KIND_OF_RECIPE[find_saved(where).recipe()].name]
 
 
 def load(run: str | Path, *, phase: str | None = None, device: str = "auto", **search: Any) -> Network:
-    """Load what a run has trained, for use: ``seqdsd.load("runs/an4-ds1").transcribe("recording.flac")``.
+    """Load a trained network for use: ``seqdsd.load("runs/an4-ds1").transcribe("recording.flac")``.
 
     Args:
-        run: Folder of a run with at least one finished phase.
-        phase: Its name (``"Dense Iter 1"``); by default the best on dev.
+        run: Folder of a run with at least one finished phase, or a .dsdz file.
+        phase: Its name (``"Dense Iter 1"``); by default the best on dev. A file has one.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
         **search: How outputs become text. A recogniser's: ``beam``, ``lm`` (a path), ``lm_weight``, ``word_bonus``,
             ``hot_words`` … (see ``seqdsd.tasks.DecodingSettings``); a captioner's: ``beam``, ``max_words``; a
             classifier has none.
 
     Raises:
-        ValueError: If the folder holds no run, has no such phase, is damaged, or the device is not there.
+        ValueError: If there is neither a run nor a file, it has no such phase, is damaged, or the device is not there.
         TypeError: For a search that the kind does not have.
     """
-    folder = RunFolder(Path(run))
-    return use_of(folder).network.load(folder, phase=phase, device=device, **search)
+    return use_of(Path(run)).network.load(Path(run), phase=phase, device=device, **search)
 
 
 def _several(given: Any, single: Any) -> Iterable[Any]:

@@ -25,13 +25,13 @@ class Evaluate:
     """What to score, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or a .dsdz file."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Data of the run's kind; by default those that it was trained on."""
+    """Data of the network's kind; by default those that the run was trained on. A file does not know where they are."""
     split: str = "test"
     """Which part of the data."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
     on_bad_data: Annotated[OnBadData | None, tyro.conf.arg(metavar="error|skip")] = None
     """Stop at an item that cannot be used, or skip and count it; by default as the run did."""
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""A finished phase of a run, loaded for use: the network with its weights, what goes with it, and its record.
+"""A trained network, loaded for use from a run or a file: with its weights, what goes with it, and its phase's record.
 
 Leaves out going on with training, which is the recipe's ``--resume``.
 """
@@ -6,36 +6,34 @@ Leaves out going on with training, which is the recipe's ``--resume``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric.wrappers import _FabricModule
-from torch import Tensor, nn
 
 from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
-from seqdsd.config import PROVENANCE, read_config
+from seqdsd.compression.header import MAGIC
 from seqdsd.engine import Processes, make_fabric
-from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
+from seqdsd.inference.model_files import SavedFile
+from seqdsd.inference.saved import Saved, SavedRun, require_kind
 from seqdsd.inference.tuned_decoding import with_tuned_weights
-from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH, Kind
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH
 from seqdsd.recipes import neuraltalk, vision
 from seqdsd.recipes.catalog import RECOGNISERS
-from seqdsd.recipes.speech import SpeechConfig, read_tokenizer
-from seqdsd.recipes.training import read_run_provenance
-from seqdsd.records import RunFolder, RunFolderError, slug
-from seqdsd.reports import best_phase
+from seqdsd.recipes.speech import SpeechConfig
+from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.tasks import Captioner, DecodingSettings, Recogniser
 from seqdsd.tasks.classification import Labeller
-from seqdsd.text import Tokenizer, WordVocabulary
+from seqdsd.text import Tokenizer
 from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
 
 log = logging.getLogger(__name__)
 
-ConfigT = TypeVar("ConfigT")
+SUFFIX = ".dsdz"
 
 
 @dataclass(frozen=True)
@@ -43,16 +41,16 @@ class TrainedRecogniser:
     """A recogniser as one phase of a run left it, on its device and in evaluation mode.
 
     Attributes:
-        folder: Of the run.
+        saved: Where it lies.
         model: The network as Fabric wraps it, for the precision that it was trained in; ``.module`` is bare.
         recogniser: Features before it and decoding after it.
-        config: Settings of the run.
-        phase: The phase's line of ``phases.jsonl``.
+        config: Settings of the run; of a file those of the network and its use.
+        phase: The phase's line of ``phases.jsonl``; of a file what it has of it.
         device: Where the model lies.
         processes: That share the work, where torchrun has started several.
     """
 
-    folder: RunFolder
+    saved: Saved
     model: _FabricModule
     recogniser: Recogniser
     config: SpeechConfig
@@ -102,17 +100,17 @@ class TrainedCaptioner:
     """A caption generator as one phase of a run left it, on its device and in evaluation mode.
 
     Attributes:
-        folder: Of the run.
+        saved: Where it lies.
         model: The network as Fabric wraps it; ``.module`` is bare, which is what captions are searched with.
         captioner: Search and words after it.
-        config: Settings of the run.
-        phase: The phase's line of ``phases.jsonl``.
+        config: Settings of the run; of a file those of the network and its use.
+        phase: The phase's line of ``phases.jsonl``; of a file what it has of it.
         device: Where the model lies.
         feature_size: Of the image features that it takes.
         processes: As of a recogniser.
     """
 
-    folder: RunFolder
+    saved: Saved
     model: _FabricModule
     captioner: Captioner
     config: neuraltalk.Config
@@ -127,16 +125,16 @@ class TrainedClassifier:
     """An image classifier as one phase of a run left it, on its device and in evaluation mode.
 
     Attributes:
-        folder: Of the run.
+        saved: Where it lies.
         model: The network as Fabric wraps it; ``.module`` is bare.
         labeller: Pixels before it and names of classes after it.
-        config: Settings of the run.
-        phase: The phase's line of ``phases.jsonl``.
+        config: Settings of the run; of a file those of the network and its use.
+        phase: The phase's line of ``phases.jsonl``; of a file what it has of it.
         device: Where the model lies.
         processes: As of a recogniser.
     """
 
-    folder: RunFolder
+    saved: Saved
     model: _FabricModule
     labeller: Labeller
     config: vision.Config
@@ -145,38 +143,60 @@ class TrainedClassifier:
     processes: Processes
 
 
+def find_saved(where: RunFolder | Path) -> Saved:
+    """What lies at a path, a run's folder or a .dsdz file, to be loaded.
+
+    Raises:
+        ValueError: If a file is none, or cannot be used.
+    """
+    path = where.path if isinstance(where, RunFolder) else where
+    if path.is_file() or (path.suffix == SUFFIX and not path.is_dir()):
+        return SavedFile.read(path)
+    return SavedRun(RunFolder(path))
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a run's folder or a .dsdz file is there; whether it can be used is another question."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(MAGIC)) == MAGIC
+        return RunFolder(path).config.is_file()
+    except OSError:
+        return False
+
+
 def load_recogniser(
-    folder: RunFolder,
+    where: RunFolder | Path,
     *,
     phase: str | None = None,
     device: str = "auto",
     decoding: DecodingSettings | None = None,
 ) -> TrainedRecogniser:
-    """Load what a phase of a speech recognition run handed on.
+    """Load a speech recogniser that was trained here: of a run what a phase handed on, or a file's.
 
     Args:
-        folder: Of a run with at least one finished phase; the run may still be going on.
+        where: Folder of a run with at least one finished phase, which may still be going on; or a .dsdz file.
         phase: Its name as in ``phases.jsonl``, in any case, or with hyphens (``dense-iter-1``); by default
-            the best on dev.
+            the best on dev. A file has one.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
         decoding: How text is found; by default max decoding. Weights of a language model that are not given are those
             found on dev.
 
     Raises:
-        ValueError: If the folder holds no run, the run is another recipe's or has no such phase, its weights
+        ValueError: If there is neither a run nor a file, it is another recipe's or has no such phase, its weights
             are damaged, the device is not there, or a language model cannot be used.
     """
-    recipe = RECOGNISERS[_require(folder, SPEECH)]
-    config = read_config(folder.config, recipe.config_class())
-    record = _find_phase(folder, phase)
-    decoding = with_tuned_weights(decoding or DecodingSettings(), folder, phase=record["name"])
-    tokenizer = read_tokenizer(folder)
-    model = _load_weights(
-        partial(recipe.make_model, config, tokenizer), _read_weights(folder, record), folder, record
-    )
+    saved = find_saved(where)
+    recipe = RECOGNISERS[require_kind(saved, SPEECH)]
+    config = saved.config(recipe.config_class())
+    record = saved.phase(phase)
+    decoding = with_tuned_weights(decoding or DecodingSettings(), saved.decoding, phase=record["name"])
+    tokenizer = saved.tokenizer()
+    model = saved.weights(record).network(partial(recipe.make_model, config, tokenizer))
     fabric = make_fabric(device, config.precision)
     return TrainedRecogniser(
-        folder=folder,
+        saved=saved,
         model=fabric.setup_module(model).eval(),
         recogniser=Recogniser(config.features.make(), tokenizer, decoding),
         config=config,
@@ -187,17 +207,17 @@ def load_recogniser(
 
 
 def load_captioner(
-    folder: RunFolder,
+    where: RunFolder | Path,
     *,
     phase: str | None = None,
     device: str = "auto",
     beam: int | None = None,
     max_words: int | None = None,
 ) -> TrainedCaptioner:
-    """Load what a phase of a captioning run handed on.
+    """Load a captioner that was trained here.
 
     Args:
-        folder: As for ``load_recogniser``, like the two that follow.
+        where: As for ``load_recogniser``, like the two that follow.
         phase: See there.
         device: See there.
         beam: Captions kept at each word; by default the run's own.
@@ -206,24 +226,24 @@ def load_captioner(
     Raises:
         ValueError: As ``load_recogniser``, or for a search that cannot be.
     """
-    _require(folder, CAPTIONS)
-    config = read_config(folder.config, neuraltalk.Config())
+    saved = find_saved(where)
+    require_kind(saved, CAPTIONS)
+    config = saved.config(neuraltalk.Config())
     search = replace(
         config.search,
         beam=config.beam if beam is None else beam,
         max_words=config.max_words if max_words is None else max_words,
     )
-    record = _find_phase(folder, phase)
-    vocabulary = WordVocabulary.load(folder.path)
-    weights = _read_weights(folder, record)
+    record = saved.phase(phase)
+    vocabulary = saved.vocabulary()
+    weights = saved.weights(record)
     # The settings do not say it. Where the tensor is missing any size will do: loading says what is missing.
-    image = weights.get("image.weight", torch.empty(0))
+    image = weights.like.get("image.weight", torch.empty(0))
     feature_size = image.shape[-1] if image.dim() == 2 else 1
-    make = partial(neuraltalk.make_model, config, vocabulary, feature_size=feature_size)
-    model = _load_weights(make, weights, folder, record)
+    model = weights.network(partial(neuraltalk.make_model, config, vocabulary, feature_size=feature_size))
     fabric = make_fabric(device, config.precision)
     return TrainedCaptioner(
-        folder=folder,
+        saved=saved,
         model=fabric.setup_module(model).eval(),
         captioner=Captioner(vocabulary, search),
         config=config,
@@ -235,27 +255,28 @@ def load_captioner(
 
 
 def load_classifier(
-    folder: RunFolder, *, phase: str | None = None, device: str = "auto"
+    where: RunFolder | Path, *, phase: str | None = None, device: str = "auto"
 ) -> TrainedClassifier:
-    """Load what a phase of an image classifier's run handed on.
+    """Load an image classifier that was trained here.
 
     Args:
-        folder: As for ``load_recogniser``, like the two that follow.
+        where: As for ``load_recogniser``, like the two that follow.
         phase: See there.
         device: See there.
 
     Raises:
         ValueError: As ``load_recogniser``.
     """
-    _require(folder, CLASSIFICATION)
-    config = read_config(folder.config, vision.Config())
-    record = _find_phase(folder, phase)
-    labeller = Labeller.load(folder.path)
+    saved = find_saved(where)
+    require_kind(saved, CLASSIFICATION)
+    config = saved.config(vision.Config())
+    record = saved.phase(phase)
+    labeller = saved.labeller()
     make = partial(vision.make_model, config, num_classes=len(labeller.classes), image_format=labeller.format)
-    model = _load_weights(make, _read_weights(folder, record), folder, record)
+    model = saved.weights(record).network(make)
     fabric = make_fabric(device, config.precision)
     return TrainedClassifier(
-        folder=folder,
+        saved=saved,
         model=fabric.setup_module(model).eval(),
         labeller=labeller,
         config=config,
@@ -293,86 +314,6 @@ def load_encoder(
     return encoder.to(trained.device)
 
 
-def recipe_of(folder: RunFolder) -> str:
-    """Say which recipe trained a run.
-
-    Raises:
-        ValueError: If the folder holds no run, or its recipe is not known here.
-    """
-    if not folder.config.is_file():
-        raise RunFolderError(
-            f"{folder.path}: not a run folder (it has no config.toml); name the --out of a training run"
-        )
-    name = read_run_provenance(folder).get("recipe")
-    if name not in KIND_OF_RECIPE:
-        raise RunFolderError(
-            f"{folder.config}: its [{PROVENANCE}] names the recipe {name!r}, not one known here "
-            f"({', '.join(KIND_OF_RECIPE)}); take another run, or the version of seqdsd that wrote this one"
-        )
-    return name
-
-
-def _require(folder: RunFolder, kind: Kind) -> str:
-    """The recipe that trained the run, which is of this kind."""
-    found = recipe_of(folder)
-    if found not in kind.networks:
-        raise RunFolderError(
-            f"{folder.path} was trained by {found}: it is {KIND_OF_RECIPE[found].description}"
-        )
-    return found
-
-
-def _find_phase(folder: RunFolder, name: str | None) -> Mapping[str, Any]:
-    records = folder.read_phases()
-    if not records:
-        raise RunFolderError(f"{folder.path}: no phase is finished yet; let the run go on (--resume)")
-    if name is None:
-        return best_phase(records)
-    for record in records:
-        if slug(record["name"]) == slug(name):
-            return record
-    raise RunFolderError(f"{folder.path}: no finished phase is called {name!r}; there are {_names(records)}")
-
-
-def _names(records: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(repr(record["name"]) for record in records)
-
-
-def _read_weights(folder: RunFolder, phase: Mapping[str, Any]) -> dict[str, Tensor]:
-    try:
-        return load_checkpoint(folder.weights(phase["name"])).tensors
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}; take another phase (--phase), of {_names(folder.read_phases())}"
-        ) from error
-
-
-def _load_weights(
-    make: Callable[[], nn.Module],
-    weights: Mapping[str, Tensor],
-    folder: RunFolder,
-    phase: Mapping[str, Any],
-) -> nn.Module:
-    """The network with these weights."""
-    path = folder.weights(phase["name"])
-    if bad := next((name for name, one in weights.items() if not one.isfinite().all()), None):
-        raise CheckpointError(
-            f"{path}: {bad!r} holds NaN or infinity, and the network would say nothing; take another phase (--phase), "
-            f"of {_names(folder.read_phases())}"
-        )
-    try:
-        with torch.device("meta"):  # without storage, as settings may ask for more than there is
-            make().load_state_dict(weights, assign=True)
-        model = make()
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path}: the weights are not those of the network that {folder.config} and the files beside it "
-            f"describe: {error}"
-        ) from error
-    return model
-
-
 def _wrong_encoder(trained: TrainedCaptioner, name: str) -> str:
     needed = trained.feature_size
     fitting = ", ".join(other for other, kind in ENCODERS.items() if kind.feature_size == needed)
@@ -388,4 +329,4 @@ def _wrong_encoder(trained: TrainedCaptioner, name: str) -> str:
             f"{trained.config.features}, and no CNN known here gives that size; only feature files can be used "
             "with this run (seqdsd evaluate RUN --features FILE)"
         )
-    return f"{trained.folder.path}: {given}; the run was trained on features of size {needed}, from {remedy}"
+    return f"{trained.saved.path}: {given}; the run was trained on features of size {needed}, from {remedy}"

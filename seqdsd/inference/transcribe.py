@@ -31,7 +31,7 @@ from seqdsd.inference.subtitles import ctm, srt, vtt
 from seqdsd.inference.trained import Transcriber, load_recogniser
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder, write_atomically
+from seqdsd.records import write_atomically
 from seqdsd.tasks import DecodingSettings
 from seqdsd.tasks.alignment import TimedWord, align_words
 
@@ -56,12 +56,12 @@ class Transcribe:
     """What to transcribe, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or an ONNX file of seqdsd export."""
+    """Folder of a training run (its --out), a .dsdz file of a recogniser, or an ONNX file of seqdsd export."""
     audio: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIO ...")]
     """Recordings, and folders of them (searched to any depth). One that cannot be read (cut short, not finite, at a
     rate outside 1 kHz to 1 MHz) is named on stderr, and the others are transcribed."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
     max_piece_seconds: float = 20.0
     """Longer recordings are cut at a quiet place; best about as long as the longest training utterance."""
     max_batch_seconds: float = 120.0
@@ -206,9 +206,7 @@ def _load(asked: Transcribe) -> Transcriber:
         except ImportError as error:
             raise ValueError(f"ONNX needs an extra: pip install 'seqdsd[onnx]' ({error})") from error
         return load_exported_recogniser(asked.run, asked.decoding)
-    return load_recogniser(
-        RunFolder(asked.run), phase=asked.phase, device=asked.device, decoding=asked.decoding
-    )
+    return load_recogniser(asked.run, phase=asked.phase, device=asked.device, decoding=asked.decoding)
 
 
 def _pieces(

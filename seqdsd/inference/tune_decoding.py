@@ -19,11 +19,10 @@ from seqdsd.data import find_splits, read_split
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.decode.ctc_lexicon import LexiconDecoder
 from seqdsd.inference.scoring import progress_bar
-from seqdsd.inference.trained import TrainedRecogniser, load_recogniser
+from seqdsd.inference.trained import TrainedRecogniser, find_saved, load_recogniser
 from seqdsd.inference.tuned_decoding import TunedWeights
 from seqdsd.metrics import wer
 from seqdsd.recipes.command import run_command
-from seqdsd.records import RunFolder
 from seqdsd.tasks import DecodingSettings, SpeechTask
 from seqdsd.tasks.decoding import digest_of, make_lexicon_decoder
 
@@ -31,7 +30,8 @@ PROG = "seqdsd tune-decoding"
 _DESCRIPTION = """Find the weight of a language model and the bonus for each word that give the lowest WER on dev.
 
 Every pair of the values given is tried on what the network makes of dev, which is computed once. The best pair is kept
-in the run's folder, where seqdsd evaluate and seqdsd transcribe find it by the language model's contents.
+in the run's folder, or beside a .dsdz file, where seqdsd evaluate and seqdsd transcribe find it by the language model's
+contents.
 
 Examples:
   seqdsd tune-decoding runs/an4-ds1 --lm an4.arpa
@@ -44,7 +44,7 @@ class TuneDecoding:
     """What to weigh, and which weights to try."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out)."""
+    """Folder of a training run (its --out), or a .dsdz file of a recogniser."""
     lm: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Word n-gram model, ARPA or KenLM's binary; seqdsd build-lm makes one."""
     words: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -63,9 +63,9 @@ class TuneDecoding:
     beam: int = 100
     """Width of the search."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
-    """Folder with dev.jsonl; by default the run's own."""
+    """Folder with dev.jsonl; by default the run's own. A file does not know where they are."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the phase whose weights are used; by default the best on dev."""
+    """Name of the phase whose weights are used; by default the best on dev. A file has one."""
     device: str = "auto"
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
 
@@ -95,7 +95,7 @@ def tune(asked: TuneDecoding, console: Console) -> dict[tuple[float, float], flo
     Raises:
         ValueError: For a run, phase, manifest or language model that cannot be used; the message says what to do.
     """
-    trained = load_recogniser(RunFolder(asked.run), phase=asked.phase, device=asked.device)
+    trained = load_recogniser(asked.run, phase=asked.phase, device=asked.device)
     first = DecodingSettings(
         beam=asked.beam,
         lm=asked.lm,
@@ -116,7 +116,7 @@ def tune(asked: TuneDecoding, console: Console) -> dict[tuple[float, float], flo
 
 
 def _dev_outputs(trained: TrainedRecogniser, data: Path | None, console: Console) -> DevOutputs:
-    folder = data or trained.config.data or synthetic_speech(SyntheticSpeech())
+    folder = data or trained.saved.data(trained.config) or synthetic_speech(SyntheticSpeech())
     path = find_splits(folder).get("dev", folder / "dev.jsonl")
     dev = read_split(path, on_bad_data=trained.config.on_bad_data)
     task = SpeechTask(
@@ -150,7 +150,7 @@ def _keep_best(
         word_bonus=word_bonus,
         dev_wer=rate,
     )
-    tuned.write(RunFolder(asked.run))
+    tuned.write(trained.saved.decoding)
 
 
 def show(found: dict[tuple[float, float], float], asked: TuneDecoding, console: Console) -> None:
@@ -167,7 +167,7 @@ def show(found: dict[tuple[float, float], float], asked: TuneDecoding, console: 
     phase = ["--phase", asked.phase] if asked.phase else []
     command = shlex.join(["seqdsd", "evaluate", str(asked.run), *phase, "--lm", str(asked.lm)])
     console.print(
-        f"kept in {RunFolder(asked.run).decoding}: --lm-weight {best[0]:g} --word-bonus {best[1]:g}; on test:\n"
+        f"kept in {find_saved(asked.run).decoding}: --lm-weight {best[0]:g} --word-bonus {best[1]:g}; on test:\n"
         f"  {command}",
         highlight=False,
         markup=False,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from seqdsd.config import differences, read_config, read_provenance, to_toml
 from seqdsd.data import OnBadData
+from seqdsd.engine import Task
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.models import CLASSIFIERS
 from seqdsd.recipes import ds1, ds2, neuraltalk, speech, vision
@@ -36,6 +37,12 @@ class Recipe:
     """Settings that fit the corpus in a folder; None where they are the class's own."""
     may_change: tuple[str, ...]
     """Settings that do not change what is trained."""
+    make_task: Callable[..., Task[Any]]
+    """What is trained: of settings, a run whose outputs' meaning goes on, a Fabric, and the weights that are given."""
+    save_parts: Callable[[Any, Path], Mapping[str, Any]]
+    """Writes what the task's weights need beside them into a folder; what is to be noted of it."""
+    spelling: str
+    """The settings that decide what the network's outputs mean."""
     file_names: tuple[str, ...] = ()
     """With what its settings files' names may begin, beside its own name."""
 
@@ -159,7 +166,14 @@ RECOGNISERS = {recipe.name: recipe for recipe in (ds1.RECIPE, ds2.RECIPE)}
 RECIPES = {
     **{
         name: Recipe(
-            name, recipe.config_class, recipe.embedded_settings, recipe.fit, speech.MAY_CHANGE_ON_RESUME
+            name,
+            recipe.config_class,
+            recipe.embedded_settings,
+            recipe.fit,
+            speech.MAY_CHANGE_ON_RESUME,
+            recipe.make_task_with,
+            speech.save_parts,
+            "tokenizer",
         )
         for name, recipe in RECOGNISERS.items()
     },
@@ -169,6 +183,9 @@ RECIPES = {
         neuraltalk.embedded_settings,
         None,
         neuraltalk.MAY_CHANGE_ON_RESUME,
+        neuraltalk.make_task_with,
+        neuraltalk.save_parts,
+        "vocabulary",
     ),
     vision.RECIPE: Recipe(
         vision.RECIPE,
@@ -176,6 +193,9 @@ RECIPES = {
         vision.embedded_settings,
         None,
         vision.MAY_CHANGE_ON_RESUME,
+        vision.make_task_with,
+        vision.save_parts,
+        "images",
         file_names=tuple(CLASSIFIERS),
     ),
 }

@@ -20,6 +20,8 @@ from seqdsd.recipes.training import RunResult
 from seqdsd.sparsity.schedule import DS2_LEARNING_RATES, DS2_SPARSITIES
 from seqdsd.text import Tokenizer
 
+MAX_LAYERS = 100
+
 
 @dataclass(frozen=True)
 class NetworkSettings:
@@ -43,8 +45,10 @@ class NetworkSettings:
     """Compute each layer again in the backward pass rather than keep what is inside it: less memory, more time."""
 
     def __post_init__(self) -> None:
-        if self.num_recurrent_layers < 1:
-            raise ValueError(f"num_recurrent_layers must be at least 1, got {self.num_recurrent_layers}")
+        if not 1 <= self.num_recurrent_layers <= MAX_LAYERS:
+            raise ValueError(
+                f"num_recurrent_layers must be at least 1 and at most {MAX_LAYERS}, got {self.num_recurrent_layers}"
+            )
         if self.future_frames < 0:
             raise ValueError(f"future_frames must not be negative, got {self.future_frames}")
         if not 0 <= self.dropout < 1:

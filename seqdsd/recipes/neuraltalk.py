@@ -12,6 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -114,6 +115,12 @@ class Config(RunConfig):
     """Settings of a NeuralTalk run; the defaults are the paper's and the original's."""
 
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "vocabulary", "encoder")
+    SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = (
+        *RunConfig.SETTINGS_OF_USE,
+        "features",
+        "beam",
+        "max_words",
+    )
 
     data: Path | None = None
     """A dataset_NAME.json in the Karpathy split format, or the folder that holds it; scripts in data_prep/ write one.
@@ -181,10 +188,8 @@ def run(
         optimizer=config.optimizer,
         may_change=MAY_CHANGE_ON_RESUME,
         spelling="vocabulary",
-        make_task=lambda known, fabric, given: make_task(
-            config, WordVocabulary.load(known.path) if known else None, fabric, given
-        ),
-        save_parts=_save_parts,
+        make_task=partial(make_task_with, config),
+        save_parts=save_parts,
         resume=resume,
         start_from=start_from,
         console=console,
@@ -263,6 +268,13 @@ def make_task(
     )
 
 
+def make_task_with(
+    config: Config, known: RunFolder | None, fabric: Fabric, given: GivenWeights | None
+) -> CaptionTask:
+    """The same with the vocabulary of a run, if one is known."""
+    return make_task(config, WordVocabulary.load(known.path) if known else None, fabric, given)
+
+
 def read_corpus(config: Config) -> CaptionCorpus:
     """The captions named, or those of the embedded corpus."""
     data = config.data or synthetic_scenes(SyntheticScenes())
@@ -322,7 +334,8 @@ def embedded_settings() -> Config:
     return read_config(EMBEDDED_SETTINGS, Config())
 
 
-def _save_parts(task: CaptionTask, path: Path) -> Mapping[str, str]:
+def save_parts(task: CaptionTask, path: Path) -> Mapping[str, str]:
+    """Write what a run's weights need beside them, and where its images are."""
     task.vocabulary.save(path)
     judged = [*task.corpus.dev, *task.corpus.test]
     write_json_lines(RunFolder(path).images, [{"id": one.id, "path": one.path} for one in judged])

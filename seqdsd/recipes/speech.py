@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
@@ -120,10 +121,8 @@ class SpeechRecipe:
             optimizer=config.optimizer,
             may_change=MAY_CHANGE_ON_RESUME,
             spelling="tokenizer",
-            make_task=lambda known, fabric, given: self.make_task(
-                config, read_tokenizer(known) if known else None, Processes.of(fabric), given
-            ),
-            save_parts=lambda task, path: {**_save_parts(task, path), **(origin or {})},
+            make_task=partial(self.make_task_with, config),
+            save_parts=lambda task, path: {**save_parts(task, path), **(origin or {})},
             resume=resume,
             start_from=start_from,
             console=console,
@@ -171,6 +170,13 @@ class SpeechRecipe:
             processes=processes or Processes(),
             accumulate=config.accumulate,
         )
+
+    def make_task_with(
+        self, config: SpeechConfig, known: RunFolder | None, fabric: Fabric, given: GivenWeights | None
+    ) -> SpeechTask:
+        """The same with the tokenizer of a run, if one is known."""
+        tokenizer = read_tokenizer(known) if known else None
+        return self.make_task(config, tokenizer, Processes.of(fabric), given)
 
     def embedded_settings(self) -> Any:
         """Settings for the embedded corpus: small enough for two CPU cores."""
@@ -230,7 +236,8 @@ def _digest(tokenizer: Tokenizer) -> str:
     return hashlib.blake2b(said, digest_size=16).hexdigest()
 
 
-def _save_parts(task: SpeechTask, path: Path) -> Mapping[str, str]:
+def save_parts(task: SpeechTask, path: Path) -> Mapping[str, str]:
+    """Write what a run's weights need beside them, and where its recordings are; what is noted of it."""
     task.tokenizer.save(path / "tokenizer")
     judged = [utterance for split in ("dev", *task.test_splits) for utterance in task.utterances(split)]
     # Parts within longer recordings and shards are left out: the report plays files from their start.

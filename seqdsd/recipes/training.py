@@ -59,6 +59,8 @@ class RunConfig:
 
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = ("hidden_size", "network")
     """Those that make the network and what goes with it."""
+    SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = ("precision",)
+    """Those, beside them, that decide what a trained network gives."""
 
     data: Path | None = None
     """Where the corpus is; without it a small one is made on the spot."""
@@ -80,8 +82,9 @@ class RunConfig:
     """One a phase; further phases keep the last ratio."""
     sparsities: tuple[float, ...]
     """One a round; further rounds halve the last."""
-    method: Literal["dsd", "llr", "baseline"] = "dsd"
-    """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all."""
+    method: Literal["dsd", "llr", "baseline", "compress"] = "dsd"
+    """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all;
+    compress: of a run of seqdsd compress, whose phases are in iters, epochs, sparsities (0: shared weights)."""
     score_test: bool = True
     """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not read."""
     patience: int = 10
@@ -126,6 +129,12 @@ class RunConfig:
     @property
     def schedule(self) -> Schedule:
         """The phases."""
+        if self.method == "compress":
+            if not len(self.sparsities) == self.iters == len(self.epochs) - 1 == len(self.learning_rates) - 1:
+                raise ValueError(
+                    'method "compress" is that of the runs of seqdsd compress, which begins them'
+                )
+            return Schedule.compression(self.sparsities, self.epochs, self.learning_rates)
         schedule = Schedule.dsd(self.iters, self.epochs, self.sparsities, self.learning_rates)
         if self.start_weights is not None:
             if not self.iters:
@@ -329,6 +338,10 @@ def train_or_resume(
     Raises:
         ValueError: For settings, data or a run folder that cannot be used; the message says what to do.
     """
+    if config.method == "compress":
+        raise ValueError(
+            f"{config.out}: a run of seqdsd compress; go on with seqdsd compress RUN --out FILE --resume"
+        )
     folder = RunFolder(config.out)
     has_run = holds_run(folder, config, resume=resume, may_change=may_change)
     parent = find_parent(start_from, folder, config, recipe=recipe, may_change=may_change)

@@ -204,10 +204,8 @@ def run(
         optimizer=config.optimizer,
         may_change=MAY_CHANGE_ON_RESUME,
         spelling="images",
-        make_task=lambda known, fabric, given: make_task(
-            config, Labeller.load(known.path) if known else None, fabric, given
-        ),
-        save_parts=_save_parts,
+        make_task=partial(make_task_with, config),
+        save_parts=save_parts,
         resume=resume,
         start_from=start_from,
         console=console,
@@ -266,6 +264,13 @@ def make_task(
         accumulate=config.accumulate,
         left_out=corpus.skipped,
     )
+
+
+def make_task_with(
+    config: Config, known: RunFolder | None, fabric: Fabric, given: GivenWeights | None
+) -> ClassificationTask:
+    """The same with the labeller of a run, if one is known."""
+    return make_task(config, Labeller.load(known.path) if known else None, fabric, given)
 
 
 def read_corpus(config: Config) -> ImageCorpus:
@@ -330,7 +335,8 @@ def _normalisation(config: Config, train: ImageSource) -> Normalisation:
     return Normalisation(*channel_statistics(train))
 
 
-def _save_parts(task: ClassificationTask, path: Path) -> Mapping[str, str]:
+def save_parts(task: ClassificationTask, path: Path) -> Mapping[str, str]:
+    """Write what a run's weights need beside them, and where its images are."""
     path.mkdir(parents=True, exist_ok=True)
     task.labeller.save(path)
     judged = [image for split, source in task.sources.items() if split != "train" for image in source.images]

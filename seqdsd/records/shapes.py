@@ -53,7 +53,7 @@ class Provenance(Struct):
 class RunSettings(Struct):
     """The settings in ``config.toml`` that every run has and reports ask for."""
 
-    method: Literal["dsd", "llr", "baseline"]
+    method: Literal["dsd", "llr", "baseline", "compress"]
     iters: Annotated[int, Meta(ge=0, le=MAX_ITERS)]
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -91,7 +91,7 @@ class Phase(Struct):
     """
 
     name: Name
-    kind: Literal["dense", "sparse", "redense"]
+    kind: Literal["dense", "sparse", "redense", "shared"]
     epochs: Count
     best_epoch: Count
     learning_rate: Positive

@@ -78,7 +78,7 @@ class DSD:
         self,
         model: nn.Module,
         schedule: Schedule,
-        rules: Iterable[Rule],
+        rules: Iterable[Rule] | Mapping[str, Iterable[Rule]],
         *,
         best: Best | None = None,
         patience: int = 0,
@@ -88,7 +88,8 @@ class DSD:
         Args:
             model: The bare model, whose wrapper (DDP, ``torch.compile`` …) may be what is trained.
             schedule: The phases; each begins where the one before has ended.
-            rules: What is pruned (``SPEECH_RULES``, ``CAPTION_RULES``, ``VISION_RULES``, or your own).
+            rules: What is pruned (``SPEECH_RULES``, ``CAPTION_RULES``, ``VISION_RULES``, or your own); by the names of
+                the sparse phases, where each has its own.
             best: Hand on the weights of each phase's best epoch, by the lowest or highest score; None hands on those
                 of its last.
             patience: A phase ends early after this many epochs without a better score; 0 never ends it early.
@@ -111,9 +112,11 @@ class DSD:
             )
         self.model = model
         self.schedule = schedule
-        self._rules = tuple(rules)
+        self._rules = rules if isinstance(rules, Mapping) else tuple(rules)
         self.plans: Mapping[Phase, Plan] = {
-            phase: resolve(model, self._rules, phase.sparsity) for phase in schedule if phase.sparsity
+            phase: resolve(model, self._rules_of(phase), phase.sparsity)
+            for phase in schedule
+            if phase.sparsity
         }
         self._best, self._patience = best, patience
         self._handle: MaskHandle | None = None
@@ -404,6 +407,9 @@ class DSD:
     def _pruned_names(self) -> list[str]:
         """Of the parameters that some phase prunes."""
         return sorted({name for plan in self.plans.values() for name in plan.sparsities})
+
+    def _rules_of(self, phase: Phase) -> Iterable[Rule]:
+        return self._rules[phase.name] if isinstance(self._rules, Mapping) else self._rules
 
     @property
     def _epochs_before(self) -> int:

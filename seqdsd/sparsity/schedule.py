@@ -14,8 +14,9 @@ from typing import Literal, SupportsInt, get_args
 
 from seqdsd.sparsity.rules import Number, check_sparsity
 
-PhaseKind = Literal["dense", "sparse", "redense"]
-"""Of a phase: without masks, under them, without them again."""
+PhaseKind = Literal["dense", "sparse", "redense", "shared"]
+"""Of a phase: without masks, under them, without them again; or with weights that share few values, which are trained
+(see ``seqdsd.compression.CodebookTraining``; ``DSD`` holds no weight in it)."""
 
 DS1_LEARNING_RATES = (8e-4, 5e-4, 3e-4, 1e-4, 3e-5)
 """Table 7's ladder."""
@@ -206,6 +207,37 @@ class Schedule:
         if not others:
             raise ValueError(f"{first.name} is given, and no phase follows it: there is nothing to train")
         return Schedule((replace(first, epochs=0), *others), from_trained=True)
+
+    @classmethod
+    def compression(
+        cls, sparsities: Sequence[Number], epochs: Sequence[SupportsInt], learning_rates: Sequence[Number]
+    ) -> Schedule:
+        """What Deep Compression does to a trained network: it is pruned in steps, then its weights are shared.
+
+        Dense, which is given; a sparse phase, Pruned 1, Pruned 2 …, for each sparsity above 0, without a redense one;
+        and a phase of shared weights, Shared 1, Shared 2 …, for each 0.
+
+        Args:
+            sparsities: One a phase after the first, at least one.
+            epochs: One a phase; the first is not used.
+            learning_rates: One a phase; the first is not used.
+
+        Reference: Han et al. 2016 (Deep Compression), figure 1, as known from memory.
+        """
+        names = {True: "Pruned", False: "Shared"}
+        phases = [Phase("Dense", "dense", 0, learning_rates[0])]
+        for index, sparsity in enumerate(sparsities):
+            number = sum((one > 0) == (sparsity > 0) for one in sparsities[: index + 1])
+            phases.append(
+                Phase(
+                    f"{names[sparsity > 0]} {number}",
+                    "sparse" if sparsity > 0 else "shared",
+                    _whole_number("epochs", epochs[index + 1]),
+                    learning_rates[index + 1],
+                    sparsity,
+                )
+            )
+        return cls(tuple(phases), from_trained=True)
 
     def phase_at(self, epoch: Number, *, of: Number | None = None) -> Phase:
         """The phase of a moment of the training, if no phase ends early.

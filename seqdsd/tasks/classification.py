@@ -148,14 +148,33 @@ class Labeller:
         pairs = zip(probabilities, indices, strict=True)
         return [{"class": self.classes[index], "probability": round(one, 4)} for one, index in pairs]
 
-    def save(self, folder: Path) -> None:
-        """Write it where ``load`` finds it."""
-        values = {
-            "classes": self.classes,
+    def to_json(self) -> dict[str, Any]:
+        """All that ``from_json`` needs."""
+        return {
+            "classes": list(self.classes),
             "format": asdict(self.format),
             "normalisation": asdict(self.normalisation),
         }
-        text = json.dumps(values, ensure_ascii=False, indent=1)
+
+    @classmethod
+    def from_json(cls, values: Any) -> Labeller:
+        """The labeller that ``to_json`` described.
+
+        Raises:
+            ValueError, TypeError, KeyError: If it is no such description.
+        """
+        normalisation, format_ = values["normalisation"], ImageFormat(**values["format"])
+        classes = values["classes"]
+        if not isinstance(classes, list) or not classes or not all(isinstance(one, str) for one in classes):
+            raise ValueError("classes must be names")
+        means, deviations = (tuple(map(float, normalisation[name])) for name in ("mean", "deviation"))
+        if len(means) != format_.channels or not all(map(math.isfinite, (*means, *deviations))):
+            raise ValueError(f"there must be a finite mean and deviation a channel, got {normalisation}")
+        return cls(classes, format_, Normalisation(means, deviations))
+
+    def save(self, folder: Path) -> None:
+        """Write it where ``load`` finds it."""
+        text = json.dumps(self.to_json(), ensure_ascii=False, indent=1)
         write_atomically(folder / CLASSES_FILE, text + "\n")
 
     @classmethod
@@ -167,15 +186,7 @@ class Labeller:
         """
         path = folder / CLASSES_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            normalisation = values["normalisation"]
-            if not all(isinstance(name, str) for name in values["classes"]) or not values["classes"]:
-                raise ValueError("classes must be names")
-            return cls(
-                values["classes"],
-                ImageFormat(**values["format"]),
-                Normalisation(tuple(normalisation["mean"]), tuple(normalisation["deviation"])),
-            )
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise RunFolderError(
                 f"{path}: missing, so what the outputs mean is unknown; bring it back"

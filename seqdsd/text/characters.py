@@ -4,6 +4,7 @@ It never changes a text: what it cannot write it refuses. ``normalise.py`` makes
 """
 
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from seqdsd.text.tokenizer import OutOfAlphabet, check_ids, read_description, write_description
@@ -27,7 +28,7 @@ class CharacterTokenizer:
     blank_id = 0
 
     def __init__(self, alphabet: str = ENGLISH_ALPHABET) -> None:
-        repeated = sorted({character for character in alphabet if alphabet.count(character) > 1})
+        repeated = sorted(character for character, count in Counter(alphabet).items() if count > 1)
         if not alphabet or repeated:
             what = f"repeats {repeated}" if repeated else "is empty"
             raise ValueError(f"the alphabet {alphabet!r} {what}. Give each character once.")

@@ -192,9 +192,9 @@ class WordVocabulary:
         most = max(self.counts)
         return [math.log(max(count, 1) / most) for count in self.counts]
 
-    def save(self, folder: Path) -> None:
-        """Write ``vocabulary.json`` into a folder in one step; the folder is made where it is missing."""
-        description = {
+    def to_json(self) -> dict[str, Any]:
+        """All that ``from_json`` needs."""
+        return {
             "start_id": self.start_id,
             "end_id": self.end_id,
             "unknown_id": self.unknown_id,
@@ -203,9 +203,21 @@ class WordVocabulary:
             "words": self.words,
             "counts": self.counts,
         }
+
+    @classmethod
+    def from_json(cls, values: Any) -> "WordVocabulary":
+        """The vocabulary that ``to_json`` described.
+
+        Raises:
+            ValueError: If it is no such description.
+        """
+        return cls(**_checked(values))
+
+    def save(self, folder: Path) -> None:
+        """Write ``vocabulary.json`` into a folder in one step; the folder is made where it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{_FILE_NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(self.to_json(), ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(temporary, folder / _FILE_NAME)
 
     @classmethod
@@ -226,7 +238,7 @@ class WordVocabulary:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: damaged ({error}). {_REMEDY}") from error
         try:
-            return cls(**_checked(description))
+            return cls.from_json(description)
         except ValueError as error:
             raise ValueError(f"{path}: cannot be used: {error}. {_REMEDY}") from error
 

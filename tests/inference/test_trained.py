@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from seqdsd.engine import CheckpointError, NesterovSettings, load_checkpoint, save_checkpoint
-from seqdsd.inference.trained import load_captioner, load_encoder, load_recogniser, recipe_of
+from seqdsd.inference.saved import SavedRun
+from seqdsd.inference.trained import load_captioner, load_encoder, load_recogniser
 from seqdsd.recipes import ds1, neuraltalk
 from seqdsd.records import RunFolder
 from seqdsd.tasks import BatchSettings, SearchSettings
@@ -112,7 +113,7 @@ def test_an_unknown_recipes_run_is_refused(run_copy, recipe):
 
 
 def test_a_run_of_the_other_kind_is_refused_with_what_it_is_for(run, caption_run):
-    assert (recipe_of(run), recipe_of(caption_run)) == ("ds1", "neuraltalk")
+    assert (SavedRun(run).recipe(), SavedRun(caption_run).recipe()) == ("ds1", "neuraltalk")
     with pytest.raises(ValueError, match=f"{run.path} was trained by ds1.*seqdsd transcribe"):
         load_captioner(run, device="cpu")
     with pytest.raises(ValueError, match=f"{caption_run.path} was trained by neuraltalk.*seqdsd caption"):

@@ -35,6 +35,8 @@ from seqdsd.data.synthetic.cache import cached_corpus
 from seqdsd.data.synthetic.progress import progress_bar
 from seqdsd.images import ImageError, read_image
 
+MAX_SIDE = 4096
+"""Pixels: an image of such a side takes 50 MB, and a batch has many."""
 HELD_BYTES = 2 * 2**30
 """Sets of no more bytes are held in memory, unless parts of random size are to be cut out of their images."""
 
@@ -68,11 +70,12 @@ class ImageFormat:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"height and width must be at least 1, got {self.height} and {self.width}")
-        if self.resize is not None and self.resize < max(self.height, self.width):
+        sides = (self.height, self.width)
+        if not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides):
+            raise ValueError(f"height and width must be whole numbers in [1, {MAX_SIDE}], got {sides}")
+        if self.resize is not None and not max(sides) <= self.resize <= MAX_SIDE:
             raise ValueError(
-                f"resize must be at least {max(self.height, self.width)}, the larger of height and width, "
+                f"resize must be at least {max(sides)}, the larger of height and width, and at most {MAX_SIDE}, "
                 f"got {self.resize}"
             )
 

@@ -202,7 +202,7 @@ class Comparison:
 
 
 def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
-    """Sort runs into comparisons; runs of the first dense phase alone are no arm.
+    """Sort runs into comparisons; runs of the first dense phase alone, and compressions, are no arm.
 
     All settings of a comparison's runs agree but for seed, method, rounds and what changes no result (folder, device,
     checkpoints). The baseline may have its own ``optimizer.anneal``. Baselines and LLR runs are set beside the DSDSD
@@ -211,7 +211,7 @@ def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if run.arm != "Dense":
+        if run.arm not in ("Dense", "Compressed"):
             groups.setdefault(_key(run), []).append(run)
     return _titled(
         [

@@ -39,7 +39,12 @@ _CONFIG: Spec = {
     "text": {"fill": "var(--soft)", "fontSize": 11},
 }
 
-_BAND_COLOURS = {"dense": "transparent", "sparse": "var(--band-sparse)", "redense": "var(--band-redense)"}
+_BAND_COLOURS = {
+    "dense": "transparent",
+    "sparse": "var(--band-sparse)",
+    "redense": "var(--band-redense)",
+    "shared": "var(--band-redense)",
+}
 _EPOCHS = alt.Scale(zero=False, nice=False)
 # Room above and below a score, so that it does not run through the names of the bands.
 _SCALES = {"linear": alt.Scale(zero=False, padding=28), "log": alt.Scale(type="log", nice=False)}

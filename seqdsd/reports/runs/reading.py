@@ -30,7 +30,9 @@ from seqdsd.reports.runs.pictures import Pictures, read_pictures
 log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
-ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense"]
+ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense", "Compressed"]
+
+_ARMS: Mapping[str, ArmName] = {"baseline": "Baseline", "llr": "LLR", "compress": "Compressed"}
 
 SEARCH_DEPTH = 3
 """Folders below the one given: seed-0/dsd of a comparison are two."""
@@ -44,8 +46,8 @@ class Run:
         folder: Where it is.
         name: The end of its path, as long as it takes to tell it from the other runs read with it.
         recipe: ``ds1``, ``neuraltalk`` …
-        method: ``dsd``, ``llr`` or ``baseline``.
-        iters: Rounds of sparse and redense phases.
+        method: ``dsd``, ``llr``, ``baseline`` or ``compress``.
+        iters: Rounds of sparse and redense phases; of a compression its phases after the first.
         seed: Of everything random.
         settings: All of ``config.toml`` but its provenance.
         provenance: How the run came about.
@@ -70,7 +72,7 @@ class Run:
     def arm(self) -> ArmName:
         """What it is in a comparison; ``Dense`` is the first phase alone, which the other arms hold too."""
         if self.method != "dsd":
-            return "Baseline" if self.method == "baseline" else "LLR"
+            return _ARMS[self.method]
         return ("Dense", "DSD", "DSDSD")[min(self.iters, 2)]
 
     @property
@@ -299,6 +301,8 @@ def _check_files(run: Run) -> None:
 def _num_planned(settings: Mapping[str, Any]) -> int:
     if settings["method"] == "baseline":  # after the weights that were given, if any were
         return 2 if "start_weights" in settings else 1
+    if settings["method"] == "compress":
+        return int(settings["iters"] + 1)
     return int(2 * settings["iters"] + 1)
 
 

@@ -1,0 +1,159 @@
+"""``seqdsd compress``: a trained network as one small file, by pruning, weight sharing and entropy coding.
+
+What is trained, and how it goes on, is ``seqdsd.recipes.compressing``'s; what the file holds is ``model_files``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+
+from seqdsd.compression import CompressedFile, read_compressed
+from seqdsd.engine import load_checkpoint
+from seqdsd.inference.model_files import write_model
+from seqdsd.kinds import kind_of_scores
+from seqdsd.recipes.command import run_command
+from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
+from seqdsd.recipes.compressing.settings import CompressSettings
+from seqdsd.records import RunFolder, RunFolderError, is_test_split
+from seqdsd.reports.phase_table import phase_table
+
+PROG = "seqdsd compress"
+SUFFIX = ".dsdz"
+_DESCRIPTION = """Make one small file of a trained network: prune it, share its weights, code them (Deep Compression).
+
+The run's best network on dev is pruned in steps and retrained under its mask, each tensor as far as it can bear; then
+its weights are made to share a few values, which are trained. Both go on while the dev score holds (--max-loss). All is
+trained on the run's own data, in a run folder beside the file, that seqdsd table and seqdsd report take as any other.
+seqdsd transcribe, caption, classify, evaluate, export and seqdsd.load take the file as they take a run.
+
+Examples:
+  seqdsd compress runs/an4-ds2 --out an4-ds2.dsdz
+  seqdsd compress runs/mnist-lenet300 --out lenet300.dsdz --max-loss 0
+  seqdsd compress runs/mnist-lenet300 --out lenet300.dsdz --sparsity 0.92 --bits 4
+  seqdsd compress runs/an4-ds2 --out an4-ds2.dsdz --resume
+"""
+
+
+@dataclass(frozen=True)
+class Compress:
+    """What to compress, and to where."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a training run (its --out)."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """NAME.dsdz."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where the compression trains; by default NAME.run beside the file."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """The run's data, where they are not where they were."""
+    device: str = "auto"
+    """auto picks a GPU if there is one; or cpu, cuda, mps."""
+    resume: bool = False
+    """Go on where the compression in the run folder stopped; start it where there is none."""
+    dry_run: bool = False
+    """Print which tensors are pruned and shared, and the phases that are certain; train nothing."""
+    settings: Annotated[CompressSettings, tyro.conf.arg(name="")] = field(default_factory=CompressSettings)
+
+    def __post_init__(self) -> None:
+        if self.out.suffix != SUFFIX:
+            raise ValueError(f"out: a name that ends in {SUFFIX}, got {self.out}")
+
+    @property
+    def folder(self) -> RunFolder:
+        """Of the compression's own run."""
+        return RunFolder(self.run_folder or self.out.with_suffix(".run"))
+
+
+def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedFile]:
+    """Compress, or go on with it, and write the file.
+
+    Raises:
+        ValueError: For a run, settings, data or folders that cannot be used; the message says what to do.
+    """
+    if asked.out.exists() and not asked.resume:
+        raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
+    parent = Parent.read(asked.run, asked.data, asked.device)
+    made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+    return made, write_checked(asked.out, made)
+
+
+def write_checked(path: Path, made: Compressed) -> CompressedFile:
+    """Write the file, and see that it gives back the weights that were scored, bit for bit.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    name = str(made.phase["name"])
+    write_model(path, made.folder, name, made.shared, about={})
+    file = read_compressed(path)
+    scored, decoded = load_checkpoint(made.folder.weights(name)).tensors, file.state_dict()
+    if scored.keys() != decoded.keys() or not all(_is_same(one, decoded[key]) for key, one in scored.items()):
+        path.unlink()
+        raise RuntimeError(f"{path}: does not give back the weights of {made.folder.weights(name)}")
+    return file
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same bits."""
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.numpy().tobytes() == other.numpy().tobytes()
+    )
+
+
+def show(made: Compressed, file: CompressedFile, console: Console) -> None:
+    """Print the phases, what came out, and what to do next."""
+    kind = kind_of_scores(made.phase["dev"])
+    assert kind is not None  # a task's own
+    metric, dense = kind.primary, sum(entry.dense_bytes for entry in file.entries)
+    scores = ", ".join(
+        f"{split} {metric.title} {metric.written(metric.of(made.phase, split))}{metric.unit and ' ' + metric.unit} "
+        f"(dense: {metric.written(metric.of(made.reference, split))})"
+        for split in ("dev", *filter(is_test_split, made.phase))
+    )
+    bits = " and ".join(str(one) for one in sorted(set(made.step.bits.values())))
+    use = {"speech": "transcribe {} recording.wav", "captions": "caption {} photo.jpg"}
+    next_use = use.get(kind.name, "classify {} photo.jpg").format(shlex.quote(str(file.path)))
+    console.print(phase_table(made.folder.read_phases()))
+    said = [
+        "",
+        f"{file.path}: {file.size_bytes:,} bytes, {dense / file.size_bytes:.1f} times smaller than the {dense:,} of "
+        "its float32 weights; read back, and equal to the last bit",
+        f"{made.phase['name']}: {made.phase['measured_sparsity']:.1%} pruned, {bits} bits; {scores}",
+        "",
+        f"What the bytes go into:  seqdsd inspect {shlex.quote(str(file.path))}",
+        f"Use it:                  seqdsd {next_use}",
+    ]
+    console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
+    if not made.holds:
+        console.print(
+            f"it loses {made.points_lost:.2f} points on dev, more than --max-loss: no number of bits did better. Train "
+            "for longer (--epochs), prune less (--sparsity), or allow more",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Entry point of ``seqdsd compress``."""
+
+    def parse_and_run() -> None:
+        asked = tyro.cli(
+            Compress, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
+        )
+        console = Console()
+        if asked.dry_run:
+            parent = Parent.read(asked.run, asked.data, asked.device)
+            describe_compression(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+            return
+        show(*compress(asked, console), console)
+
+    run_command(parse_and_run)

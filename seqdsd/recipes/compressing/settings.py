@@ -1,0 +1,100 @@
+"""What may be asked of a compression, and what stands for what is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seqdsd.compression.sharing import MAX_BITS
+from seqdsd.config import flat_values
+from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH, Kind
+from seqdsd.recipes.training import MAX_EPOCHS, MAX_LEARNING_RATE, RunConfig
+
+MAX_LOSS = {SPEECH.name: 0.3, CAPTIONS.name: 0.3, CLASSIFICATION.name: 0.1}
+"""Points of the kind's score that are given up for size, where it is not said how many."""
+_MAX_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressSettings:
+    """How a trained network is compressed."""
+
+    max_loss: float | None = None
+    """Points of dev score (WER, BLEU-4, top-1 error) that the smaller network may be worse: 0 for none. It decides
+    where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1 error."""
+    sparsity: float | None = None
+    """Share of all weights to prune, in (0, 1). By default pruning goes on, step by step, while the score holds."""
+    layers: tuple[str, ...] = ()
+    """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
+    nothing of it is pruned). The others' are found on dev."""
+    bits: tuple[int, ...] = ()
+    """Bits of a weight, 1 to 8, before coding: one number, or one for convolutions and one for all other layers. By
+    default the fewest with which the score holds."""
+    steps: int = 3
+    """Steps in which pruning comes to a sparsity that is given."""
+    epochs: int | None = None
+    """Epochs of each step; by default those of the run's second phase, or of its only one."""
+    learning_rate: float | None = None
+    """Of pruning's steps; by default the run's first, from which pruned networks recover best."""
+    shared_learning_rate: float | None = None
+    """Of the steps in which the shared weights are trained; by default the run's second, or a tenth of its only one."""
+
+    def __post_init__(self) -> None:
+        if self.max_loss is not None and not 0 <= self.max_loss <= 100:
+            raise ValueError(f"max_loss must be in [0, 100] points, got {self.max_loss}")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise ValueError(
+                f"sparsity is the share of pruned weights and must be in (0, 1), got {self.sparsity}"
+            )
+        if len(self.bits) > 2:
+            raise ValueError(
+                f"bits: one number, or one for convolutions and one for the others, got {self.bits}"
+            )
+        if odd := next((one for one in self.bits if not 1 <= one <= MAX_BITS), None):
+            raise ValueError(f"bits must be in [1, {MAX_BITS}], got {odd}")
+        for name, most in (("steps", _MAX_STEPS), ("epochs", MAX_EPOCHS)):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} must be in [1, {most}], got {value}")
+        for name in ("learning_rate", "shared_learning_rate"):
+            if (rate := getattr(self, name)) is not None and not 0 < rate <= MAX_LEARNING_RATE:
+                raise ValueError(f"{name} must be in (0, {MAX_LEARNING_RATE:g}], got {rate}")
+        _ = self.layer_sparsities
+
+    @property
+    def layer_sparsities(self) -> dict[str, float]:
+        """Sparsities by pattern."""
+        return dict(map(_layer, self.layers))
+
+    def resolved(self, run: RunConfig, kind: Kind) -> CompressSettings:
+        """The same with what stands for what is not asked, as the network of ``run`` needs it."""
+        epochs, rates = run.epochs, run.learning_rates
+        lower = rates[1] if len(rates) > 1 else rates[0] / 10
+        return replace(
+            self,
+            max_loss=MAX_LOSS[kind.name] if self.max_loss is None else self.max_loss,
+            epochs=self.epochs or epochs[min(1, len(epochs) - 1)],
+            learning_rate=self.learning_rate or rates[0],
+            shared_learning_rate=self.shared_learning_rate or lower,
+        )
+
+    def other_than(self, noted: Mapping[str, Any]) -> list[str]:
+        """What is asked otherwise than a run has noted that was begun; what is not asked differs in nothing."""
+        own, plain = flat_values(self), flat_values(CompressSettings())
+        asked = {name: value for name, value in own.items() if plain.get(name) != value}
+        return [
+            f"{name}: {noted.get(name)} -> {value}"
+            for name, value in asked.items()
+            if noted.get(name) != value
+        ]
+
+
+def _layer(said: str) -> tuple[str, float]:
+    pattern, equals, number = said.rpartition("=")
+    try:
+        sparsity = float(number)
+    except ValueError:
+        sparsity = -1.0
+    if not equals or not pattern or not 0 <= sparsity < 1:
+        raise ValueError(f"layers: PATTERN=SPARSITY, with a sparsity in [0, 1), got {said!r}")
+    return pattern, sparsity
