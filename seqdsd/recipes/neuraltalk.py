@@ -119,6 +119,7 @@ class Config(RunConfig):
         "features",
         "beam",
         "max_words",
+        "batch_size",
     )
 
     data: Path | None = None
