@@ -194,7 +194,7 @@ def _compressors(sizes: FileSizes) -> Table:
         column.justify = "right"
     total = {name: sum(getattr(row, name) for row in sizes.rows) for name in _SUMMED}
     for name, size in {
-        "dense": total["dense_bytes"],
+        "uncompressed": total["dense_bytes"],
         "pruned weights, zstd": total["zstd_float_bytes"],
         "pruned and shared, fixed bits as published": total["shared_bytes"],
         "pruned and shared, zstd": total["zstd_code_bytes"],
