@@ -22,6 +22,8 @@ examples:
   seqdsd transcribe runs/an4-ds1 recording.flac
   seqdsd caption runs/flickr8k photo.jpg
   seqdsd classify runs/cifar10-resnet20 photo.jpg
+  seqdsd transcribe an4-ds2.dsdz recording.flac
+  seqdsd inspect an4-ds2.dsdz
   seqdsd compare-captions runs/flickr8k
   seqdsd compress runs/an4-ds1 --out an4-ds1.dsdz
   seqdsd build-lm data/an4/train.jsonl --out an4.arpa
@@ -64,6 +66,7 @@ COMMANDS = {
     "export": _Entry(
         "seqdsd.inference.export", "write a trained network as ONNX or as a program of torch.export"
     ),
+    "inspect": _Entry("seqdsd.inference.inspect_file", "show what a compressed network is, and its sizes"),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
     ),

@@ -3,7 +3,6 @@
 An image that cannot be read does not stop the others.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from seqdsd.images import ImageError
-from seqdsd.printable import printable
+from seqdsd.printable import printable, printable_json
 
 FoundT = TypeVar("FoundT")
 Pixels = UInt8[np.ndarray, "channels height width"]
@@ -58,8 +57,7 @@ def result_line(columns: Sequence[str], value: Mapping[str, Any], *, as_json: bo
     """What was found in an image: columns with tabs between them, or JSON; safe to print, whatever it holds."""
     if not as_json:
         return "\t".join(map(printable, columns))
-    line = json.dumps(value, ensure_ascii=False)
-    return line if printable(line) == line else json.dumps(value)
+    return printable_json(value)
 
 
 def _or_error(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from msgspec import Meta, Struct
@@ -36,6 +36,7 @@ from seqdsd.records import RunFolder, RunFolderError, checked, is_test_split, js
 from seqdsd.tasks.classification import Labeller
 from seqdsd.text import Tokenizer, WordVocabulary, tokenizer_from_json
 
+SUFFIX = ".dsdz"
 FORMAT = 1
 """Of ``about``."""
 _OF_PHASE = ("name", "kind", "epochs", "learning_rate", "sparsity", "measured_sparsity")
@@ -49,7 +50,7 @@ class _Phase(Struct):
     """The phase whose weights they are, or that they come from."""
 
     name: shapes.Name
-    kind: Literal["dense", "sparse", "redense", "shared"]
+    kind: shapes.Name
     epochs: shapes.Count
     learning_rate: shapes.Positive
     sparsity: shapes.Share
@@ -314,7 +315,7 @@ class SavedFile:
     def _part(self, name: str, read: Callable[[Any], PartT]) -> PartT:
         try:
             return read(self.about.get(name))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise CompressedFileError(
                 f"{self.path}: its header: {name}: cannot be used ({error}){AGAIN}"
             ) from error

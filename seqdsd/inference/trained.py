@@ -18,7 +18,7 @@ from lightning_fabric.wrappers import _FabricModule
 from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.compression.header import MAGIC
 from seqdsd.engine import Processes, make_fabric
-from seqdsd.inference.model_files import SavedFile
+from seqdsd.inference.model_files import SUFFIX, SavedFile
 from seqdsd.inference.saved import Saved, SavedRun, require_kind
 from seqdsd.inference.tuned_decoding import with_tuned_weights
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH
@@ -32,8 +32,6 @@ from seqdsd.text import Tokenizer
 from seqdsd.vision import ENCODERS, ImageEncoder, make_encoder
 
 log = logging.getLogger(__name__)
-
-SUFFIX = ".dsdz"
 
 
 @dataclass(frozen=True)
@@ -303,7 +301,14 @@ def load_encoder(
     name = name or own.name
     if name in ENCODERS and ENCODERS[name].feature_size != trained.feature_size:
         raise RunFolderError(_wrong_encoder(trained, name))
-    encoder = make_encoder(name, own.weights if weights is None and name == own.name else weights)
+    if weights is None and name == own.name and own.weights is not None:
+        weights = own.weights
+        if not weights.is_file():
+            raise RunFolderError(
+                f"{trained.saved.path}: its CNN had the weights in {weights}, which is not there; name the file by "
+                "--weights"
+            )
+    encoder = make_encoder(name, weights)
     if trained.config.features is not None and not name_is_given:
         log.warning(
             "the run was trained on the features in %s; those that %s makes of images may differ from them, if only "

@@ -4,7 +4,6 @@ A recording is read block by block and cut at quiet places; pieces of several re
 out scoring, which needs transcripts (``seqdsd evaluate``), and who speaks.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from seqdsd.audio.features import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from seqdsd.inference.files import find_files, late_progress
 from seqdsd.inference.subtitles import ctm, srt, vtt
 from seqdsd.inference.trained import Transcriber, load_recogniser
-from seqdsd.printable import printable
+from seqdsd.printable import printable, printable_json
 from seqdsd.recipes.command import run_command
 from seqdsd.records import write_atomically
 from seqdsd.tasks import DecodingSettings
@@ -326,15 +325,17 @@ def _report(transcript: Transcript, format_: OutputFormat, out: Path | None) -> 
 
 
 def _written(transcript: Transcript, format_: OutputFormat) -> str:
+    # Printable: the alphabet, which comes with the network, may be anybody's.
+    words = [replace(word, word=printable(word.word)) for word in transcript.words]
     if format_ == "srt":
-        return srt(transcript.words)
+        return srt(words)
     if format_ == "vtt":
-        return vtt(transcript.words)
+        return vtt(words)
     if format_ == "ctm":
-        return ctm(transcript.words, transcript.path)
+        return ctm(words, transcript.path)
     if format_ == "json":
-        return json.dumps(_as_object(transcript), ensure_ascii=False) + "\n"
-    return transcript.text + "\n"
+        return printable_json(_as_object(transcript)) + "\n"
+    return printable(transcript.text) + "\n"
 
 
 def _as_object(transcript: Transcript) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class Config(RunConfig):
         "features",
         "beam",
         "max_words",
+        "batch_size",
     )
 
     data: Path | None = None

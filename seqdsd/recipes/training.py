@@ -60,7 +60,7 @@ class RunConfig:
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = ("hidden_size", "network")
     """Those that make the network and what goes with it."""
     SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = ("precision",)
-    """Those, beside them, that decide what a trained network gives."""
+    """Those, beside them, that decide what a trained network gives and how it is scored."""
 
     data: Path | None = None
     """Where the corpus is; without it a small one is made on the spot."""

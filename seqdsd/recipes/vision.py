@@ -87,6 +87,7 @@ class Config(RunConfig):
     """Settings of an image classifier's run; the defaults are those of Table 10 (ResNet-20 on CIFAR-10)."""
 
     NETWORK_SETTINGS: ClassVar[tuple[str, ...]] = (*RunConfig.NETWORK_SETTINGS, "images")
+    SETTINGS_OF_USE: ClassVar[tuple[str, ...]] = (*RunConfig.SETTINGS_OF_USE, "batch_size")
 
     data: Path | None = None
     """Folder with train/, dev/ (or val/) and test/, and in each of them a folder of images for each class; scripts in

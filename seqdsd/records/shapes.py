@@ -27,7 +27,10 @@ Bleu = Annotated[float, Meta(ge=0, le=100 + 1e-6)]
 """100 may come as 100.00000000000004."""
 Line = Annotated[str, Meta(max_length=4096, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """Text without control characters: it is shown in terminals."""
-Name = Annotated[str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\S[^\x00-\x1f\x7f-\x9f]*$")]
+Name = Annotated[
+    str,
+    Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"),
+]
 """A line that says something, and may be part of a file's name."""
 
 

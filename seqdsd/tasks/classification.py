@@ -161,7 +161,7 @@ class Labeller:
         """The labeller that ``to_json`` described.
 
         Raises:
-            ValueError, TypeError, KeyError: If it is no such description.
+            ValueError, TypeError, KeyError, OverflowError: If it is no such description.
         """
         normalisation, format_ = values["normalisation"], ImageFormat(**values["format"])
         classes = values["classes"]
@@ -191,7 +191,7 @@ class Labeller:
             raise RunFolderError(
                 f"{path}: missing, so what the outputs mean is unknown; bring it back"
             ) from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise RunFolderError(f"{path}: damaged ({error}); bring it back") from error
 
 

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import resource
+import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,18 @@ import pytest
 import torch
 
 import seqdsd
+from seqdsd.cli import main
 from seqdsd.compression import SharedTensor, read_compressed, share_weights, write_compressed
 from seqdsd.config import read_config
 from seqdsd.engine import load_checkpoint, save_checkpoint
 from seqdsd.engine.checkpoint import Checkpoint
 from seqdsd.inference.model_files import write_model
-from seqdsd.inference.trained import load_recogniser
+from seqdsd.inference.trained import load_captioner, load_classifier, load_recogniser
+from seqdsd.printable import printable_lines
 from seqdsd.recipes import ds1, neuraltalk, vision
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import magnitude_mask
+from seqdsd.tasks import DecodingSettings
 
 KINDS = ("speech", "captions", "classification")
 ABOUT = {"corpus": "tones", "terms": "free"}
@@ -55,8 +61,6 @@ def files(runs, shared, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def same_runs(runs, shared, tmp_path_factory) -> dict[str, RunFolder]:
     """Run folders whose weights are those of the files."""
-    import shutil
-
     folders = {}
     for kind, run in runs.items():
         copied = RunFolder(tmp_path_factory.mktemp("same") / kind)
@@ -185,3 +189,241 @@ def rewritten(path: Path, out: Path, change: Any) -> Path:
     state = {name: file.shared(name) or file.tensor(name) for name in file.names}
     write_compressed(out, state, header)
     return out
+
+
+def set_(*keys: str, to: Any) -> Any:
+    """Changes a member of the header."""
+
+    def change(header: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            header = header[key]
+        header[keys[-1]] = to
+
+    return change
+
+
+LIES = {
+    "speech": [
+        (lambda header: header.pop("recipe"), "no recipe here has trained"),
+        (set_("recipe", to="wav2letter"), "its header names the recipe 'wav2letter', not one known here"),
+        (set_("recipe", to=["ds1"]), "its header: recipe: expected `str`"),
+        (set_("recipe", to="ds2"), r"not those of the network|unknown setting"),
+        (set_("seqdsd", to=2), "from a newer seqdsd .*format 2, this one reads 1.*; install"),
+        (lambda header: header.pop("settings"), "its header: .*missing required field `settings`; fetch"),
+        (lambda header: header.pop("tokenizer"), "its header: tokenizer: cannot be used"),
+        (set_("tokenizer", to={"kind": "subwords", "model": "AAAA"}), "its header: tokenizer: cannot"),
+        (set_("tokenizer", "alphabet", to="abc" * 100), "its header: tokenizer: .*repeats"),
+        (set_("tokenizer", "alphabet", to="".join(map(chr, range(256, 0xD000)))), "not those of the network"),
+        (set_("phase", "name", to="\x1b[31m"), "its header: phase.name: "),
+        (
+            set_("settings", "hidden_size", to=65_536),
+            "not those of the network that the settings in its header",
+        ),
+        (set_("settings", "hidden_size", to=10**30), "hidden_size must be at most"),
+        (set_("settings", "hidden_size", to=10**400), "hidden_size must be at most"),
+        (set_("settings", "hidden_size", to="32"), "settings.hidden_size: expected a whole number"),
+        (set_("settings", "out", to="/etc"), r"its header has other settings \(out\)"),
+        (set_("settings", "network", "dropout", to=10**400), "settings.network.dropout: expected a number"),
+        (set_("scores", to={"test": {"wer": "low"}}), "scores.test: wer: expected `float`"),
+    ],
+    "captions": [
+        (set_("vocabulary", "words", to=["<end>", "dog"]), "its header: vocabulary: .*do not fit"),
+        (
+            lambda header: header["vocabulary"].update(words=["<end>", "a"], counts=[1, 1]),
+            "not those of the net",
+        ),
+        (set_("settings", "max_words", to=10**9), "max_words must be at least 1 and at most"),
+        (set_("settings", "encoder", to={"name": "inception"}), "there is no encoder 'inception'"),
+    ],
+    "classification": [
+        (set_("classes", "classes", to=["cat"]), "not those of the network"),
+        (set_("classes", "classes", to="circles"), "its header: classes: .*must be names"),
+        (set_("classes", "format", "height", to=10**9), "its header: classes: .*whole numbers in"),
+        (set_("classes", "format", "height", to=16.0), "its header: classes: cannot be used"),
+        (set_("classes", "format", "resize", to=10**9), "its header: classes: .*resize must be at least"),
+        (
+            set_("classes", "normalisation", to={"mean": [0], "deviation": [1]}),
+            "its header: classes: .*a channel",
+        ),
+        (set_("settings", "images", to={"size": 10**9}), "whole numbers in"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "said"), [(kind, *lie) for kind, lies in LIES.items() for lie in lies]
+)
+def test_a_header_that_lies_is_refused_at_once(files, tmp_path, kind, change, said):
+    path = rewritten(files[kind], tmp_path / "lies.dsdz", change)
+    with pytest.raises(ValueError, match=rf"(?s)^{path}: .*{said}"):
+        {"speech": load_recogniser, "captions": load_captioner, "classification": load_classifier}[kind](
+            path, device="cpu"
+        )
+
+
+def test_layers_without_end_are_refused(files, tmp_path):
+    def lie(header: dict[str, Any]) -> None:
+        header.update(recipe="ds2", settings={"network": {"num_recurrent_layers": 10**12}})
+
+    path = rewritten(files["speech"], tmp_path / "lies.dsdz", lie)
+    with pytest.raises(ValueError, match="num_recurrent_layers must be at least 1 and at most"):
+        load_recogniser(path, device="cpu")
+
+
+def test_no_memory_is_taken_for_weights_that_are_not_there(files, tmp_path):
+    """Of a network as large as the settings allow, which no machine has room for."""
+    path = rewritten(files["speech"], tmp_path / "lies.dsdz", set_("settings", "hidden_size", to=65_536))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="not those of the network"):
+        load_recogniser(path, device="cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(files, tmp_path):
+    file = read_compressed(files["speech"])
+    state = file.state_dict()
+    name = next(name for name, one in state.items() if one.is_floating_point() and one.dim() == 1)
+    state[name][0] = torch.nan
+    write_compressed(tmp_path / "nan.dsdz", state, file.header)
+    with pytest.raises(
+        ValueError, match=rf"nan.dsdz: '{name}' holds NaN or infinity.*; fetch the file again"
+    ):
+        load_recogniser(tmp_path / "nan.dsdz", device="cpu")
+
+
+def test_weights_of_other_types_and_shapes_are_refused(files, tmp_path):
+    file = read_compressed(files["speech"])
+    state = file.state_dict()
+    name = next(name for name, one in state.items() if one.dim() == 1 and one.is_floating_point())
+    for other in (state[name].to(torch.int8), state[name][:1], None):
+        changed = (
+            {**state, name: other} if other is not None else {k: v for k, v in state.items() if k != name}
+        )
+        write_compressed(tmp_path / "x.dsdz", changed, file.header)
+        with pytest.raises(ValueError, match="x.dsdz: the weights are not those of the network"):
+            load_recogniser(tmp_path / "x.dsdz", device="cpu")
+
+
+def test_another_kind_is_refused_with_what_it_is_for(files):
+    with pytest.raises(
+        ValueError, match=f"{files['speech']} was trained by ds1: it is a recogniser; use seqdsd tr"
+    ):
+        load_captioner(files["speech"], device="cpu")
+    with pytest.raises(ValueError, match="a captioner; use seqdsd caption"):
+        load_classifier(files["captions"], device="cpu")
+    with pytest.raises(TypeError, match="a recogniser; use seqdsd transcribe"):
+        seqdsd.load(files["speech"], device="cpu").caption("photo.jpg")
+
+
+def test_a_file_has_one_phase(files):
+    assert (
+        load_recogniser(files["speech"], phase="sparse iter 1", device="cpu").phase["name"] == "Sparse Iter 1"
+    )
+    with pytest.raises(
+        ValueError, match="weights of one phase, here 'Sparse Iter 1', not 'Dense Iter 1'.*--phase"
+    ):
+        load_recogniser(files["speech"], phase="Dense Iter 1", device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"no network", b"\x89DSDZ\r\n\x1a"])
+def test_what_is_no_such_file_is_refused(tmp_path, content):
+    path = tmp_path / "x.dsdz"
+    with pytest.raises(ValueError, match="x.dsdz: cannot be read"):
+        load_recogniser(path, device="cpu")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="x.dsdz: (not a .dsdz file|cut short)"):
+        load_recogniser(path, device="cpu")
+
+
+# commands -----------------------------------------------------------------------------------------
+
+
+def call(capsys, *arguments: object) -> tuple[int, str, str]:
+    status = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_commands_print_what_they_print_of_the_run(kind, files, same_runs, inputs, capsys):
+    command = {"speech": "transcribe", "captions": "caption", "classification": "classify"}[kind]
+    options = [*inputs[kind], "--device", "cpu", "--json"]
+    status, by_file, err = call(capsys, command, files[kind], *options)
+    assert status == 0, err
+    by_run = call(capsys, command, same_runs[kind].path, *options, "--phase", "Sparse Iter 1")[1]
+    assert by_file == by_run != ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluate_scores_what_the_run_scores_and_asks_for_the_data(
+    kind, files, same_runs, runs, capsys, feature_cache, monkeypatch
+):
+    monkeypatch.setenv("SEQDSD_CACHE", str(feature_cache))
+    status, _, err = call(capsys, "evaluate", files[kind], "--device", "cpu")
+    assert status == 1 and f"{files[kind]}: " in err.replace("\n", "") and "--data" in err
+    data = tomllib.loads(runs[kind].config.read_text())["data"]
+    status, out, err = call(capsys, "evaluate", files[kind], "--data", data, "--json", "--device", "cpu")
+    assert status == 0, err
+    found = json.loads(out)
+    expected = json.loads(
+        call(
+            capsys, "evaluate", same_runs[kind].path, "--phase", "Sparse Iter 1", "--json", "--device", "cpu"
+        )[1]
+    )
+    assert found["test"] == expected["test"] and found["phase"] == "Sparse Iter 1"
+    network = seqdsd.load(files[kind], device="cpu")
+    assert network.evaluate(data).metrics["test"] == expected["test"]
+
+
+def test_a_network_of_an_embedded_corpus_knows_its_data(files, tmp_path, monkeypatch, runs):
+    path = rewritten(files["classification"], tmp_path / "x.dsdz", set_("data", to=None))
+    data = Path(tomllib.loads(runs["classification"].config.read_text())["data"])
+    monkeypatch.setattr("seqdsd.inference.evaluate_classes.synthetic_shapes", lambda corpus: data)
+    assert seqdsd.load(path, device="cpu").evaluate().metrics["test"]["images"] == 16
+
+
+def test_export_takes_a_file(files, tmp_path, capsys):
+    status, out, err = call(capsys, "export", files["classification"], "--out", tmp_path / "x.pt2")
+    assert status == 0, err
+    assert "x.pt2: " in out
+
+
+def test_weights_of_a_language_model_are_kept_beside_the_file(files, runs, tmp_path, capsys, inputs):
+    pytest.importorskip("flashlight.lib.text", reason="needs the extra lm")
+    path = tmp_path / "x.dsdz"
+    path.write_bytes(files["speech"].read_bytes())
+    data = tomllib.loads(runs["speech"].config.read_text())["data"]
+    lm = tmp_path / "lm.arpa"
+    assert call(capsys, "build-lm", f"{data}/train.jsonl", "--out", lm, "--order", "2")[0] == 0
+    status, _, err = call(capsys, "tune-decoding", path, "--lm", lm, "--device", "cpu")
+    assert status == 1 and "--data" in err
+    weights = ["--lm-weights", "1", "--word-bonuses", "0.5", "--device", "cpu"]
+    status, out, err = call(capsys, "tune-decoding", path, "--lm", lm, "--data", data, *weights)
+    assert status == 0, err
+    kept = tmp_path / "x.dsdz.decoding.toml"
+    assert str(kept) in out.replace("\n", "") and kept.is_file()
+    decoding = load_recogniser(path, device="cpu", decoding=DecodingSettings(lm=lm)).recogniser.decoding
+    assert (decoding.lm_weight, decoding.word_bonus) == (1, 0.5)
+
+
+def test_an_alphabet_does_not_steer_the_terminal(files, inputs, tmp_path, capsys):
+    def lie(header: dict[str, Any]) -> None:
+        alphabet = header["tokenizer"]["alphabet"]
+        header["tokenizer"]["alphabet"] = "\x1b\u202e\x9b\x07" + alphabet[4:]
+
+    path = rewritten(files["speech"], tmp_path / "x.dsdz", lie)
+    recordings = [*inputs["speech"], "--device", "cpu"]
+    for options in ([], ["--json"], ["--timestamps", "ctm"], ["--timestamps", "json"]):
+        status, out, err = call(capsys, "transcribe", path, *recordings, *options)
+        assert status == 0, err
+        assert out and printable_lines(out) == out
+
+
+def test_messages_do_not_steer_the_terminal(files, tmp_path, capsys, inputs):
+    path = rewritten(files["speech"], tmp_path / "x.dsdz", set_("data", to="an4\u202e"))
+    status, _, err = call(capsys, "evaluate", path)
+    assert status == 1 and "\u202e" not in err and "--data" in err

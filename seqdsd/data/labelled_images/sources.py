@@ -68,12 +68,14 @@ class ImageFormat:
     resize: int | None = None
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
+        if type(self.channels) is not int or self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {self.channels}")
         sides = (self.height, self.width)
         if not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides):
             raise ValueError(f"height and width must be whole numbers in [1, {MAX_SIDE}], got {sides}")
-        if self.resize is not None and not max(sides) <= self.resize <= MAX_SIDE:
+        if self.resize is not None and not (
+            isinstance(self.resize, int) and max(sides) <= self.resize <= MAX_SIDE
+        ):
             raise ValueError(
                 f"resize must be at least {max(sides)}, the larger of height and width, and at most {MAX_SIDE}, "
                 f"got {self.resize}"
