@@ -5,6 +5,7 @@ What is trained, and how it goes on, is ``seqdsd.recipes.compressing``'s; what t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

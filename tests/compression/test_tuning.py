@@ -75,6 +75,26 @@ def test_centroids_move_as_parameters_of_their_own_would(kind, inputs):
             assert not torch.signbit(parameter.detach()[codes == 0]).any()  # +0.0, not -0.0
 
 
+def test_averaged_gradients_make_the_step_of_weights_projected_on_equal_ones(inputs):
+    model, own = network(), network()
+    shared = shared_of(model)
+    training = CodebookTraining(model, shared)
+    own.load_state_dict(model.state_dict())
+    optimizers = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (model, own)]
+    for _ in range(5):
+        with training.attach(optimizers[0], average=True):
+            for one, optimizer in zip((model, own), optimizers, strict=True):
+                optimizer.zero_grad()
+                loss_of(one(inputs)).backward()
+                optimizer.step()
+        for name, one in shared.items():  # the nearest point at which weights of one code are equal
+            weight = own.get_parameter(name).data
+            for code in range(int(one.codes.max()) + 1):
+                weight[one.codes == code] = weight[one.codes == code].mean() if code else 0.0
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, own.get_parameter(name), atol=1e-6), name
+
+
 def test_gradients_add_up_over_batches_and_are_clipped_as_they_come(inputs):
     whole, parts = network(), network()
     for model, batches in ((whole, [inputs]), (parts, [inputs[:2], inputs[2:]])):

@@ -113,6 +113,7 @@ def start(tmp_path, monkeypatch):
         optimizer=None,
         start_from=None,
         noted=None,
+        share=None,
         **settings,
     ):
         settings.setdefault("checkpoint_minutes", 60.0)
@@ -126,6 +127,7 @@ def start(tmp_path, monkeypatch):
             console=Console(quiet=True),
             start_from=RunFolder(tmp_path / start_from) if start_from else None,
             noted=noted,
+            share=share,
         )
         return training.run()
 

@@ -215,3 +215,16 @@ def test_the_phase_of_a_step_and_of_a_fraction():
         schedule.phase_at(60, of=60)
     with pytest.raises(ValueError, match="2 steps are too few for the 3 phases of 6 epochs"):
         schedule.starts(of=2)
+
+
+def test_compression_is_pruning_in_steps_then_shared_weights():
+    schedule = Schedule.compression([0.5, 0.9, 0.0, 0.0], [1, 4, 5, 6, 7], [0.1, 0.2, 0.3, 0.04, 0.05])
+    assert [phase.name for phase in schedule] == ["Dense", "Pruned 1", "Pruned 2", "Shared 1", "Shared 2"]
+    assert [phase.kind for phase in schedule] == ["dense", "sparse", "sparse", "shared", "shared"]
+    assert schedule.phases[0].is_given and schedule.from_trained
+    assert settings_of(schedule)[1:] == [(0.5, 4, 0.2), (0.9, 5, 0.3), (0.0, 6, 0.04), (0.0, 7, 0.05)]
+
+
+def test_a_compression_without_steps_is_refused():
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        Schedule.compression([], [1], [0.1])

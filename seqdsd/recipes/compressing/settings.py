@@ -22,7 +22,8 @@ class CompressSettings:
 
     max_loss: float | None = None
     """Points of dev score (WER, BLEU-4, top-1 error) that the smaller network may be worse: 0 for none. It decides
-    where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1 error."""
+    where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1
+    error."""
     sparsity: float | None = None
     """Share of all weights to prune, in (0, 1). By default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
@@ -51,8 +52,8 @@ class CompressSettings:
             raise ValueError(
                 f"bits: one number, or one for convolutions and one for the others, got {self.bits}"
             )
-        if odd := next((one for one in self.bits if not 1 <= one <= MAX_BITS), None):
-            raise ValueError(f"bits must be in [1, {MAX_BITS}], got {odd}")
+        if any(not 1 <= one <= MAX_BITS for one in self.bits):
+            raise ValueError(f"bits must be in [1, {MAX_BITS}], got {' '.join(map(str, self.bits))}")
         for name, most in (("steps", _MAX_STEPS), ("epochs", MAX_EPOCHS)):
             if (value := getattr(self, name)) is not None and not 1 <= value <= most:
                 raise ValueError(f"{name} must be in [1, {most}], got {value}")
