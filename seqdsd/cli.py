@@ -18,6 +18,8 @@ commands (seqdsd COMMAND --help says more):
 {commands}
 
 examples:
+  seqdsd models
+  seqdsd classify mnist-lenet300 digit.png
   seqdsd evaluate runs/an4-ds1 --data data/an4
   seqdsd transcribe runs/an4-ds1 recording.flac
   seqdsd caption runs/flickr8k photo.jpg
@@ -67,6 +69,7 @@ COMMANDS = {
         "seqdsd.inference.export", "write a trained network as ONNX or as a program of torch.export"
     ),
     "inspect": _Entry("seqdsd.inference.inspect_file", "show what a compressed network is, and its sizes"),
+    "models": _Entry("seqdsd.inference.ready", "list the networks that come with the package"),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
     ),

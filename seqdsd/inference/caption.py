@@ -40,7 +40,7 @@ class Caption:
     """What to caption, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or a .dsdz file of a captioner."""
+    """Folder of a training run (its --out), or a .dsdz file of a captioner, or the name of one (seqdsd models)."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them (searched to any depth). One that cannot be read (cut short, damaged, of more
     than 100 million pixels) is named on stderr, and the others are captioned."""

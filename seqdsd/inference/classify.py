@@ -38,7 +38,7 @@ class Classify:
     """What to classify, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or a .dsdz file of a classifier."""
+    """Folder of a training run (its --out), or a .dsdz file of a classifier, or the name of one (seqdsd models)."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")]
     """Image files, and folders of them (searched to any depth). One that cannot be read (cut short, damaged, of more
     than 100 million pixels) is named on stderr, and the others are classified."""

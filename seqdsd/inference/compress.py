@@ -6,10 +6,10 @@ What is trained, and how it goes on, is ``seqdsd.recipes.compressing``'s; what t
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -18,6 +18,7 @@ from rich.console import Console
 from seqdsd.compression import CompressedFile, read_compressed
 from seqdsd.engine import load_checkpoint
 from seqdsd.inference.model_files import write_model
+from seqdsd.inference.ready import read_about
 from seqdsd.kinds import kind_of_scores
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
@@ -58,6 +59,9 @@ class Compress:
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
     resume: bool = False
     """Go on where the compression in the run folder stopped; start it where there is none."""
+    about: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """TOML with what its file and its model card (seqdsd models --card) are to say of the network: texts called title,
+    corpus, terms, licence, use and limits, and a list of commands."""
     dry_run: bool = False
     """Print which tensors are pruned and shared, and the phases that are certain; train nothing."""
     settings: Annotated[CompressSettings, tyro.conf.arg(name="")] = field(default_factory=CompressSettings)
@@ -81,18 +85,24 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     if asked.out.exists() and not asked.resume:
         raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
     parent = Parent.read(asked.run, asked.data, asked.device)
+    about = {} if asked.about is None else read_about(asked.about)
     made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
-    return made, write_checked(asked.out, made)
+    return made, write_checked(asked.out, made, about)
 
 
-def write_checked(path: Path, made: Compressed) -> CompressedFile:
+def write_checked(path: Path, made: Compressed, about: Mapping[str, Any]) -> CompressedFile:
     """Write the file, and see that it gives back the weights that were scored, bit for bit.
+
+    Args:
+        path: Of the file.
+        made: What the compression came to.
+        about: What else its header is to say.
 
     Raises:
         RuntimeError: If it does not.
     """
     name = str(made.phase["name"])
-    write_model(path, made.folder, name, made.shared, about={})
+    write_model(path, made.folder, name, made.shared, about=about)
     file = read_compressed(path)
     scored, decoded = load_checkpoint(made.folder.weights(name)).tensors, file.state_dict()
     if scored.keys() != decoded.keys() or not all(_is_same(one, decoded[key]) for key, one in scored.items()):

@@ -50,7 +50,7 @@ class Export:
     """What to export, and to where."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or a .dsdz file."""
+    """Folder of a training run (its --out), or a .dsdz file, or the name of one (seqdsd models)."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """NAME.onnx or NAME.pt2."""
     phase: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from seqdsd.compression import CompressedFile, FileSizes, TensorSize, file_sizes, read_compressed
 from seqdsd.inference.model_files import SavedFile
+from seqdsd.inference.ready import located
 from seqdsd.inference.scoring import print_facts
 from seqdsd.kinds import KIND_OF_RECIPE
 from seqdsd.printable import printable
@@ -46,7 +47,7 @@ class Inspect:
     """What to show."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """A .dsdz file."""
+    """A .dsdz file, or the name of a network that comes with the package (seqdsd models)."""
     json: bool = False
     """Print one JSON object: sizes, each tensor's row, and all that the header says."""
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         asked = tyro.cli(
             Inspect, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
-        file = read_compressed(asked.file)
+        file = read_compressed(located(asked.file))
         sizes = file_sizes(file)
         if asked.json:
             print(json.dumps(as_object(file, sizes)))  # in ASCII, whatever the header holds

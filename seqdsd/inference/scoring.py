@@ -25,7 +25,7 @@ class Evaluate:
     """What to score, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or a .dsdz file."""
+    """Folder of a training run (its --out), or a .dsdz file, or the name of one (seqdsd models)."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Data of the network's kind; by default those that the run was trained on. A file does not know where they are."""
     split: str = "test"

@@ -19,6 +19,7 @@ from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.compression.header import MAGIC
 from seqdsd.engine import Processes, make_fabric
 from seqdsd.inference.model_files import SUFFIX, SavedFile
+from seqdsd.inference.ready import located, ready_files
 from seqdsd.inference.saved import Saved, SavedRun, require_kind
 from seqdsd.inference.tuned_decoding import with_tuned_weights
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH
@@ -142,12 +143,12 @@ class TrainedClassifier:
 
 
 def find_saved(where: RunFolder | Path) -> Saved:
-    """What lies at a path, a run's folder or a .dsdz file, to be loaded.
+    """What lies at a path, a run's folder or a .dsdz file, to be loaded; or a network of the package by its name.
 
     Raises:
-        ValueError: If a file is none, or cannot be used.
+        ValueError: If a file is none, or cannot be used, or a name is nobody's.
     """
-    path = where.path if isinstance(where, RunFolder) else where
+    path = located(where.path if isinstance(where, RunFolder) else where)
     if path.is_file() or (path.suffix == SUFFIX and not path.is_dir()):
         return SavedFile.read(path)
     return SavedRun(RunFolder(path))
@@ -155,6 +156,8 @@ def find_saved(where: RunFolder | Path) -> Saved:
 
 def is_saved(path: Path) -> bool:
     """Whether a run's folder or a .dsdz file is there; whether it can be used is another question."""
+    if str(path) in ready_files():
+        return True
     try:
         if path.is_file():
             with path.open("rb") as file:

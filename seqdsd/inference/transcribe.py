@@ -55,7 +55,8 @@ class Transcribe:
     """What to transcribe, and with which weights."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), a .dsdz file of a recogniser, or an ONNX file of seqdsd export."""
+    """Folder of a training run (its --out), a .dsdz file of a recogniser or the name of one (seqdsd models), or
+    an ONNX file of seqdsd export."""
     audio: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="AUDIO ...")]
     """Recordings, and folders of them (searched to any depth). One that cannot be read (cut short, not finite, at a
     rate outside 1 kHz to 1 MHz) is named on stderr, and the others are transcribed."""

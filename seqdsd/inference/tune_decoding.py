@@ -44,7 +44,7 @@ class TuneDecoding:
     """What to weigh, and which weights to try."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a training run (its --out), or a .dsdz file of a recogniser."""
+    """Folder of a training run (its --out), or a .dsdz file of a recogniser, or the name of one (seqdsd models)."""
     lm: Annotated[Path, tyro.conf.arg(metavar="FILE")]
     """Word n-gram model, ARPA or KenLM's binary; seqdsd build-lm makes one."""
     words: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
