@@ -84,8 +84,8 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     """
     if asked.out.exists() and not asked.resume:
         raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
-    parent = Parent.read(asked.run, asked.data, asked.device)
     about = {} if asked.about is None else read_about(asked.about)
+    parent = Parent.read(asked.run, asked.data, asked.device)
     made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
     return made, write_checked(asked.out, made, about)
 

@@ -314,8 +314,8 @@ def load(run: str | Path, *, phase: str | None = None, device: str = "auto", **s
     """Load a trained network for use: ``seqdsd.load("runs/an4-ds1").transcribe("recording.flac")``.
 
     Args:
-        run: Folder of a run with at least one finished phase, a .dsdz file, or the name of a network that comes with the
-            package (``seqdsd models`` lists them): ``seqdsd.load("mnist-lenet300")``.
+        run: Folder of a run with at least one finished phase, a .dsdz file, or the name of a network that comes with
+            the package (``seqdsd models`` lists them): ``seqdsd.load("mnist-lenet300")``.
         phase: Its name (``"Dense Iter 1"``); by default the best on dev. A file has one.
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
         **search: How outputs become text. A recogniser's: ``beam``, ``lm`` (a path), ``lm_weight``, ``word_bonus``,

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqdsd.compression import FileSizes, file_sizes
+from seqdsd.compression.header import AGAIN
 from seqdsd.inference.model_files import SUFFIX, SavedFile
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH, Kind
 from seqdsd.printable import printable
@@ -76,9 +77,20 @@ def read_about(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as TOML: {error}") from error
-    remedy = f"its members may be {', '.join(About.__struct_fields__)}"
-    checked(values, About, str(path), remedy=remedy)
+    checked(values, About, str(path), remedy=f"its members may be {', '.join(About.__struct_fields__)}")
     return values
+
+
+def read_described(path: Path) -> SavedFile:
+    """A file whose header can be shown: what it says of ``About``'s members is of their types.
+
+    Raises:
+        ValueError: See ``SavedFile.read``; or it is not.
+    """
+    saved = SavedFile.read(located(path))
+    said = {name: saved.about[name] for name in About.__struct_fields__ if name in saved.about}
+    checked(said, About, f"{saved.path}: its header", remedy=AGAIN.removeprefix("; "))
+    return saved
 
 
 def ready_files() -> dict[str, Path]:
@@ -128,9 +140,9 @@ def main(argv: Sequence[str]) -> None:
             Models, prog=PROG, description=_DESCRIPTION, args=argv, config=(tyro.conf.FlagCreatePairsOff,)
         )
         if asked.name is None:
-            networks = {name: SavedFile.read(path) for name, path in ready_files().items()}
+            networks = {name: read_described(path) for name, path in ready_files().items()}
         else:
-            networks = {asked.name.stem: SavedFile.read(located(asked.name))}
+            networks = {asked.name.stem: read_described(asked.name)}
         if asked.card:
             [(name, saved)] = networks.items()
             print(card(name, saved), end="")
@@ -233,7 +245,7 @@ def _scores_table(name: str, saved: SavedFile) -> Iterator[str]:
     ]
     yield from _markdown(("set", *titles, f"{kind.item}s", "signature"), rows)
     data = "" if saved.about["data"] is None else " --data DATA"
-    yield f"\nAs found by `seqdsd evaluate {_text(name)}{data}`."
+    yield f"\nAs found by `{_use(name, saved).replace(_USE[kind.name], 'evaluate').rsplit(' ', 1)[0]}{data}`."
 
 
 def _said(about: Mapping[str, Any]) -> Iterator[str]:
@@ -300,12 +312,13 @@ def _corpus(saved: SavedFile) -> str:
 
 def _use(name: str, saved: SavedFile) -> str:
     kind = _kind(saved).name
-    return f"seqdsd {_USE[kind]} {name} {_ITEM[kind]}"
+    where = name if ready_files().get(name) == saved.path else saved.path
+    return f"seqdsd {_USE[kind]} {where} {_ITEM[kind]}"
 
 
 def _commands(saved: SavedFile) -> list[str]:
-    said = saved.about.get("commands") or [saved.about["provenance"].get("command", "")]
-    return [one for one in said if isinstance(one, str)]
+    own = saved.about["provenance"].get("command")
+    return saved.about.get("commands") or ([own] if isinstance(own, str) else [])
 
 
 def _scores(saved: SavedFile) -> Iterator[str]:
