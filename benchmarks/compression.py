@@ -2,6 +2,7 @@
 
     python -m benchmarks.compression
     python -m benchmarks.compression --file model.dsdz     # of the tensors of a file
+    python -m benchmarks.compression --file model.dsdz --table --nncodec ENV/bin/python    # beside others, in Markdown
 
 Sizes are times smaller than float32, of one tensor with its codebook, without a header. zstd (level 19) and gzip (9)
 are given the masked weights, or their codes at a byte each. Speed is millions of weights a second from the stream to
@@ -27,6 +28,7 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compression_rivals import markdown, rivals
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.compression import (
     SharedTensor,
@@ -44,6 +46,11 @@ class Settings:
 
     file: Path | None = None
     """A .dsdz file, whose shared tensors are measured; without it random ones."""
+    table: bool = False
+    """Print one Markdown table of the whole file beside what others make of its weights (no timings)."""
+    nncodec: Path | None = None
+    """For the table: interpreter of an environment with nncodec, which is compiled as it is installed and wants another
+    NumPy: pip install --no-deps nncodec 'numpy<2'."""
     weights: int = 20_000_000
     """Of each random tensor."""
     densities: tuple[float, ...] = (0.02, 0.08, 0.2, 0.5, 1.0)
@@ -52,6 +59,10 @@ class Settings:
     """Of a random tensor's codes."""
     rounds: int = 3
     """Timings of each way, in turns."""
+
+    def __post_init__(self) -> None:
+        if self.table and self.file is None:
+            raise ValueError("table: of a file; name it by --file")
 
 
 def random_tensor(weights: int, density: float, bits: int) -> SharedTensor:
@@ -137,6 +148,9 @@ def memory_ratio(weights: int) -> float:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     torch.set_num_threads(1)
+    if settings.table and settings.file:
+        print(markdown(list(rivals(read_compressed(settings.file), settings.nncodec))))
+        return
     table = Table(title="Times smaller than float32; millions of weights a second; time over zstd's")
     sizes = ("ans", "huffman", "zstd", "gzip", "zstd codes", "gzip codes")
     for column in ("", "density", *sizes, "ans M/s", "huffman M/s", "ans / zstd", "huffman / zstd"):
