@@ -82,9 +82,9 @@ def rivals(file: CompressedFile, nncodec: Path | None) -> Iterator[Rival]:
     zstd, coded = zstandard.ZstdCompressor(level=19), [_Parts.of(one) for one in tensors]
     yield Rival("float32", len(floats))
     yield Rival("pruned and shared, as floats: gzip -9", len(gzip.compress(floats, 9)))
-    yield Rival("the same: zstd -19", len(zstd.compress(floats)))
+    yield Rival("pruned and shared, as floats: zstd -19", len(zstd.compress(floats)))
     yield Rival("codes, a byte each: gzip -9", beside + len(gzip.compress(codes, 9)))
-    yield Rival("the same: zstd -19", beside + len(zstd.compress(codes)))
+    yield Rival("codes, a byte each: zstd -19", beside + len(zstd.compress(codes)))
     fixed = sum(row.shared_bytes for row in file_sizes(file).rows if row.coding != "raw")
     yield Rival("relative indices, fixed bits (published, before coding)", dense_bytes + fixed)
     yield Rival("relative indices, Huffman (published)", beside + sum(one.gaps_huffman for one in coded))
