@@ -20,7 +20,15 @@ from rich.table import Table
 
 from seqdsd.compression import SharedTensor, share_weights
 from seqdsd.compression.sharing import MAX_BITS
-from seqdsd.config import ConfigError, flat_values, read_config, read_provenance, to_toml, to_values
+from seqdsd.config import (
+    ConfigError,
+    flat_values,
+    read_config,
+    read_provenance,
+    read_values,
+    to_toml,
+    to_values,
+)
 from seqdsd.engine import (
     DSDTraining,
     GivenWeights,
@@ -197,8 +205,8 @@ def _settings(
         raise RunFolderError(
             f"{folder.path}: a run of something else than seqdsd compress; take another --run-folder"
         )
-    begun = read_config(folder.config, parent.recipe.config_class()).start_weights
-    if begun is None or begun.resolve() != parent.folder.path.resolve():
+    begun = read_values(folder.config).get("start_weights")  # of whatever recipe
+    if not isinstance(begun, str) or Path(begun).resolve() != parent.folder.path.resolve():
         raise RunFolderError(
             f"{folder.path}: the compression of {begun}; resume with it, or take another --run-folder"
         )
