@@ -122,6 +122,16 @@ def test_the_scan_prunes_what_costs_less_more(made):
     assert before.keys() == parent.keys()
 
 
+def test_what_was_measured_of_another_network_is_measured_anew(class_run, made, tmp_path):
+    result, _ = made["classification"]
+    scan = read_json_lines(result.folder.path / "scan.jsonl")
+    stale = tmp_path / "a.run" / "scan.jsonl"
+    stale.parent.mkdir()
+    stale.write_text("".join(json.dumps({**row, "dev_loss": row["dev_loss"] + 0.1}) + "\n" for row in scan))
+    make(class_run, tmp_path / "a.dsdz")
+    assert list(read_json_lines(stale)) == list(read_json_lines(result.folder.path / "scan.jsonl"))
+
+
 # Going on.
 
 

@@ -139,9 +139,8 @@ class Parent:
     def config_of(self, out: Path, steps: Sequence[Step]) -> RunConfig:
         """The settings of the compression's run with these steps."""
         unused = steps[0].learning_rate
-        only_of_classifiers = {"weights": None} if hasattr(self.config, "weights") else {}
         return replace(
-            self.config,
+            self.config.with_fresh_weights(),
             out=out,
             start_weights=self.folder.path,
             method="compress",
@@ -149,7 +148,6 @@ class Parent:
             epochs=(1, *(step.epochs for step in steps)),
             learning_rates=(unused, *(step.learning_rate for step in steps)),
             sparsities=tuple(step.sparsity for step in steps),
-            **only_of_classifiers,
         )
 
 
