@@ -294,6 +294,9 @@ def test_damaged_steps_are_named(made, runs, tmp_path):
     (copy.path / "steps.jsonl").write_text(json.dumps({"kind": "sparse"}) + "\n")
     with pytest.raises(RunFolderError, match=r"steps\.jsonl:1"):
         make(runs["classification"], tmp_path / "a.dsdz", resume=True, run_folder=copy.path)
+    (copy.path / "steps.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"steps\.jsonl: 0 steps, but 2 were begun"):
+        make(runs["classification"], tmp_path / "a.dsdz", resume=True, run_folder=copy.path)
 
 
 def test_a_file_that_does_not_give_back_the_weights_is_not_left(made, tmp_path):

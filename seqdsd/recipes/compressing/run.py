@@ -57,6 +57,7 @@ from seqdsd.sparsity import MaskSet
 from seqdsd.sparsity.parameters import named_parameters
 from seqdsd.sparsity.sensitivity import Sensitivity
 
+STEPS = "steps.jsonl"
 NOTED = "compress"
 """Of a run's provenance: what was asked of the compression."""
 
@@ -240,7 +241,7 @@ class _Compression:
         tensors = Tensors.of(self._task.model, settings)
         self._search = Search(settings, recipe.kind.primary, tensors)
         self._has_walked = False
-        path = folder.path / "steps.jsonl"
+        path = folder.path / STEPS
         rows = list(read_json_lines(path, Step)) if path.is_file() else []
         self._steps = [msgspec.convert(row, Step) for row in rows]
 
@@ -250,7 +251,7 @@ class _Compression:
         while (step := self._next(records)) is not None:
             self._steps.append(step)
             self._write_steps()
-            self._console.print(f"[bold]Next:[/bold] {step}", highlight=False)
+            self._console.print(f"Next: {step}", style="bold", highlight=False, markup=False, soft_wrap=True)
             records = self._walk(len(self._steps))
         return self._compressed(records)
 
@@ -282,6 +283,11 @@ class _Compression:
     def _walk_on(self) -> list[dict[str, Any]]:
         """Train the steps that are decided already, from where the run stands; the records so far."""
         begun = phases_begun(self._folder) - 1
+        if begun > len(self._steps):
+            raise RunFolderError(
+                f"{self._folder.path / STEPS}: {len(self._steps)} steps, but {begun} were begun; bring the file back, or "
+                "take another --out"
+            )
         records = self._walk(begun) if begun > 0 else []
         for number in range(max(1, begun + 1), len(self._steps) + 1):
             records = self._walk(number)
@@ -331,7 +337,7 @@ class _Compression:
     def _write_steps(self) -> None:
         """Write what was decided, first as it is, then as settings."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        write_json_lines(self._folder.path / "steps.jsonl", map(asdict, self._steps))
+        write_json_lines(self._folder.path / STEPS, map(asdict, self._steps))
         config = self._parent.config_of(self._folder.path, self._steps)
         begun = self._folder.config.is_file()
         origin = read_provenance(self._folder.config) if begun else self._origin()
