@@ -285,8 +285,8 @@ class _Compression:
         begun = phases_begun(self._folder) - 1
         if begun > len(self._steps):
             raise RunFolderError(
-                f"{self._folder.path / STEPS}: {len(self._steps)} steps, but {begun} were begun; bring the file back, or "
-                "take another --out"
+                f"{self._folder.path / STEPS}: {len(self._steps)} steps, but {begun} were begun; bring the file "
+                "back, or take another --out"
             )
         records = self._walk(begun) if begun > 0 else []
         for number in range(max(1, begun + 1), len(self._steps) + 1):
