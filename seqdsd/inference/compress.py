@@ -133,7 +133,7 @@ def show(made: Compressed, file: CompressedFile, console: Console) -> None:
         "",
         f"{file.path}: {file.size_bytes:,} bytes, {dense / file.size_bytes:.1f} times smaller than the {dense:,} of "
         "its float32 weights; read back, and equal to the last bit",
-        f"{made.phase['name']}: {made.phase['measured_sparsity']:.1%} pruned, {bits} bits; {scores}",
+        f"{made.phase['name']}: {made.sparsity:.1%} pruned, {bits} bits; {scores}",
         "",
         f"What the bytes go into:  seqdsd inspect {shlex.quote(str(file.path))}",
         f"Use it:                  seqdsd {next_use}",

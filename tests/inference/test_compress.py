@@ -24,6 +24,8 @@ from seqdsd.inference.compress import Compress, compress, write_checked
 from seqdsd.recipes import vision
 from seqdsd.recipes.compressing.settings import CompressSettings
 from seqdsd.records import RunFolder, RunFolderError, read_json_lines
+from seqdsd.reports.comparison.arms import compare_runs
+from seqdsd.reports.runs.reading import read_runs
 
 REPOSITORY = Path(__file__).parents[2]
 KINDS = ("speech", "captions", "classification")
@@ -95,7 +97,8 @@ def test_its_run_is_a_run_like_any_other(made, kind, capsys, tmp_path):
     cli.main(["report", str(result.folder.path), "--out", str(tmp_path / "report.html")])
     assert "Shared 1" in (tmp_path / "report.html").read_text()
     assert seqdsd.load(result.folder.path, phase="Shared 1", device="cpu").phase["kind"] == "shared"
-    assert "test" not in result.reference or result.reference["test"]
+    [read] = read_runs([result.folder.path]).runs
+    assert read.arm == "Compressed" and read.is_complete and compare_runs([read]) == ()
 
 
 def test_what_is_found_holds_on_dev(class_run, tmp_path):

@@ -84,6 +84,12 @@ class Compressed:
     holds: bool
     shared: Mapping[str, SharedTensor]
 
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the shared tensors."""
+        kept = sum(int(one.mask.sum()) for one in self.shared.values())
+        return 1 - kept / sum(one.codes.numel() for one in self.shared.values())
+
 
 @dataclass(frozen=True)
 class Parent:
