@@ -160,11 +160,11 @@ def saving_often(class_run, tmp_path):
 
 
 def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path):
-    settings = CompressSettings(sparsity=0.7, steps=2, epochs=8)
+    settings = CompressSettings(sparsity=0.7, steps=2, epochs=3)
     unbroken, _ = make(saving_often, tmp_path / "unbroken.dsdz", settings)
     out = tmp_path / "broken.dsdz"
     folder = RunFolder(tmp_path / "broken.run")
-    flags = ["--sparsity", "0.7", "--steps", "2", "--epochs", "8", "--device", "cpu"]
+    flags = ["--sparsity", "0.7", "--steps", "2", "--epochs", "3", "--device", "cpu"]
 
     def is_within(phase: str) -> bool:
         progress = folder.read_progress()
@@ -172,7 +172,6 @@ def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path
 
     moments = [
         lambda: (folder.path / "scan.jsonl").is_file(),
-        lambda: is_within("Pruned 1"),
         lambda: is_within("Pruned 2"),
         lambda: is_within("Shared 1"),
     ]
