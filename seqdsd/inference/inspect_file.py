@@ -33,8 +33,8 @@ it is) after pruning and weight sharing and again after coding, bytes in the fil
 float32. Below: all bytes, header and codebooks included, beside what general compressors make of the same weights.
 
 Examples:
-  seqdsd inspect an4-ds2.dsdz
-  seqdsd inspect an4-ds2.dsdz --json
+  seqdsd inspect runs/an4-ds2.dsdz
+  seqdsd inspect runs/an4-ds2.dsdz --json
 """
 _LONGEST = 200
 """Characters that are shown of a text in a header."""
