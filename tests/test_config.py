@@ -86,6 +86,7 @@ def test_types_of_the_values(tmp_path):
         ('hidden_size = "3"', r"hidden_size: expected a whole number, got '3'"),
         ("hidden_size = [3]", r"hidden_size: expected a whole number, got \[3\]"),
         ("rates = 0.1", r"rates: expected an array of a number, got 0\.1"),
+        (f"rates = [{'9' * 400}]", r"rates\[0\]: expected a number, got 99"),
         ('rates = [0.1, "x"]', r"rates\[1\]: expected a number, got 'x'"),
         ("epochs = [1.5]", r"epochs\[0\]: expected a whole number, got 1\.5"),
         ("data = 3", r"data: expected a path, got 3"),

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from seqdsd.printable import printable, printable_lines
+from seqdsd.printable import printable, printable_json, printable_lines
 
 
 @pytest.mark.parametrize("text", ["", "a dog runs", "Größe 漢字 🐕 e\u0301", "back\\slash 'quotes'"])
@@ -29,6 +29,11 @@ def test_what_steers_a_terminal_is_escaped(text, shown):
 
 def test_a_message_keeps_its_lines():
     assert printable_lines("ça va?\n\tdeux \x1b[31m\r") == "ça va?\n\tdeux \\x1b[31m\\r"
+
+
+def test_json_is_escaped_only_where_it_has_to_be():
+    assert printable_json({"a": "ça\n"}) == '{"a": "ça\\n"}'
+    assert printable_json({"a": "ça\x9b"}) == '{"a": "\\u00e7a\\u009b"}'
 
 
 def test_no_control_character_is_left():

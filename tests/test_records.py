@@ -15,6 +15,7 @@ from seqdsd.recipes import ds1
 from seqdsd.records import (
     RunFolder,
     RunFolderError,
+    checked,
     provenance,
     read_json_lines,
     shapes,
@@ -221,6 +222,16 @@ def test_lines_of_another_shape_are_named(tmp_path, line, problem):
     assert next(rows) == {"id": "a", "path": "b", "further": [1]}
     with pytest.raises(RunFolderError, match=rf"^{re.escape(str(path))}:2: {problem}.*; remove it$"):
         next(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"), [("Dense Iter 0", True), ("ü", True), (" ", False), ("a\x1b", False)]
+)
+def test_a_name_says_something_and_steers_no_terminal(name, is_one):
+    try:
+        assert checked(name, shapes.Name, "here") == name and is_one
+    except RunFolderError:
+        assert not is_one
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"epochs_planned": 3}', "[" * 5_000, "1" * 5_000, b"\xff"])

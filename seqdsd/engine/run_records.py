@@ -123,8 +123,8 @@ class RunRecords:
 
     @property
     def _prunable_names(self) -> list[str]:
-        """What the run prunes in its sparse phases; a run without any has no prunable weights."""
-        return list(next(iter(self.dsd.plans.values())).sparsities) if self.dsd.plans else []
+        """What the run prunes in any sparse phase; a run without one has no prunable weights."""
+        return list(dict.fromkeys(name for plan in self.dsd.plans.values() for name in plan.sparsities))
 
 
 def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from seqdsd.compression import CompressedFile, read_compressed
-from seqdsd.engine import load_checkpoint
+from seqdsd.engine import StopRequested, load_checkpoint
 from seqdsd.inference.model_files import write_model
 from seqdsd.inference.ready import read_about
 from seqdsd.kinds import kind_of_scores
@@ -86,7 +86,12 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
         raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
     about = {} if asked.about is None else read_about(asked.about)
     parent = Parent.read(asked.run, asked.data, asked.device)
-    made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+    try:
+        made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+    except StopRequested as stopped:
+        raise StopRequested(
+            "stopped on request, all is saved; go on with the same command and --resume"
+        ) from stopped
     return made, write_checked(asked.out, made, about)
 
 
@@ -138,7 +143,7 @@ def show(made: Compressed, file: CompressedFile, console: Console) -> None:
         "",
         f"{file.path}: {file.size_bytes:,} bytes, {dense / file.size_bytes:.1f} times smaller than the {dense:,} of "
         "its float32 weights; read back, and equal to the last bit",
-        f"{made.phase['name']}: {made.phase['measured_sparsity']:.1%} pruned, {bits} bits; {scores}",
+        f"{made.phase['name']}: {made.sparsity:.1%} pruned, {bits} bits; {scores}",
         "",
         f"What the bytes go into:  seqdsd inspect {shlex.quote(str(file.path))}",
         f"Use it:                  seqdsd {next_use}",
@@ -146,8 +151,8 @@ def show(made: Compressed, file: CompressedFile, console: Console) -> None:
     console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
     if not made.holds:
         console.print(
-            f"it loses {made.points_lost:.2f} points on dev, more than --max-loss: no number of bits did better. Train "
-            "for longer (--epochs), prune less (--sparsity), or allow more",
+            f"it loses {made.points_lost:.2f} points on dev, more than --max-loss allows: train for longer (--epochs), "
+            "prune less (--sparsity), take more bits (--bits), or allow more",
             style="yellow",
             soft_wrap=True,
         )

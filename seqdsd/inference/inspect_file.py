@@ -34,8 +34,8 @@ it is) after pruning and weight sharing and again after coding, bytes in the fil
 float32. Below: all bytes, header and codebooks included, beside what general compressors make of the same weights.
 
 Examples:
-  seqdsd inspect an4-ds2.dsdz
-  seqdsd inspect an4-ds2.dsdz --json
+  seqdsd inspect runs/an4-ds2.dsdz
+  seqdsd inspect runs/an4-ds2.dsdz --json
 """
 _LONGEST = 200
 """Characters that are shown of a text in a header."""
@@ -111,10 +111,13 @@ def _of_ours(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     kind, phase = KIND_OF_RECIPE[about["recipe"]], about["phase"]
     network = kind.network_name(about["recipe"], about["settings"])
     yield "network", f"{network} (recipe {about['recipe']}), {kind.description}"
-    yield "phase", f"{phase['name']}, {phase['measured_sparsity']:.1%} of the pruned layers' weights are 0"
+    pruned = f", {phase['measured_sparsity']:.1%} of the weights that may be pruned are"
+    yield "phase", phase["name"] + (pruned if phase["measured_sparsity"] else "")
     for split, scores in about.get("scores", {}).items():
         found = {
-            one.title: one.written(scores[one.key]) + one.unit for one in kind.metrics if one.key in scores
+            one.title: one.written(scores[one.key]) + one.unit
+            for one in kind.families[0]
+            if one.key in scores
         }
         yield split, ", ".join(f"{title} {score}" for title, score in found.items())
     known = {"scores", "seqdsd", "recipe", "network", "settings", "phase", "provenance"}
@@ -156,7 +159,7 @@ def _layers(sizes: FileSizes) -> Table:
         pad_edge=False,
         collapse_padding=True,
         caption="bits of each kept weight: after weight sharing → in the file; times smaller than dense\ncoding: "
-        + (", ".join(f"{coding} of {count} layers" for coding, count in codings.items()) or "none"),
+        + (", ".join(f"{coding} ({count})" for coding, count in codings.items()) or "none"),
         caption_justify="left",
     )
     for column in table.columns[1:]:

@@ -38,7 +38,7 @@ Examples:
   seqdsd models
   seqdsd models mnist-lenet300
   seqdsd models mnist-lenet300 --card > card.md
-  seqdsd models my-own.dsdz --card
+  seqdsd models runs/mine.dsdz --card
   seqdsd models --json
 """
 _USE = {SPEECH.name: "transcribe", CAPTIONS.name: "caption", CLASSIFICATION.name: "classify"}

@@ -43,6 +43,17 @@ def test_weights_share_few_values_which_are_trained(start, make_task, tmp_path):
     assert records[-1]["kind"] == "shared" and records[-1]["measured_sparsity"] == 0.75
 
 
+def test_zeros_are_counted_in_all_that_any_phase_has_pruned(start, make_task):
+    rules = {"Pruned": [Rule("0.weight", 0.75)], "Again": [Rule("0.weight", 0.75), Rule("4.weight", 0.5)]}
+    again = Phase("Again", "sparse", 1, 0.01, 0.7)
+    schedule = Schedule((*TRAINED, again, Phase("Shared", "shared", 1, 0.01)))
+    task = make_task()
+    records = start(task, schedule=schedule, rules=rules, share=sharing(task))
+    zeros = [record["measured_sparsity"] for record in records[1:]]
+    both = (0.75 * 96 + 0.5 * 16) / 112
+    assert zeros == pytest.approx([0.75, both, both])
+
+
 def test_what_is_scored_at_the_end_is_rounded_as_a_file_has_it(start, make_task, tmp_path):
     begin(start, make_task())
     assert all(torch.equal(one, half_where_safe(one)) for one in weights(tmp_path, "Shared").values())

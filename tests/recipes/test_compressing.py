@@ -61,14 +61,22 @@ def test_pruning_goes_on_while_the_score_holds_and_sharing_begins_with_the_last_
     search = search_for(max_loss=0.2)
     steps, _ = walk(search, lambda step: 0.1 + (0.003 if step.sparsity > 0.85 else 0.0))
     pruned = [step for step in steps if step.kind == "sparse"]
-    assert [step.sparsity > 0.85 for step in pruned] == [False, False, True]
-    assert [step.begin_with for step in pruned] == ["Dense", "Pruned 1", "Pruned 2"]
+    assert [step.sparsity > 0.85 for step in pruned] == [False, False, True, True]
+    assert [step.begin_with for step in pruned] == ["Dense", "Pruned 1", "Pruned 2", "Pruned 3"]
     assert {step.begin_with for step in steps if step.kind == "shared"} == {"Pruned 2"}
+
+
+def test_one_unlucky_step_does_not_end_it():
+    steps, _ = walk(
+        search_for(), lambda step: 0.2 if 0.75 < step.sparsity < 0.82 or step.sparsity > 0.9 else 0.1
+    )
+    pruned = [step for step in steps if step.kind == "sparse"]
+    assert len(pruned) == 5 and steps[5].begin_with == "Pruned 3"
 
 
 def test_where_no_pruning_holds_the_dense_weights_are_shared():
     steps, _ = walk(search_for(), lambda step: 0.2 if step.sparsity else 0.1)
-    assert [step.begin_with for step in steps][:2] == ["Dense", "Dense"]
+    assert [step.begin_with for step in steps][:3] == ["Dense", "Pruned 1", "Dense"]
 
 
 def test_a_loss_of_as_many_points_as_are_allowed_holds():

@@ -93,7 +93,10 @@ def test_table_9_is_the_default():
     assert {phase.epochs for phase in schedule} == {20}
 
 
-@pytest.mark.parametrize("setting", [{"num_recurrent_layers": 0}, {"future_frames": -1}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "setting",
+    [{"num_recurrent_layers": 0}, {"num_recurrent_layers": 10**12}, {"future_frames": -1}, {"dropout": 1.0}],
+)
 def test_settings_out_of_range_are_named(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         ds2.NetworkSettings(**setting)

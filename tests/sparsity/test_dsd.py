@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import seqdsd
-from seqdsd.sparsity import DSD, Rule, Schedule
+from seqdsd.sparsity import DSD, Phase, Rule, Schedule
 from seqdsd.sparsity.held_weights import handles_on
 
 BATCHES = 3
@@ -535,6 +535,17 @@ def test_a_missing_score_and_a_training_that_is_done():
     assert [*dsd.phases()] == []
     with pytest.raises(RuntimeError, match="all phases are done"):
         dsd.enter(optimizer_of(model))
+
+
+def test_each_sparse_phase_may_have_rules_of_its_own():
+    phases = (Phase("One", "sparse", 1, 0.1, 0.5), Phase("Two", "sparse", 1, 0.1, 0.5))
+    rules = {"One": [Rule("0.weight")], "Two": [Rule("0.weight", 0.75), Rule("3.weight", 0.25)]}
+    dsd = DSD(perceptron(), Schedule(phases, from_trained=True), rules)
+    assert [plan.sparsities for plan in dsd.plans.values()] == [
+        {"0.weight": 0.5},
+        {"0.weight": 0.75, "3.weight": 0.25},
+    ]
+    assert dsd.control().plans == {}
 
 
 if __name__ == "__main__":

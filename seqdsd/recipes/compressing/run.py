@@ -20,7 +20,15 @@ from rich.table import Table
 
 from seqdsd.compression import SharedTensor, share_weights
 from seqdsd.compression.sharing import MAX_BITS
-from seqdsd.config import ConfigError, flat_values, read_config, read_provenance, to_toml, to_values
+from seqdsd.config import (
+    ConfigError,
+    flat_values,
+    read_config,
+    read_provenance,
+    read_values,
+    to_toml,
+    to_values,
+)
 from seqdsd.engine import (
     DSDTraining,
     GivenWeights,
@@ -49,6 +57,7 @@ from seqdsd.sparsity import MaskSet
 from seqdsd.sparsity.parameters import named_parameters
 from seqdsd.sparsity.sensitivity import Sensitivity
 
+STEPS = "steps.jsonl"
 NOTED = "compress"
 """Of a run's provenance: what was asked of the compression."""
 
@@ -74,6 +83,12 @@ class Compressed:
     points_lost: float
     holds: bool
     shared: Mapping[str, SharedTensor]
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros in the shared tensors."""
+        kept = sum(int(one.mask.sum()) for one in self.shared.values())
+        return 1 - kept / sum(one.codes.numel() for one in self.shared.values())
 
 
 @dataclass(frozen=True)
@@ -131,9 +146,8 @@ class Parent:
     def config_of(self, out: Path, steps: Sequence[Step]) -> RunConfig:
         """The settings of the compression's run with these steps."""
         unused = steps[0].learning_rate
-        only_of_classifiers = {"weights": None} if hasattr(self.config, "weights") else {}
         return replace(
-            self.config,
+            self.config.with_fresh_weights(),
             out=out,
             start_weights=self.folder.path,
             method="compress",
@@ -141,7 +155,6 @@ class Parent:
             epochs=(1, *(step.epochs for step in steps)),
             learning_rates=(unused, *(step.learning_rate for step in steps)),
             sparsities=tuple(step.sparsity for step in steps),
-            **only_of_classifiers,
         )
 
 
@@ -197,8 +210,8 @@ def _settings(
         raise RunFolderError(
             f"{folder.path}: a run of something else than seqdsd compress; take another --run-folder"
         )
-    begun = read_config(folder.config, parent.recipe.config_class()).start_weights
-    if begun is None or begun.resolve() != parent.folder.path.resolve():
+    begun = read_values(folder.config).get("start_weights")  # of whatever recipe
+    if not isinstance(begun, str) or Path(begun).resolve() != parent.folder.path.resolve():
         raise RunFolderError(
             f"{folder.path}: the compression of {begun}; resume with it, or take another --run-folder"
         )
@@ -234,7 +247,7 @@ class _Compression:
         tensors = Tensors.of(self._task.model, settings)
         self._search = Search(settings, recipe.kind.primary, tensors)
         self._has_walked = False
-        path = folder.path / "steps.jsonl"
+        path = folder.path / STEPS
         rows = list(read_json_lines(path, Step)) if path.is_file() else []
         self._steps = [msgspec.convert(row, Step) for row in rows]
 
@@ -244,7 +257,7 @@ class _Compression:
         while (step := self._next(records)) is not None:
             self._steps.append(step)
             self._write_steps()
-            self._console.print(f"[bold]Next:[/bold] {step}", highlight=False)
+            self._console.print(f"Next: {step}", style="bold", highlight=False, markup=False, soft_wrap=True)
             records = self._walk(len(self._steps))
         return self._compressed(records)
 
@@ -276,6 +289,11 @@ class _Compression:
     def _walk_on(self) -> list[dict[str, Any]]:
         """Train the steps that are decided already, from where the run stands; the records so far."""
         begun = phases_begun(self._folder) - 1
+        if begun > len(self._steps):
+            raise RunFolderError(
+                f"{self._folder.path / STEPS}: {len(self._steps)} steps, but {begun} were begun; bring the file "
+                "back, or take another --out"
+            )
         records = self._walk(begun) if begun > 0 else []
         for number in range(max(1, begun + 1), len(self._steps) + 1):
             records = self._walk(number)
@@ -325,7 +343,7 @@ class _Compression:
     def _write_steps(self) -> None:
         """Write what was decided, first as it is, then as settings."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        write_json_lines(self._folder.path / "steps.jsonl", map(asdict, self._steps))
+        write_json_lines(self._folder.path / STEPS, map(asdict, self._steps))
         config = self._parent.config_of(self._folder.path, self._steps)
         begun = self._folder.config.is_file()
         origin = read_provenance(self._folder.config) if begun else self._origin()

@@ -27,6 +27,8 @@ DENSE = "Dense"
 FIRST_DENSITY, NEXT_DENSITY = 0.3, 0.65
 """Where it is not said how much to prune: what the first step keeps, and each further one of what the last has kept."""
 MAX_STEPS = 10
+LOST_STEPS = 2
+"""Pruning ends after so many steps in a row that have lost too much: dev scores of one would be chance."""
 MIN_BITS = 2
 SMALL = 64
 """Weights: tensors of fewer are neither pruned nor shared, for a codebook would be half of them."""
@@ -228,7 +230,8 @@ class Search:
     def _next_density(self, done: int, records: Sequence[Record]) -> float | None:
         """What the next step keeps of the tensors whose sparsity is to be found; None after the last step."""
         if self._is_searched:
-            if done == MAX_STEPS or (done and not self.holds(records[-1], records[0])):
+            lost = [not self.holds(one, records[0]) for one in records[1:]]
+            if done == MAX_STEPS or sum(lost[-LOST_STEPS:]) == LOST_STEPS:
                 return None
             return FIRST_DENSITY * NEXT_DENSITY**done
         if done == self.settings.steps or not self._is_pruned:

@@ -55,18 +55,19 @@ class Trials:
     def scan(self, names: Sequence[str], folder: RunFolder, console: Console) -> list[Sensitivity]:
         """Prune each tensor alone to each of ``DENSITIES``; what was measured is kept in ``scan.jsonl``."""
         path = folder.path / "scan.jsonl"
+        dense = self._finite(self.evaluate())
         rows = list(read_json_lines(path, _Row)) if path.is_file() else []
+        if not any(row["parameter"] == "" and math.isclose(row["dev_loss"], dense) for row in rows):
+            rows = [{"parameter": "", "density": 1.0, "dev_loss": dense}]  # or those of another network
         known = {(row["parameter"], row["density"]): row["dev_loss"] for row in rows}
-        todo = [("", 1.0), *((name, density) for name in names for density in DENSITIES)]
+        todo = [(name, density) for name in names for density in DENSITIES]
         with _progress(console, len(todo)) as advance:
             for name, density in todo:
                 if (name, density) not in known:
-                    loss = self._pruned(name, density) if name else self.evaluate().loss
-                    loss = known[name, density] = loss if math.isfinite(loss) else _NO_LOSS
+                    loss = known[name, density] = self._pruned(name, density)
                     rows.append({"parameter": name, "density": density, "dev_loss": loss})
                     write_json_lines(path, rows)
                 advance()
-        dense = known["", 1.0]
         return [
             Sensitivity(
                 name,
@@ -81,7 +82,11 @@ class Trials:
         most = 1 - 1 / weight.numel()  # one weight stays
         mask = magnitude_mask(weight, min(1 - density, most))
         with self._changed({name: torch.where(mask, weight.detach(), 0.0)}):
-            return self.evaluate().loss
+            return self._finite(self.evaluate())
+
+    @staticmethod
+    def _finite(found: Evaluation) -> float:
+        return found.loss if math.isfinite(found.loss) else _NO_LOSS
 
     @contextmanager
     def _changed(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:

@@ -1,0 +1,322 @@
+"""``seqdsd compress`` on real runs of every kind: what it writes, how it goes on, what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+import seqdsd
+from seqdsd import cli
+from seqdsd.compression import read_compressed
+from seqdsd.config import read_config, to_toml
+from seqdsd.engine import load_checkpoint
+from seqdsd.inference.compress import Compress, compress, write_checked
+from seqdsd.recipes import vision
+from seqdsd.recipes.compressing.settings import CompressSettings
+from seqdsd.records import RunFolder, RunFolderError, read_json_lines
+from seqdsd.reports.comparison.arms import compare_runs
+from seqdsd.reports.runs.reading import read_runs
+
+REPOSITORY = Path(__file__).parents[2]
+KINDS = ("speech", "captions", "classification")
+QUICK = CompressSettings(sparsity=0.8, steps=1, bits=(4,), epochs=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, feature_cache):
+    monkeypatch.setenv("SEQDSD_CACHE", str(feature_cache))
+
+
+@pytest.fixture(scope="module")
+def runs(tone_run, caption_run, class_run) -> dict[str, RunFolder]:
+    return dict(zip(KINDS, (tone_run, caption_run, class_run), strict=True))
+
+
+def asked(run: RunFolder, out: Path, settings: CompressSettings = QUICK, **options: Any) -> Compress:
+    return Compress(run=run.path, out=out, settings=settings, device="cpu", **options)
+
+
+def make(run: RunFolder, out: Path, settings: CompressSettings = QUICK, **options: Any):
+    return compress(asked(run, out, settings, **options), Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def made(runs, tmp_path_factory, feature_cache) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQDSD_CACHE", str(feature_cache))
+        return {kind: make(run, folder / f"{kind}.dsdz") for kind, run in runs.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_has_the_bits_of_the_network_that_was_scored(made, kind):
+    result, file = made[kind]
+    scored = load_checkpoint(result.folder.weights("Shared 1")).tensors
+    decoded = read_compressed(file.path).state_dict()
+    assert scored.keys() == decoded.keys()
+    assert all(torch.equal(scored[name], decoded[name]) for name in scored)
+    for name in result.step.bits:
+        assert len(decoded[name][decoded[name] != 0].unique()) <= 15
+    pruned = sum(int((decoded[name] == 0).sum()) for name in result.step.bits)
+    assert pruned / sum(decoded[name].numel() for name in result.step.bits) == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_scores_what_its_run_says(made, runs, kind):
+    result, file = made[kind]
+    scores = seqdsd.load(file.path, device="cpu").evaluate(
+        read_config(runs[kind].config, recipe_config(kind)).data, split="dev"
+    )
+    metric = {"speech": "wer", "captions": "bleu4", "classification": "top1_error"}[kind]
+    assert scores.metrics["dev"][metric] == pytest.approx(result.phase["dev"][metric])
+
+
+def recipe_config(kind: str) -> Any:
+    from seqdsd.kinds import KIND_OF_RECIPE
+    from seqdsd.recipes.catalog import RECIPES
+
+    return next(one.config_class() for name, one in RECIPES.items() if KIND_OF_RECIPE[name].name == kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_run_is_a_run_like_any_other(made, kind, capsys, tmp_path):
+    result, _ = made[kind]
+    cli.main(["table", str(result.folder.path)])
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("Dense (given)", "Pruned 1", "Shared 1"))
+    cli.main(["report", str(result.folder.path), "--out", str(tmp_path / "report.html")])
+    assert "Shared 1" in (tmp_path / "report.html").read_text()
+    assert seqdsd.load(result.folder.path, phase="Shared 1", device="cpu").phase["kind"] == "shared"
+    [read] = read_runs([result.folder.path]).runs
+    assert read.arm == "Compressed" and read.is_complete and compare_runs([read]) == ()
+
+
+def test_what_is_found_holds_on_dev(class_run, tmp_path):
+    """With all the loss in the world 2 bits are enough."""
+    found = CompressSettings(max_loss=100.0, epochs=1, layers=("*=0",))
+    result, _ = make(class_run, tmp_path / "found.dsdz", found)
+    assert set(result.step.bits.values()) == {2} and result.holds
+    steps = list(read_json_lines(result.folder.path / "steps.jsonl"))
+    assert [step["kind"] for step in steps] == ["shared"]
+
+
+def test_the_scan_prunes_what_costs_less_more(made):
+    result, _ = made["classification"]
+    rows = list(read_json_lines(result.folder.path / "scan.jsonl"))
+    [step] = [one for one in read_json_lines(result.folder.path / "steps.jsonl") if one["kind"] == "sparse"]
+    assert {row["parameter"] for row in rows} == {"", *step["layers"]}
+    assert len(set(step["layers"].values())) > 1  # each its own
+    before = load_checkpoint(result.folder.weights("Dense")).tensors
+    parent = load_checkpoint(
+        RunFolder(Path(read_config(result.folder.config, vision.Config()).start_weights)).weights(
+            "Dense Iter 1"
+        )
+    ).tensors
+    assert before.keys() == parent.keys()
+
+
+def test_what_was_measured_of_another_network_is_measured_anew(class_run, made, tmp_path):
+    result, _ = made["classification"]
+    scan = read_json_lines(result.folder.path / "scan.jsonl")
+    stale = tmp_path / "a.run" / "scan.jsonl"
+    stale.parent.mkdir()
+    stale.write_text("".join(json.dumps({**row, "dev_loss": row["dev_loss"] + 0.1}) + "\n" for row in scan))
+    make(class_run, tmp_path / "a.dsdz")
+    assert list(read_json_lines(stale)) == list(read_json_lines(result.folder.path / "scan.jsonl"))
+
+
+# Going on.
+
+
+def weights_of(folder: RunFolder) -> dict[str, dict[str, torch.Tensor]]:
+    names = [record["name"] for record in folder.read_phases()]
+    return {name: load_checkpoint(folder.weights(name)).tensors for name in names}
+
+
+def streams(path: Path) -> bytes:
+    file = read_compressed(path)
+    return path.read_bytes()[file.header_bytes :]
+
+
+@pytest.fixture
+def saving_often(class_run, tmp_path):
+    """A parent whose compression saves after every step."""
+    copy = RunFolder(tmp_path / "parent")
+    shutil.copytree(class_run.path, copy.path)
+    text = copy.config.read_text().replace("checkpoint_minutes = 5.0", "checkpoint_minutes = 0.0")
+    assert "checkpoint_minutes = 0.0" in text
+    copy.config.write_text(text)
+    return copy
+
+
+def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path):
+    settings = CompressSettings(sparsity=0.7, steps=2, epochs=3)
+    unbroken, _ = make(saving_often, tmp_path / "unbroken.dsdz", settings)
+    out = tmp_path / "broken.dsdz"
+    folder = RunFolder(tmp_path / "broken.run")
+    flags = ["--sparsity", "0.7", "--steps", "2", "--epochs", "3", "--device", "cpu"]
+
+    def is_within(phase: str) -> bool:
+        progress = folder.read_progress()
+        return progress is not None and progress["phase"] == phase
+
+    moments = [
+        lambda: (folder.path / "scan.jsonl").is_file(),
+        lambda: is_within("Pruned 2"),
+        lambda: is_within("Shared 1"),
+    ]
+    for moment in moments:
+        process = start(saving_often, out, "--resume", *flags)
+        until = time.monotonic() + 120
+        while not moment():
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert not out.exists()
+    process = start(saving_often, out, "--resume", *flags)
+    said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    mine, theirs = weights_of(folder), weights_of(unbroken.folder)
+    assert mine.keys() == theirs.keys() and {"Pruned 2", "Shared 1"} < mine.keys()
+    for phase, tensors in theirs.items():
+        assert all(torch.equal(one, mine[phase][name]) for name, one in tensors.items()), phase
+    assert streams(out) == streams(tmp_path / "unbroken.dsdz")
+
+
+def start(run: RunFolder, out: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "seqdsd", "compress", str(run.path), "--out", str(out), *flags],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_finished_one_writes_its_file_again_and_trains_nothing(made, runs, tmp_path):
+    result, file = made["classification"]
+    before = file.path.read_bytes()
+    time_of_checkpoint = (result.folder.checkpoints / "last.safetensors").stat().st_mtime_ns
+    file.path.unlink()
+    make(runs["classification"], file.path, CompressSettings(), resume=True)
+    assert file.path.read_bytes() == before
+    assert (result.folder.checkpoints / "last.safetensors").stat().st_mtime_ns == time_of_checkpoint
+
+
+def test_it_goes_on_with_its_own_settings_alone(made, runs):
+    _, file = made["classification"]
+    with pytest.raises(RunFolderError, match=r"begun with other settings \(sparsity: 0.8 -> 0.9\)"):
+        make(runs["classification"], file.path, CompressSettings(sparsity=0.9), resume=True)
+    with pytest.raises(RunFolderError, match="the compression of "):
+        make(runs["speech"], file.path, resume=True, run_folder=made["captions"][0].folder.path)
+
+
+# What cannot be compressed.
+
+
+def test_a_file_that_is_there_is_not_overwritten(made, runs, tmp_path):
+    _, file = made["classification"]
+    with pytest.raises(RunFolderError, match="there is such a file already; take another --out"):
+        make(runs["classification"], file.path)
+    with pytest.raises(RunFolderError, match="there is a run already; go on with --resume"):
+        make(
+            runs["classification"], tmp_path / "other.dsdz", run_folder=made["classification"][0].folder.path
+        )
+
+
+def test_what_is_no_run_is_refused(made, runs, tmp_path):
+    _, file = made["classification"]
+    with pytest.raises(RunFolderError, match="a compressed network cannot be compressed again"):
+        make(RunFolder(file.path), tmp_path / "again.dsdz")
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        make(RunFolder(tmp_path), tmp_path / "again.dsdz")
+    with pytest.raises(RunFolderError, match="a run of seqdsd compress; name the run that it began with"):
+        make(made["classification"][0].folder, tmp_path / "again.dsdz")
+    with pytest.raises(RunFolderError, match="a run of something else than seqdsd compress"):
+        make(runs["speech"], tmp_path / "a.dsdz", run_folder=runs["speech"].path, resume=True)
+    with pytest.raises(ValueError, match=r"a name that ends in \.dsdz"):
+        asked(runs["speech"], tmp_path / "model.zip")
+
+
+def test_a_run_that_is_not_finished_is_refused(class_run, tmp_path):
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(class_run.path, copy.path)
+    copy.write_phases(copy.read_phases()[:2])
+    with pytest.raises(
+        RunFolderError, match="not finished; go on with python -m seqdsd.recipes.vision --resume"
+    ):
+        make(copy, tmp_path / "a.dsdz")
+
+
+def test_data_that_are_gone_are_asked_for_and_found_where_they_are_said_to_be(class_run, tmp_path):
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(class_run.path, copy.path)
+    config = read_config(copy.config, vision.Config())
+    provenance = copy.config.read_text().partition("[provenance]")[2]
+    moved = to_toml(replace(config, data=tmp_path / "gone"))
+    copy.config.write_text(f"{moved}\n[provenance]{provenance}")
+    with pytest.raises(RunFolderError, match=r"gone: no data there, where those of .* were; .* by --data"):
+        make(copy, tmp_path / "a.dsdz")
+    with pytest.raises(RunFolderError, match="nowhere: no data there$"):
+        make(copy, tmp_path / "a.dsdz", data=tmp_path / "nowhere")
+    assert not (tmp_path / "a.run").exists()
+    result, _ = make(copy, tmp_path / "a.dsdz", data=config.data)
+    assert result.phase["name"] == "Shared 1"
+
+
+def test_a_layer_that_matches_nothing_is_refused_before_anything_is_written(class_run, tmp_path):
+    with pytest.raises(ValueError, match="layers: 'fc9' matches no tensor"):
+        make(class_run, tmp_path / "a.dsdz", CompressSettings(layers=("fc9=0.5",)))
+    assert not list(tmp_path.glob("a.*")) or not RunFolder(tmp_path / "a.run").config.exists()
+
+
+def test_its_run_is_not_gone_on_with_as_another(made):
+    result, _ = made["classification"]
+    config = read_config(result.folder.config, vision.Config())
+    with pytest.raises(ValueError, match="a run of seqdsd compress; go on with seqdsd compress"):
+        vision.run(config, resume=True, console=Console(quiet=True))
+
+
+def test_damaged_steps_are_named(made, runs, tmp_path):
+    result, _ = made["classification"]
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(result.folder.path, copy.path)
+    (copy.path / "steps.jsonl").write_text(json.dumps({"kind": "sparse"}) + "\n")
+    with pytest.raises(RunFolderError, match=r"steps\.jsonl:1"):
+        make(runs["classification"], tmp_path / "a.dsdz", resume=True, run_folder=copy.path)
+    (copy.path / "steps.jsonl").unlink()
+    with pytest.raises(RunFolderError, match=r"steps\.jsonl: 0 steps, but 2 were begun"):
+        make(runs["classification"], tmp_path / "a.dsdz", resume=True, run_folder=copy.path)
+
+
+def test_a_file_that_does_not_give_back_the_weights_is_not_left(made, tmp_path):
+    result, _ = made["classification"]
+    name = next(iter(result.shared))
+    other = replace(result.shared[name], codebook=result.shared[name].codebook * 2)
+    with pytest.raises(RuntimeError, match="does not give back the weights"):
+        write_checked(tmp_path / "a.dsdz", replace(result, shared={**result.shared, name: other}))
+    assert not (tmp_path / "a.dsdz").exists()
+
+
+def test_the_command_says_what_came_out_and_the_plan_trains_nothing(runs, tmp_path, capsys):
+    run, out = runs["classification"].path, tmp_path / "model.dsdz"
+    cli.main(["compress", str(run), "--out", str(out), "--dry-run", "--bits", "5"])
+    said = capsys.readouterr().out
+    assert "as dev says" in said and "5 bits" in said and not list(tmp_path.iterdir())
+    flags = ["--sparsity", "0.8", "--steps", "1", "--bits", "4", "--epochs", "1", "--device", "cpu"]
+    cli.main(["compress", str(run), "--out", str(out), *flags])
+    said = capsys.readouterr().out
+    assert f"{out}: {out.stat().st_size:,} bytes" in said and "seqdsd inspect" in said
+    assert "seqdsd classify" in said
