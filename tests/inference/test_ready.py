@@ -14,6 +14,7 @@ from seqdsd.cli import COMMANDS, main
 from seqdsd.compression import SharedTensor, file_sizes, read_compressed, write_compressed
 from seqdsd.inference.model_files import SavedFile
 from seqdsd.inference.ready import FOLDER, About, card, located, ready_files
+from seqdsd.kinds import KIND_OF_RECIPE
 from seqdsd.recipes.catalog import RECIPES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -160,12 +161,23 @@ def test_a_header_that_cannot_be_shown_is_refused(others, capsys, wrong):
 
 
 def test_what_a_maker_says_is_checked_before_training(tmp_path, capsys):
-    (tmp_path / "about.toml").write_text('tittle = "x"')
+    (tmp_path / "about.toml").write_text('titles = "x"')
     with pytest.raises(SystemExit):
         main(["compress", str(tmp_path), "--out", "a.dsdz", "--about", str(tmp_path / "about.toml")])
     error = capsys.readouterr().err
-    assert "about.toml" in error and "tittle" in error and "its members may be title, corpus" in error
+    assert "about.toml" in error and "titles" in error and "its members may be title, corpus" in error
 
 
 def test_pixels_by_name():
     assert seqdsd.load(NAME).classify(np.zeros((28, 28, 3), np.uint8))[0] in "0123456789"
+
+
+def test_the_docs_say_what_the_files_do():
+    text = (REPOSITORY / "docs" / "ready-networks.md").read_text(encoding="utf-8")
+    for name, path in ready_files().items():
+        [row] = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        *_, score, size = (cell.strip() for cell in row.strip("|").split("|"))
+        metric = KIND_OF_RECIPE[SavedFile.read(path).recipe()].primary
+        assert int(size) == round(path.stat().st_size / 1000)
+        value = SavedFile.read(path).about["scores"]["test"][metric.key]
+        assert score.casefold() == f"{metric.title} {metric.written(value)} {metric.unit}".strip().casefold()
