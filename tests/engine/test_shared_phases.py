@@ -14,12 +14,12 @@ TRAINED = (Phase("Dense", "dense", 2, 0.05), Phase("Pruned", "sparse", 2, 0.02, 
 SCHEDULE = Schedule((*TRAINED, Phase("Shared", "shared", 3, 0.02)))
 
 
-def sharing(task, *, bits=2):
-    """What of a task's network shares values at a phase's start: its first matrix, zeros apart."""
+def sharing(task, *, bits=2, names=("0.weight",)):
+    """What of a task's network shares values at a phase's start: these matrices, zeros apart."""
 
     def share(phase):
-        weight = task.model[0].weight
-        return {"0.weight": share_weights(weight, weight != 0, bits=bits)}
+        weights = {name: task.model.get_parameter(name) for name in names}
+        return {name: share_weights(one, one != 0, bits=bits) for name, one in weights.items()}
 
     return share
 
@@ -48,7 +48,8 @@ def test_zeros_are_counted_in_all_that_any_phase_has_pruned(start, make_task):
     again = Phase("Again", "sparse", 1, 0.01, 0.7)
     schedule = Schedule((*TRAINED, again, Phase("Shared", "shared", 1, 0.01)))
     task = make_task()
-    records = start(task, schedule=schedule, rules=rules, share=sharing(task))
+    share = sharing(task, names=("0.weight", "4.weight"))
+    records = start(task, schedule=schedule, rules=rules, share=share)
     zeros = [record["measured_sparsity"] for record in records[1:]]
     both = (0.75 * 96 + 0.5 * 16) / 112
     assert zeros == pytest.approx([0.75, both, both])
