@@ -67,7 +67,7 @@ def allocate(tensors: Sequence[Sensitivity], density: float) -> dict[str, float]
         else:
             high = middle
     more, fewer = (np.argmin(losses + 2.0**price * counts * _GRID, axis=1) for price in (low, high))
-    # Where no price gives ``density``, as where a tensor may be pruned to half and to a tenth for the same.
+    # Where no price gives ``density``: of a tensor whose first weights cost most, any price keeps many or few.
     for share in np.linspace(0, 1, _SHARES):
         chosen = np.floor(more + share * (fewer - more)).astype(int)
         if (counts[:, 0] * _GRID[chosen]).sum() <= density * counts.sum():
