@@ -95,8 +95,8 @@ class DeepSpeech2(nn.Module):
         cell: ``relu``, the papers' plain clipped cell with one input matrix for both directions; ``gru``; ``lstm``.
         recurrent_norm: Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with
             gated cells and without (docs/experiments.md).
-        directions: Of gated cells: a layer's two are summed, as in the papers, or concatenated: networks learn much
-            sooner so (docs/experiments.md).
+        directions: Of gated cells: a layer's two are summed, as in the papers, or concatenated (compared in
+            docs/experiments.md).
         last_fc: Have the FC layer, as Table 8; small corpora learn sooner without.
         bidirectional: Without it the recurrent layers look back only, and a row convolution follows them.
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.

@@ -35,7 +35,7 @@ class NetworkSettings:
     recurrent_norm: bool = True
     """Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with gated cells and without."""
     directions: Directions = "summed"
-    """Of gated cells: a layer's two are summed, as in the papers, or concatenated, which learns sooner."""
+    """Of gated cells: a layer's two are summed, as in the papers, or concatenated."""
     last_fc: bool = True
     """Table 8's FC layer after the recurrent ones."""
     bidirectional: bool = True

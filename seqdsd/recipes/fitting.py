@@ -75,7 +75,7 @@ class Numbers:
 
 DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
 DS2 = Numbers(
-    network={"cell": "gru", "directions": "concatenated", "recurrent_norm": False, "last_fc": False},
+    network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
     hidden_sizes=((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024)),
     dropout=((10, 0.3), (math.inf, 0.1)),
@@ -266,7 +266,6 @@ def _network(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
 _NETWORK_REASONS = {
     "batch_norm": "batch norm: without it small corpora do not train at such rates",
     "cell": "GRU cells: gated ones keep longer contexts; the plain ones were not compared on small corpora",
-    "directions": "both directions' states side by side: networks learn much sooner than with their sum",
     "recurrent_norm": "no batch norm in the recurrent layers: with a few utterances a batch GRUs learn sooner without",
     "last_fc": "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)",
 }
