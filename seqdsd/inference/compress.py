@@ -82,7 +82,7 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     Raises:
         ValueError: For a run, settings, data or folders that cannot be used; the message says what to do.
     """
-    if asked.out.exists() and not asked.resume:
+    if asked.out.exists() and not (asked.resume and asked.folder.config.is_file()):
         raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
     about = {} if asked.about is None else read_about(asked.about)
     parent = Parent.read(asked.run, asked.data, asked.device)

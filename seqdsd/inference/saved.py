@@ -102,7 +102,7 @@ class Saved(Protocol):
         """
 
     def phase(self, name: str | None) -> Mapping[str, Any]:
-        """The record of a phase, by its name or its file's name; by default of the best on dev.
+        """The record of a phase, by its name or its file's; by default of the best on dev, of shared weights if any.
 
         Raises:
             ValueError: If there is no such phase.
@@ -177,7 +177,8 @@ class SavedRun:
         if not records:
             raise RunFolderError(f"{self.path}: no phase is finished yet; let the run go on (--resume)")
         if name is None:
-            return best_phase(records)
+            # A compression's first phases are better, as they are not yet compressed.
+            return best_phase([one for one in records if one["kind"] == "shared"] or records)
         for record in records:
             if slug(record["name"]) == slug(name):
                 return record

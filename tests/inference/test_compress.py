@@ -20,6 +20,7 @@ from seqdsd import cli
 from seqdsd.compression import read_compressed
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import load_checkpoint
+from seqdsd.engine.checkpoint import save_latest
 from seqdsd.inference.compress import Compress, compress, write_checked
 from seqdsd.recipes import vision
 from seqdsd.recipes.compressing.settings import CompressSettings
@@ -97,6 +98,13 @@ def test_its_run_is_a_run_like_any_other(made, kind, capsys, tmp_path):
     cli.main(["report", str(result.folder.path), "--out", str(tmp_path / "report.html")])
     assert "Shared 1" in (tmp_path / "report.html").read_text()
     assert seqdsd.load(result.folder.path, phase="Shared 1", device="cpu").phase["kind"] == "shared"
+    folder = RunFolder(tmp_path / "worse")
+    shutil.copytree(result.folder.path, folder.path)
+    records = folder.read_phases()
+    for record in records[:-1]:
+        record["dev_score"] = [0.0 for _ in record["dev_score"]]
+    folder.write_phases(records)  # what is not compressed is better
+    assert seqdsd.load(folder.path, device="cpu").phase["name"] == "Shared 1"
     [read] = read_runs([result.folder.path]).runs
     assert read.arm == "Compressed" and read.is_complete and compare_runs([read]) == ()
 
@@ -236,6 +244,20 @@ def test_a_file_that_is_there_is_not_overwritten(made, runs, tmp_path):
         )
 
 
+def test_going_on_with_nothing_overwrites_no_file(made, runs, tmp_path):
+    other = tmp_path / "other.dsdz"
+    shutil.copy(made["classification"][1].path, other)
+    with pytest.raises(RunFolderError, match="there is such a file already"):
+        make(runs["classification"], other, resume=True)
+
+
+def test_several_processes_are_refused(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="is one process; start it without torchrun"):
+        make(runs["classification"], tmp_path / "a.dsdz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_run_is_refused(made, runs, tmp_path):
     _, file = made["classification"]
     with pytest.raises(RunFolderError, match="a compressed network cannot be compressed again"):
@@ -287,6 +309,37 @@ def test_its_run_is_not_gone_on_with_as_another(made):
     config = read_config(result.folder.config, vision.Config())
     with pytest.raises(ValueError, match="a run of seqdsd compress; go on with seqdsd compress"):
         vision.run(config, resume=True, console=Console(quiet=True))
+
+
+def test_stopped_while_a_first_step_is_written_it_begins_as_it_is_asked(class_run, tmp_path, monkeypatch):
+    """A step that was written without its settings would be taken into a compression that was asked otherwise."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("seqdsd.recipes.compressing.run.write_atomically", stop)
+        make(class_run, tmp_path / "a.dsdz")
+    make(class_run, tmp_path / "a.dsdz", replace(QUICK, sparsity=0.5), resume=True)
+    [step] = [one for one in read_json_lines(tmp_path / "a.run" / "steps.jsonl") if one["kind"] == "sparse"]
+    assert step["sparsity"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_mask_that_is_gone_is_named(made, runs, tmp_path):
+    """Without it pruned weights would share values with others."""
+    result, _ = made["classification"]
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(result.folder.path, copy.path)
+    first = next(iter(read_json_lines(copy.path / "steps.jsonl")))
+    (copy.path / "steps.jsonl").write_text(json.dumps(first) + "\n")
+    copy.mask("Pruned 1").unlink()
+    latest = load_checkpoint(copy.checkpoints / "last.safetensors")
+    state = {**latest.state, "phases": latest.state["phases"][:2], "records": latest.state["records"][:2]}
+    for path in copy.checkpoints.glob("last*"):
+        path.unlink()
+    save_latest(copy.checkpoints, replace(latest, state=state))
+    with pytest.raises(ValueError, match=copy.mask("Pruned 1").name):
+        make(runs["classification"], tmp_path / "a.dsdz", resume=True, run_folder=copy.path)
 
 
 def test_damaged_steps_are_named(made, runs, tmp_path):

@@ -54,3 +54,10 @@ def test_noise_that_makes_a_sparser_tensor_better_is_no_reason_to_keep_less():
 def test_one_weight_stays_of_a_tiny_tensor():
     tiny = Sensitivity("tiny", 20, {1.0: 0.1, 0.5: 0.1, 0.1: 0.1})
     assert allocate([tiny, LARGE], 0.1)["tiny"] * 20 >= 1
+
+
+@pytest.mark.parametrize("density", [0.9, 0.7, 0.5])
+def test_no_more_is_pruned_than_asked_where_much_of_it_costs_nothing(density):
+    idle = Sensitivity("idle", 9000, {1.0: 0.1, 0.5: 0.1, 0.05: 0.1, 0.03: 1.0})
+    found = allocate([idle, SMALL], density)
+    assert 0.98 * density * 10_000 < 9000 * found["idle"] + 1000 * found["small"] <= density * 10_000

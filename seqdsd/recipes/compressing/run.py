@@ -6,6 +6,7 @@ with the phases decided so far, so that whatever reads run folders reads this on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -110,8 +111,11 @@ class Parent:
         """See that a run can be compressed.
 
         Raises:
-            ValueError: If it is none, not finished, compressed already, or its data are gone.
+            ValueError: If it is none, not finished, compressed already, or its data are gone; or if several processes
+                are to compress it.
         """
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # each would decide and write for itself
+            raise ValueError("seqdsd compress is one process; start it without torchrun")
         folder = RunFolder(path)
         if path.is_file():
             raise RunFolderError(
@@ -333,21 +337,22 @@ class _Compression:
     def _shared(self, begin_with: str, bits: Mapping[str, int]) -> dict[str, SharedTensor]:
         """The network's tensors as they are, with shared values; what the phase before has pruned stays pruned."""
         masks: Mapping[str, torch.Tensor] = {}
-        if (path := self._folder.mask(begin_with)).is_file():
-            masks = MaskSet.from_state_dict(self._task.model, load_checkpoint(path).tensors).masks
+        if begin_with != DENSE:
+            state = load_checkpoint(self._folder.mask(begin_with)).tensors
+            masks = MaskSet.from_state_dict(self._task.model, state).masks
         parameters = dict(self._task.model.named_parameters())
         return {
             name: share_weights(parameters[name], masks.get(name), bits=one) for name, one in bits.items()
         }
 
     def _write_steps(self) -> None:
-        """Write what was decided, first as it is, then as settings."""
+        """Write what was decided, first as settings: without them the steps would be nobody's when it goes on."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        write_json_lines(self._folder.path / STEPS, map(asdict, self._steps))
         config = self._parent.config_of(self._folder.path, self._steps)
         begun = self._folder.config.is_file()
         origin = read_provenance(self._folder.config) if begun else self._origin()
         write_atomically(self._folder.config, to_toml(config, origin))
+        write_json_lines(self._folder.path / STEPS, map(asdict, self._steps))
 
     def _origin(self) -> dict[str, Any]:
         return {
