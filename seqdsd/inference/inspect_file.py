@@ -123,7 +123,9 @@ def _of_ours(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     known = {"scores", "seqdsd", "recipe", "network", "settings", "phase", "provenance"}
     known |= {"tokenizer", "vocabulary", "classes"}
     for name, value in about.items():
-        if name not in known:
+        if name == "commands" and isinstance(value, list):
+            yield from ((f"made by {at}", _said(command)) for at, command in enumerate(value, 1))
+        elif name not in known:
             yield (
                 printable(_shortened(name)),
                 _said("embedded corpus" if (name, value) == ("data", None) else value),

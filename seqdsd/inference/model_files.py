@@ -37,6 +37,8 @@ from seqdsd.tasks.classification import Labeller
 from seqdsd.text import Tokenizer, WordVocabulary, tokenizer_from_json
 
 SUFFIX = ".dsdz"
+READY = Path(__file__).parents[1] / "networks"
+"""Files that come with the package; nothing is written there."""
 FORMAT = 1
 """Of ``about``."""
 _OF_PHASE = ("name", "kind", "epochs", "learning_rate", "sparsity", "measured_sparsity")
@@ -150,12 +152,17 @@ def _said_by_caller(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_folders(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with a command in which paths from the root have lost their folders: these are the maker's affair."""
-    command = values.get("command")
-    return {**values, **({"command": _without_roots(command)} if isinstance(command, str) else {})}
+    """The same, with commands in which paths from the root have lost their folders: these are the maker's affair."""
+    changed = dict(values)
+    if isinstance(command := values.get("command"), str):
+        changed["command"] = _without_roots(command)
+    if isinstance(commands := values.get("commands"), list):
+        changed["commands"] = [_without_roots(one) if isinstance(one, str) else one for one in commands]
+    return changed
 
 
-_FROM_ROOT = re.compile(r"(^|[\s=:,;'\"(\[])~?/(?:[^'\"\n,;]*/)?")
+_FROM_ROOT = re.compile(r"(^|[\s=,;'\"(\[]|:(?!//[^/]))~?/(?:[^'\"\n,;]*/)?")
+"""Where a path from the root begins, up to its last part; an address (``https://…``) is none."""
 
 
 def _without_roots(command: str) -> str:
@@ -163,7 +170,10 @@ def _without_roots(command: str) -> str:
         words = shlex.split(command)
     except ValueError:  # no command line at all
         return _FROM_ROOT.sub(r"\1", command)
-    return shlex.join(_FROM_ROOT.sub(r"\1", word) for word in words)
+    shortened = [_FROM_ROOT.sub(r"\1", word) for word in words]
+    return (
+        command if shortened == words else shlex.join(shortened)
+    )  # with the maker's own quotes, if they can stay
 
 
 def _checked_names(
@@ -248,8 +258,9 @@ class SavedFile:
 
     @property
     def decoding(self) -> Path:
-        """A file beside this one."""
-        return self.path.with_name(f"{self.path.name}.decoding.toml")
+        """A file beside this one; of a network that comes with the package, in the current folder."""
+        folder = Path() if self.path.parent == READY else self.path.parent
+        return folder / f"{self.path.name}.decoding.toml"
 
     def config(self, base: ConfigT) -> ConfigT:
         """See ``Saved``."""

@@ -110,7 +110,7 @@ class Network:
         Raises:
             TypeError: If it is no recogniser.
         """
-        raise TypeError(f"{self.folder} has trained {KIND_OF_RECIPE[self._recipe].description}")
+        raise self._other_kind()
 
     def caption(self, images: Pictures, *, batch_size: int = 16) -> list[str]:
         """See ``CaptionNetwork``.
@@ -118,7 +118,7 @@ class Network:
         Raises:
             TypeError: If it is no captioner.
         """
-        raise TypeError(f"{self.folder} has trained {KIND_OF_RECIPE[self._recipe].description}")
+        raise self._other_kind()
 
     def classify(self, images: Pictures, *, batch_size: int = 16) -> list[str]:
         """See ``ClassNetwork``.
@@ -126,7 +126,10 @@ class Network:
         Raises:
             TypeError: If it is no image classifier.
         """
-        raise TypeError(f"{self.folder} has trained {KIND_OF_RECIPE[self._recipe].description}")
+        raise self._other_kind()
+
+    def _other_kind(self) -> TypeError:
+        return TypeError(f"{self.folder}: it is {KIND_OF_RECIPE[self._recipe].description}")
 
     @property
     def _recipe(self) -> str:

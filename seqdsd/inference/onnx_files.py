@@ -80,7 +80,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
     """The recurrences' operators in ONNX's own, for ``torch.onnx.export``."""
     return {
         torch.ops.seqdsd.clipped_rnn.default: _clipped_rnn,
-        torch.ops.seqdsd.gated_rnn.default: _gated_rnn,
+        torch.ops.seqdsd.gated_states.default: _gated_states,
         torch.ops.seqdsd.neuraltalk_lstm.default: _neuraltalk_lstm,
     }
 
@@ -140,7 +140,7 @@ def _clipped_rnn(inputs: Any, num_frames: Any, weight: Any, bias: Any, recurrent
     return op.Transpose(op.ReduceSum(states, [1], keepdims=0), perm=[1, 0, 2])
 
 
-def _gated_rnn(inputs: Any, num_frames: Any, weight: Any, recurrent: Any, bias: Any, cell: str) -> Any:
+def _gated_states(inputs: Any, num_frames: Any, weight: Any, recurrent: Any, bias: Any, cell: str) -> Any:
     """``GRU``, with its gates in the order z, r, h where torch has r, z, n; or ``LSTM``: i, o, f, c for i, f, g, o."""
     directions, rows, hidden_size = recurrent.shape
     gates = (1, 0, 2) if cell == "gru" else (0, 3, 1, 2)
@@ -154,7 +154,8 @@ def _gated_rnn(inputs: Any, num_frames: Any, weight: Any, recurrent: Any, bias: 
         states, _ = op.GRU(inputs, *weights, biases, lengths, linear_before_reset=1, **sizes)
     else:
         states, _, _ = op.LSTM(inputs, *weights, biases, lengths, **sizes)
-    return op.Transpose(op.ReduceSum(states, [1], keepdims=0), perm=[1, 0, 2])
+    # from [frames, directions, batch, hidden]
+    return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), [0, 0, directions * hidden_size])
 
 
 def _neuraltalk_lstm(inputs: Any, weight: Any, bias: Any, tanh_output: bool) -> Any:

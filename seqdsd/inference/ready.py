@@ -6,6 +6,7 @@ What is said of a network stands in its file's header alone. Left out: networks 
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,13 @@ from rich.table import Table
 
 from seqdsd.compression import FileSizes, file_sizes
 from seqdsd.compression.header import AGAIN
-from seqdsd.inference.model_files import SUFFIX, SavedFile
+from seqdsd.inference.model_files import READY, SUFFIX, SavedFile
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, KIND_OF_RECIPE, SPEECH, Kind
 from seqdsd.printable import printable
 from seqdsd.recipes.command import run_command
 from seqdsd.records import RunFolderError, checked, is_test_split
 
 PROG = "seqdsd models"
-FOLDER = Path(__file__).parents[1] / "networks"
 _DESCRIPTION = """List the networks that come with the package, or write the model card of one.
 
 Their names stand wherever a command or seqdsd.load takes a run: seqdsd classify mnist-lenet300 digit.png. A run or
@@ -95,7 +95,7 @@ def read_described(path: Path) -> SavedFile:
 
 def ready_files() -> dict[str, Path]:
     """The files that come with the package, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob(f"*{SUFFIX}"))}
+    return {path.stem: path for path in sorted(READY.glob(f"*{SUFFIX}"))}
 
 
 def located(path: Path) -> Path:
@@ -104,16 +104,16 @@ def located(path: Path) -> Path:
     Raises:
         RunFolderError: If it is a bare name, and neither is there.
     """
-    is_name = str(path) == path.stem
+    files = ready_files()
+    is_name = str(path) == path.name and path.suffix in ("", SUFFIX)
     if not is_name or path.exists():
         return path
-    files = ready_files()
-    if path.stem not in files:
+    if str(path) not in files:
         raise RunFolderError(
             f"{path}: not a run folder, nor a file, nor one of the networks that come with the package "
             f"({', '.join(files) or 'none'}; seqdsd models says what they are)"
         )
-    return files[path.stem]
+    return files[str(path)]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def show(networks: Mapping[str, SavedFile], console: Console) -> None:
     for name, saved in networks.items():
         terms = saved.about.get("terms")
         said = [
-            f"{name}:",
+            f"{name}: {saved.about.get('title') or ''}".rstrip(),
             f"  use:   {_use(name, saved)}",
             *([f"  terms: {terms}"] if terms else []),
             "  made by:",
@@ -245,7 +245,7 @@ def _scores_table(name: str, saved: SavedFile) -> Iterator[str]:
     ]
     yield from _markdown(("set", *titles, f"{kind.item}s", "signature"), rows)
     data = "" if saved.about["data"] is None else " --data DATA"
-    yield f"\nAs found by `{_use(name, saved).replace(_USE[kind.name], 'evaluate').rsplit(' ', 1)[0]}{data}`."
+    yield f"\nAs found by `seqdsd evaluate {_where(name, saved)}{data}`."
 
 
 def _said(about: Mapping[str, Any]) -> Iterator[str]:
@@ -312,8 +312,12 @@ def _corpus(saved: SavedFile) -> str:
 
 def _use(name: str, saved: SavedFile) -> str:
     kind = _kind(saved).name
-    where = name if ready_files().get(name) == saved.path else saved.path
-    return f"seqdsd {_USE[kind]} {where} {_ITEM[kind]}"
+    return f"seqdsd {_USE[kind]} {_where(name, saved)} {_ITEM[kind]}"
+
+
+def _where(name: str, saved: SavedFile) -> str:
+    """As a command takes it."""
+    return name if ready_files().get(name) == saved.path else shlex.quote(str(saved.path))
 
 
 def _commands(saved: SavedFile) -> list[str]:

@@ -102,7 +102,7 @@ class Saved(Protocol):
         """
 
     def phase(self, name: str | None) -> Mapping[str, Any]:
-        """The record of a phase, by its name or its file's name; by default of the best on dev, shared ones first.
+        """The record of a phase, by its name or its file's; by default of the best on dev, of shared weights if any.
 
         Raises:
             ValueError: If there is no such phase.

@@ -30,8 +30,8 @@ PROG = "seqdsd tune-decoding"
 _DESCRIPTION = """Find the weight of a language model and the bonus for each word that give the lowest WER on dev.
 
 Every pair of the values given is tried on what the network makes of dev, which is computed once. The best pair is kept
-in the run's folder, or beside a .dsdz file, where seqdsd evaluate and seqdsd transcribe find it by the language model's
-contents.
+in the run's folder, or beside a .dsdz file (of a network that comes with the package, in the current folder), where
+seqdsd evaluate and seqdsd transcribe find it by the language model's contents.
 
 Examples:
   seqdsd tune-decoding runs/an4-ds1 --lm an4.arpa

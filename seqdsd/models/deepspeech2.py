@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.convolutions import convolve_by_products, convolve_folded
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.gated_rnn import GatedRNN
+from seqdsd.models.gated_rnn import Directions, GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
 from seqdsd.models.recompute import compute
 from seqdsd.models.row_convolution import RowConvolution
@@ -95,6 +95,8 @@ class DeepSpeech2(nn.Module):
         cell: ``relu``, the papers' plain clipped cell with one input matrix for both directions; ``gru``; ``lstm``.
         recurrent_norm: Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with
             gated cells and without (docs/experiments.md).
+        directions: Of gated cells: a layer's two are summed, as in the papers, or concatenated (compared in
+            docs/experiments.md).
         last_fc: Have the FC layer, as Table 8; small corpora learn sooner without.
         bidirectional: Without it the recurrent layers look back only, and a row convolution follows them.
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
@@ -119,6 +121,7 @@ class DeepSpeech2(nn.Module):
         num_recurrent_layers: int = 7,
         cell: Cell = "relu",
         recurrent_norm: bool = True,
+        directions: Directions = "summed",
         last_fc: bool = True,
         bidirectional: bool = True,
         future_frames: int = 20,
@@ -131,8 +134,16 @@ class DeepSpeech2(nn.Module):
             raise ValueError(f"num_recurrent_layers must be at least 1, got {num_recurrent_layers}")
         if cell not in get_args(Cell):
             raise ValueError(f"cell must be one of {get_args(Cell)}, got {cell!r}")
+        if directions not in get_args(Directions):
+            raise ValueError(f"directions must be one of {get_args(Directions)}, got {directions!r}")
+        if directions == "concatenated" and (cell == "relu" or not bidirectional):
+            raise ValueError(
+                "directions can be concatenated of bidirectional gru or lstm cells only: relu cells share their input "
+                "matrix and are summed"
+            )
         if future_frames < 0:
             raise ValueError(f"future_frames must not be negative, got {future_frames}")
+        output_size = hidden_size * (2 if directions == "concatenated" else 1)
 
         def recurrent(input_size: int) -> nn.Module:
             if cell == "relu":
@@ -149,6 +160,7 @@ class DeepSpeech2(nn.Module):
                 hidden_size=hidden_size,
                 bidirectional=bidirectional,
                 batch_norm=recurrent_norm,
+                directions=directions,
             )
 
         self.conv1 = ConvLayer(
@@ -157,20 +169,20 @@ class DeepSpeech2(nn.Module):
         self.conv2 = ConvLayer(
             channels=CHANNELS, num_bins=self.conv1.out_bins, kernel_bins=21, time_stride=1, clip=clip
         )
-        input_sizes = [CHANNELS * self.conv2.out_bins] + [hidden_size] * (num_recurrent_layers - 1)
+        input_sizes = [CHANNELS * self.conv2.out_bins] + [output_size] * (num_recurrent_layers - 1)
         self.recurrent = nn.ModuleList(recurrent(size) for size in input_sizes)
         self.row_conv = (
             None if bidirectional else RowConvolution(hidden_size=hidden_size, future_frames=future_frames)
         )
         self.fc = (
             nn.Sequential(
-                nn.Linear(hidden_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
+                nn.Linear(output_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
             )
             if last_fc
             else nn.Identity()
         )
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size, vocab_size)
+        self.output = nn.Linear(hidden_size if last_fc else output_size, vocab_size)
         self.recompute_layers = recompute_layers
 
     def _compute(self, layer: nn.Module, *inputs: Any) -> Tensor:

@@ -17,13 +17,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames
-from seqdsd.models.recurrence_operators import gated_rnn
+from seqdsd.models.recurrence_operators import gated_states
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
+Directions = Literal["summed", "concatenated"]
+"""What becomes of a layer's two directions."""
+
 
 class _GRUScan(torch.autograd.Function):
-    """Sum over the directions of the states of gated recurrent units.
+    """States of gated recurrent units, those of a frame's directions side by side.
 
     Reset r = sigmoid(x_r + R_r h), update z = sigmoid(x_z + R_z h), candidate n = tanh(x_n + r (R_n h + b)), and
     the next state is n + z (h - n). Each x is an input's projection with the other biases.
@@ -51,11 +54,11 @@ class _GRUScan(torch.autograd.Function):
             before = torch.lerp(n, before, z, out=now)
         ctx.save_for_backward(gates, candidates, states, weight)
         ctx.packing = packing
-        return blocks.summed(states)
+        return blocks.side_by_side(states)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_sum: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         gates, n, states, weight = ctx.saved_tensors
         blocks = ctx.packing.time_blocks(len(weight))
         r, z, product = gates.chunk(3, dim=1)
@@ -64,7 +67,8 @@ class _GRUScan(torch.autograd.Function):
         # First what does not depend on later steps: the factors of a state's gradient in those of its gates. z (h - n)
         # is the next state less n.
         deltas = torch.cat((by_product * product * (1 - r), (states - n) * (1 - z), by_product), dim=1)
-        grads = grad_sum.index_select(0, blocks.rows)
+        grads = torch.empty_like(n)
+        grads.index_copy_(0, blocks.positions.t().flatten(), grad_states.reshape_as(n))
         steps = [reversed(blocks.split(one)) for one in (grads, deltas, z)]
         later = None
         for grad, delta, update in zip(*steps, strict=True):
@@ -81,11 +85,11 @@ class _GRUScan(torch.autograd.Function):
         grad_bias = of_input[blocks.positions].sum(1)
         torch.mul(grads, by_candidate, out=of_input)
         grad_rows = deltas.index_select(0, blocks.positions.t().flatten())
-        return grad_rows.view(len(grad_sum), -1), grad_weight, grad_bias, None
+        return grad_rows.view(len(grad_states), -1), grad_weight, grad_bias, None
 
 
 class GatedRNN(nn.Module):
-    """A layer of GRU or LSTM cells whose directions are summed.
+    """A layer of GRU or LSTM cells whose directions are summed, or concatenated.
 
     Reference: Amodei et al. 2015 (Deep Speech 2), sections 3.1 and 3.2. Departures: each direction has its own input
     matrix, and the norm acts on the layer's inputs, not on their projection, since torch's cells do both in one.
@@ -99,29 +103,39 @@ class GatedRNN(nn.Module):
         hidden_size: int,
         bidirectional: bool = True,
         batch_norm: bool = False,
+        directions: Directions = "summed",
     ) -> None:
         super().__init__()
+        self.directions = directions
         self.norm = FrameNorm(input_size) if batch_norm else nn.Identity()
         self.cell = cell
         self.rnn = CELLS[cell](input_size, hidden_size, bidirectional=bidirectional)
 
     def forward(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking | PaddedFrames
-    ) -> Float[Tensor, "valid hidden"]:
-        """Sum of the directions' outputs for each packed frame; each item starts from 0 at either end."""
+    ) -> Float[Tensor, "valid output"]:
+        """The directions' outputs for each packed frame; each item starts from 0 at either end."""
+        states = self._states(inputs, packing)
+        if self.directions == "concatenated" or not self.rnn.bidirectional:
+            return states
+        forward, backward = states.chunk(2, dim=-1)
+        return forward + backward
+
+    def _states(
+        self, inputs: Float[Tensor, "valid features"], packing: FramePacking | PaddedFrames
+    ) -> Float[Tensor, "valid directions_hidden"]:
+        """Each frame's, the directions side by side."""
         if isinstance(packing, PaddedFrames):
             return self._exported(inputs, packing)
         frames = self.norm(inputs)
         if frames.device.type == "cpu":
             # Under autocast too in the weights' precision, as in ``SharedInputRNN``.
             return {"gru": self._scanned_gru, "lstm": self._padded_lstm}[self.cell](frames, packing)
-        packed = PackedSequence(frames, torch.tensor(packing.active))
-        outputs = self.rnn(packed)[0].data
-        return sum(outputs.chunk(2, dim=-1)) if self.rnn.bidirectional else outputs
+        return self.rnn(PackedSequence(frames, torch.tensor(packing.active)))[0].data
 
     def _scanned_gru(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
-    ) -> Float[Tensor, "valid hidden"]:
+    ) -> Float[Tensor, "valid directions_hidden"]:
         weight, recurrent, of_input, of_state = self._weights()
         of_gates, of_product = of_state.split([2 * self.rnn.hidden_size, self.rnn.hidden_size], dim=1)
         bias = of_input + F.pad(of_gates, (0, self.rnn.hidden_size))
@@ -130,7 +144,7 @@ class GatedRNN(nn.Module):
 
     def _padded_lstm(
         self, inputs: Float[Tensor, "valid features"], packing: FramePacking
-    ) -> Float[Tensor, "valid hidden"]:
+    ) -> Float[Tensor, "valid directions_hidden"]:
         """Each direction begins with an item's first or last frame, so that what follows its other end is never read.
 
         Reference: Hochreiter and Schmidhuber 1997, with forget gates, as torch writes it.
@@ -144,16 +158,16 @@ class GatedRNN(nn.Module):
                 # biases, layers, dropout, training, bidirectional, batch first
                 options = (True, 1, 0.0, self.training, False, True)
                 outputs.append(way.pack(torch.lstm(padded, (state, state), weights, *options)[0]))
-        return sum(outputs[1:], outputs[0])
+        return torch.cat(outputs, dim=-1)
 
     def _exported(
         self, inputs: Float[Tensor, "rows features"], packing: PaddedFrames
-    ) -> Float[Tensor, "rows hidden"]:
+    ) -> Float[Tensor, "rows directions_hidden"]:
         """The same by one operator; in evaluation mode."""
         weight, recurrent, of_input, of_state = self._weights()
         bias = torch.stack((of_input, of_state), dim=1)
         frames = packing.padded(self.norm(inputs))
-        return packing.pack(gated_rnn(frames, packing.num_frames, weight, recurrent, bias, self.cell))
+        return packing.pack(gated_states(frames, packing.num_frames, weight, recurrent, bias, self.cell))
 
     def _weights(self) -> tuple[Tensor, ...]:
         """Torch's ``weight_ih``, ``weight_hh``, ``bias_ih`` and ``bias_hh``, each by direction."""

@@ -131,6 +131,12 @@ class TimeBlocks:
         each = [blocks.index_select(0, where) for where in self.positions]
         return each[0] if len(each) == 1 else each[0].add_(each[1])
 
+    def side_by_side(
+        self, blocks: Float[Tensor, "positions hidden"]
+    ) -> Float[Tensor, "valid directions_hidden"]:
+        """Packed rows of each direction's, the forward one first."""
+        return blocks.index_select(0, self.positions.t().flatten()).view(self.positions.shape[1], -1)
+
     def pairs(
         self, there: Float[Tensor, "positions gates"], before: Float[Tensor, "positions hidden"]
     ) -> tuple[Float[Tensor, "directions later gates"], Float[Tensor, "directions later hidden"]]:

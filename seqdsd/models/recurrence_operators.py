@@ -75,11 +75,11 @@ def _(inputs: Tensor, weight: Tensor, bias: Tensor, tanh_output: bool) -> Tensor
     return inputs.new_empty(inputs.shape[0], inputs.shape[1], weight.shape[0] // 4)
 
 
-@torch.library.custom_op("seqdsd::gated_rnn", mutates_args=())
-def gated_rnn(
+@torch.library.custom_op("seqdsd::gated_states", mutates_args=())
+def gated_states(
     inputs: Tensor, num_frames: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, cell: str
 ) -> Tensor:
-    """Sum over the directions of the outputs of ``torch.nn.GRU`` or ``LSTM``, each item within its own length.
+    """The outputs of ``torch.nn.GRU`` or ``LSTM``, the directions side by side, each item within its own length.
 
     Args:
         inputs: [batch, frames, features].
@@ -90,7 +90,7 @@ def gated_rnn(
         cell: ``gru`` or ``lstm``.
 
     Returns:
-        [batch, frames, hidden], 0 past an item's end.
+        [batch, frames, 1 or 2 hidden], 0 past an item's end.
     """
     directions, _, hidden = recurrent.shape
     packed = pack_padded_sequence(inputs, num_frames.cpu(), batch_first=True, enforce_sorted=False)
@@ -101,12 +101,13 @@ def gated_rnn(
         outputs = torch.gru(packed.data, packed.batch_sizes, state, *options)[0]
     else:
         outputs = torch.lstm(packed.data, packed.batch_sizes, (state, state), *options)[0]
-    summed = packed._replace(data=outputs.unflatten(1, (directions, hidden)).sum(1))
-    return pad_packed_sequence(summed, batch_first=True, total_length=inputs.shape[1])[0]
+    states = packed._replace(data=outputs)
+    return pad_packed_sequence(states, batch_first=True, total_length=inputs.shape[1])[0]
 
 
-@gated_rnn.register_fake
+@gated_states.register_fake
 def _(
     inputs: Tensor, num_frames: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, cell: str
 ) -> Tensor:
-    return inputs.new_empty(inputs.shape[0], inputs.shape[1], recurrent.shape[2])
+    directions, _, hidden = recurrent.shape
+    return inputs.new_empty(inputs.shape[0], inputs.shape[1], directions * hidden)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seqdsd.models import DeepSpeech2
 from seqdsd.models.deepspeech2 import Cell
+from seqdsd.models.gated_rnn import Directions
 from seqdsd.recipes.fitting import DS2
 from seqdsd.recipes.speech import SpeechConfig, SpeechRecipe, TokenizerSettings
 from seqdsd.recipes.training import RunResult
@@ -33,6 +34,8 @@ class NetworkSettings:
     """relu: the papers' plain cell, one input matrix for both directions; or torch's gru or lstm."""
     recurrent_norm: bool = True
     """Batch norm in the recurrent layers, as in the papers; small corpora learn sooner with gated cells and without."""
+    directions: Directions = "summed"
+    """Of gated cells: a layer's two are summed, as in the papers, or concatenated."""
     last_fc: bool = True
     """Table 8's FC layer after the recurrent ones."""
     bidirectional: bool = True
@@ -81,6 +84,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
         num_recurrent_layers=config.network.num_recurrent_layers,
         cell=config.network.cell,
         recurrent_norm=config.network.recurrent_norm,
+        directions=config.network.directions,
         last_fc=config.network.last_fc,
         bidirectional=config.network.bidirectional,
         future_frames=config.network.future_frames,

@@ -359,7 +359,7 @@ def test_a_file_that_does_not_give_back_the_weights_is_not_left(made, tmp_path):
     name = next(iter(result.shared))
     other = replace(result.shared[name], codebook=result.shared[name].codebook * 2)
     with pytest.raises(RuntimeError, match="does not give back the weights"):
-        write_checked(tmp_path / "a.dsdz", replace(result, shared={**result.shared, name: other}))
+        write_checked(tmp_path / "a.dsdz", replace(result, shared={**result.shared, name: other}), {})
     assert not (tmp_path / "a.dsdz").exists()
 
 

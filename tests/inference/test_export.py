@@ -39,10 +39,14 @@ NETWORKS = {
         hidden_size=16,
         num_recurrent_layers=2,
         cell="gru",
+        directions="concatenated",
         recurrent_norm=False,
         last_fc=False,
     ),
     "ds2 lstm": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm"),
+    "ds2 lstm, concatenated": lambda: DeepSpeech2(
+        vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm", directions="concatenated"
+    ),
     "ds2 lstm, forward only": lambda: DeepSpeech2(
         vocab_size=5, hidden_size=16, num_recurrent_layers=1, cell="lstm", bidirectional=False
     ),
@@ -95,14 +99,12 @@ def test_padding_is_ignored_by_the_file_too(tmp_path):
     assert (whole[1, 6:] == 0).all()
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(
+    "directions", [{}, {"directions": "concatenated"}, {"bidirectional": False}], ids=str
+)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, bidirectional):
-    model = ready(
-        DeepSpeech2(
-            vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, bidirectional=bidirectional
-        )
-    )
+def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, directions):
+    model = ready(DeepSpeech2(vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, **directions))
     write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     for lengths in ([3], [90], [17, 64], [64, 17], [5, 120, 33]):

@@ -123,11 +123,16 @@ def test_commands_lose_their_folders(run_copy, tmp_path, shared):
     text = run_copy.config.read_text()
     [line] = [line for line in text.splitlines() if line.startswith("command = ")]
     run_copy.config.write_text(text.replace(line, f"command = {json.dumps(said)}"))
-    about = {"command": f"seqdsd compress {tmp_path}/run --out ~/an4.dsdz"}
+    kept = 'wget "https://host.org/an4/an4.tgz" -O an4.tgz'
+    about = {
+        "command": f"seqdsd compress {tmp_path}/run --out ~/an4.dsdz",
+        "commands": [kept, "tar xf /home/me/an4.tgz"],
+    }
     file = write_model(tmp_path / "x.dsdz", run_copy, None, {}, about=about)
     noted = file.header["provenance"]["command"]
     assert noted == "python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml --data=an4 --out an4"
     assert file.header["command"] == "seqdsd compress run --out an4.dsdz"
+    assert file.header["commands"] == [kept, "tar xf an4.tgz"]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 import seqdsd
 from seqdsd.cli import COMMANDS, main
 from seqdsd.compression import SharedTensor, file_sizes, read_compressed, write_compressed
-from seqdsd.inference.model_files import SavedFile
-from seqdsd.inference.ready import FOLDER, About, card, located, ready_files
+from seqdsd.inference.model_files import READY, SavedFile
+from seqdsd.inference.ready import About, card, located, ready_files
 from seqdsd.kinds import KIND_OF_RECIPE
 from seqdsd.recipes.catalog import RECIPES
 
@@ -32,13 +32,13 @@ def digit(tmp_path) -> Path:
 
 def test_they_are_small():
     assert NAME in ready_files()
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
+    assert sum(path.stat().st_size for path in READY.iterdir()) < 2_000_000
 
 
 @pytest.mark.parametrize("name", ready_files())
 def test_each_says_what_it_is_and_how_to_make_it(name):
     about = read_compressed(ready_files()[name]).header
-    said = tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    said = tomllib.loads((READY / f"{name}.toml").read_text(encoding="utf-8"))
     assert said.keys() == set(About.__struct_fields__) and all(said.values())
     assert {member: about[member] for member in said} == said
     assert about["scores"].keys() >= {"dev", "test"}
@@ -96,6 +96,38 @@ def test_an_unknown_name_says_which_there_are(command, digit, capsys):
     assert "mnist-lenet3000: not a run folder" in error and NAME in error and "seqdsd models" in error
 
 
+def test_a_file_that_is_not_there_says_which_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{NAME}.dsdz: not a run folder.*{NAME}.*seqdsd models"):
+        located(Path(f"{NAME}.dsdz"))
+
+
+def test_nothing_is_written_into_the_package(tmp_path):
+    assert SavedFile.read(ready_files()[NAME]).decoding == Path(f"{NAME}.dsdz.decoding.toml")
+    own = tmp_path / "own.dsdz"
+    own.write_bytes(ready_files()[NAME].read_bytes())
+    assert SavedFile.read(own).decoding == tmp_path / "own.dsdz.decoding.toml"
+
+
+def test_another_kind_says_what_it_is():
+    with pytest.raises(TypeError, match=rf"{NAME}.dsdz: it is an image classifier; use seqdsd classify"):
+        seqdsd.load(NAME).caption("photo.jpg")
+
+
+def test_inspect_shows_what_made_it(capsys):
+    main(["inspect", NAME])
+    out = capsys.readouterr().out
+    for command in read_compressed(ready_files()[NAME]).header["commands"]:
+        assert command in out
+
+
+def test_commands_of_a_card_name_the_file_as_it_is(others, tmp_path):
+    path = others().rename(tmp_path / "my classify.dsdz")
+    text = card("my classify", SavedFile.read(path))
+    assert f"`seqdsd classify '{path}' image.png`" in text
+    assert f"`seqdsd evaluate '{path}' --data DATA`" in text
+
+
 def test_the_list_is_of_the_headers(capsys):
     main(["models", "--json"])
     rows = json.loads(capsys.readouterr().out)
@@ -109,7 +141,11 @@ def test_the_list_is_of_the_headers(capsys):
     score = 100 * read_compressed(ready_files()[NAME]).header["scores"]["test"]["top1_error"]
     assert NAME in text and f"{score:.2f}" in text
     for row in rows:
-        assert row["terms"] in text and all(command in text for command in row["commands"])
+        assert (
+            row["title"] in text
+            and row["terms"] in text
+            and all(command in text for command in row["commands"])
+        )
 
 
 def test_a_card_is_of_the_file(capsys):

@@ -212,6 +212,25 @@ def test_gated_layers_are_torchs_summed_over_directions(cell):
     torch.testing.assert_close(layer(hidden[0], packing), outputs[:, :16] + outputs[:, 16:])
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("last_fc", [True, False])
+def test_gated_layers_are_torchs_with_directions_concatenated(cell, last_fc):
+    model = with_statistics(
+        small(cell=cell, directions="concatenated", last_fc=last_fc, recurrent_norm=False)
+    )
+    hidden, packing = torch.randn(1, 6, 32), FramePacking.of(torch.tensor([6]), 6, torch.device("cpu"))
+    outputs = model.recurrent[1].rnn(hidden[0])[0]
+    torch.testing.assert_close(model.recurrent[1](hidden[0], packing), outputs)
+    assert (model.fc[0] if last_fc else model.output).in_features == 32
+    assert model(torch.randn(2, 30, 9), torch.tensor([30, 17]))[0].shape == (2, 15, 5)
+
+
+@pytest.mark.parametrize("options", [{"cell": "relu"}, {"cell": "gru", "bidirectional": False}])
+def test_directions_that_cannot_be_concatenated_are_refused(options):
+    with pytest.raises(ValueError, match="directions can be concatenated of bidirectional gru or lstm"):
+        small(directions="concatenated", **options)
+
+
 @pytest.mark.parametrize("cell", ["relu", "gru", "lstm"])
 def test_looking_ahead_ends_where_it_should(cell):
     """Without the backward direction a frame depends on no more than the convolutions and the row convolution see."""

@@ -1,6 +1,7 @@
 """The gated layers against torch's own on packed sequences, and against finite differences."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from seqdsd.models import FramePacking, GatedRNN
+from seqdsd.models.gated_rnn import Directions
 
 MIXED = [5, 9, 1, 9, 3]
 CPU = torch.device("cpu")
@@ -20,9 +22,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def build(cell: str, *, bidirectional: bool = True, scale: float = 2.0) -> GatedRNN:
+def build(
+    cell: str, *, bidirectional: bool = True, directions: Directions = "summed", scale: float = 2.0
+) -> GatedRNN:
     """A layer 4 -> 6 in double precision whose weights and biases are ``scale`` times torch's."""
-    layer = GatedRNN(cell=cell, input_size=4, hidden_size=6, bidirectional=bidirectional).double()
+    sizes = {"input_size": 4, "hidden_size": 6}
+    layer = GatedRNN(cell=cell, **sizes, bidirectional=bidirectional, directions=directions).double()
     with torch.no_grad():
         for weight in layer.parameters():
             weight.mul_(scale)
@@ -44,7 +49,7 @@ def run(layer: GatedRNN, items: list[Tensor]) -> list[Tensor]:
 def torchs(layer: GatedRNN, items: list[Tensor]) -> list[Tensor]:
     """The same by ``nn.GRU`` or ``nn.LSTM``."""
     outputs = unpack_sequence(layer.rnn(pack_sequence(items, enforce_sorted=False))[0])
-    return [one.unflatten(1, (-1, 6)).sum(1) for one in outputs]
+    return [one.unflatten(1, (-1, 6)).sum(1) if layer.directions == "summed" else one for one in outputs]
 
 
 def gradients(layer: GatedRNN, items: list[Tensor], outputs: list[Tensor]) -> dict[str, Tensor]:
@@ -58,8 +63,10 @@ def gradients(layer: GatedRNN, items: list[Tensor], outputs: list[Tensor]) -> di
 
 @pytest.mark.parametrize("lengths", [MIXED, [1], [1, 1], [7], [4, 4, 4], [2, 40, 11]])
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_against_torchs_cells(cell, lengths, bidirectional):
-    layer, items = build(cell, bidirectional=bidirectional), utterances(lengths)
+@pytest.mark.parametrize("directions", get_args(Directions))
+def test_against_torchs_cells(cell, lengths, bidirectional, directions):
+    layer = build(cell, bidirectional=bidirectional, directions=directions)
+    items = utterances(lengths)
     ours, theirs = run(layer, items), torchs(layer, items)
     torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-10)
     actual, expected = gradients(layer, items, ours), gradients(layer, items, theirs)
@@ -81,9 +88,11 @@ def test_the_names_of_the_weights_are_torchs(cell):
     assert {name: weight.shape for name, weight in build(cell).state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_gradients_against_finite_differences(cell, bidirectional):
-    layer = build(cell, bidirectional=bidirectional)
+@pytest.mark.parametrize(
+    ("bidirectional", "directions"), [(True, "summed"), (True, "concatenated"), (False, "summed")]
+)
+def test_gradients_against_finite_differences(cell, bidirectional, directions):
+    layer = build(cell, bidirectional=bidirectional, directions=directions)
     packing = FramePacking.of(torch.tensor([4, 1, 3]), 4, CPU)
     frames = torch.randn(8, 4, dtype=torch.double, requires_grad=True)
     names = [name for name, _ in layer.named_parameters()]

@@ -50,6 +50,7 @@ _ADDED_SINCE = (
     ("features.normalise", "bin"),
     ("network.last_fc", True),
     ("network.recurrent_norm", True),
+    ("network.directions", "summed"),
     ("augment.stretch", 0.0),
     ("augment.pitch_semitones", 0.0),
 )
