@@ -25,8 +25,8 @@ class CompressSettings:
     where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1
     error."""
     sparsity: float | None = None
-    """Share of the weights to prune, in (0, 1), of the tensors that layers does not name, and
-    of none more than 99.5 %. By default pruning goes on, step by step, while the score holds."""
+    """Share of the weights to prune, in (0, 1), of the tensors that layers does not name; of none more than 99.5 %. By
+    default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
     """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
     nothing of it is pruned). The others' are found on dev."""
