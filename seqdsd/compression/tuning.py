@@ -79,8 +79,8 @@ class CodebookTraining:
         Gradients are summed when ``optimizer.step()`` is called, so after clipping: a norm is that of the weights'
         own gradients, as in training before. Summed ones are larger, and need a lower learning rate. Start a fresh
         optimizer: one from before holds another momentum for each weight. ``close()`` ends it without a ``with``.
-        ``step(closure)`` is refused when it is called, and the first step of an optimizer that moves equal weights
-        apart is undone and refused, both with ``ValueError``.
+        ``step(closure)`` is refused when it is called, and an optimizer that moves equal weights apart by its first
+        step, which is undone; or, where that was too small to tell, by its 2nd, 4th, 8th …; both with ``ValueError``.
 
         Args:
             optimizer: Over the shared parameters, with others or without.
@@ -107,7 +107,7 @@ class CodebookTraining:
                 f"the optimizer already trains codebooks of {', '.join(twice)}: gradients would be summed twice; leave "
                 "that `with` block first, or make the optimizer anew"
             )
-        self._average = average
+        self._average, self._steps = average, 0
         hooks = ExitStack()
         hooks.callback(optimizer.register_step_pre_hook(self._before_step).remove)
         hooks.callback(optimizer.register_step_post_hook(self._after_step).remove)
@@ -172,7 +172,9 @@ class CodebookTraining:
             held.sum_gradients_(average=self._average)
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        if parted := [name for name, held in self._held.items() if held.has_parted()]:
+        self._steps += 1
+        is_looked_at = self._steps.bit_count() == 1  # the 1st, 2nd, 4th, 8th …: looking waits for the device
+        if is_looked_at and (parted := [name for name, held in self._held.items() if held.has_parted()]):
             for held in self._held.values():
                 held.undo_()
             raise ValueError(
@@ -227,7 +229,7 @@ class _Held:
     def has_parted(self) -> bool:
         """Whether the step just made has moved equal weights apart, by more than rounding does.
 
-        Asked until a step was large enough to tell.
+        Not looked at once a step was large enough to tell. It waits for the device.
         """
         if self._is_known_to_move_together:
             return False

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from seqdsd.compression import CompressedFile, read_compressed
 from seqdsd.engine import StopRequested, load_checkpoint
-from seqdsd.inference.model_files import write_model
-from seqdsd.inference.ready import read_about
+from seqdsd.inference.model_files import SUFFIX, write_model
+from seqdsd.inference.ready import read_about, usual_command
 from seqdsd.kinds import kind_of_scores
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
@@ -27,7 +27,6 @@ from seqdsd.records import RunFolder, RunFolderError, is_test_split
 from seqdsd.reports.phase_table import phase_table
 
 PROG = "seqdsd compress"
-SUFFIX = ".dsdz"
 _DESCRIPTION = """Make one small file of a trained network: prune it, share its weights, code them (Deep Compression).
 
 The run's best network on dev is pruned in steps and retrained under its mask, each tensor as far as it can bear; then
@@ -136,8 +135,7 @@ def show(made: Compressed, file: CompressedFile, console: Console) -> None:
         for split in ("dev", *filter(is_test_split, made.phase))
     )
     bits = " and ".join(str(one) for one in sorted(set(made.step.bits.values())))
-    use = {"speech": "transcribe {} recording.wav", "captions": "caption {} photo.jpg"}
-    next_use = use.get(kind.name, "classify {} photo.jpg").format(shlex.quote(str(file.path)))
+    where = shlex.quote(str(file.path))
     console.print(phase_table(made.folder.read_phases()))
     said = [
         "",
@@ -145,8 +143,8 @@ def show(made: Compressed, file: CompressedFile, console: Console) -> None:
         "its float32 weights; read back, and equal to the last bit",
         f"{made.phase['name']}: {made.sparsity:.1%} pruned, {bits} bits; {scores}",
         "",
-        f"What the bytes go into:  seqdsd inspect {shlex.quote(str(file.path))}",
-        f"Use it:                  seqdsd {next_use}",
+        f"What the bytes go into:  seqdsd inspect {where}",
+        f"Use it:                  {usual_command(kind, where)}",
     ]
     console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
     if not made.holds:

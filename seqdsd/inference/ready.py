@@ -45,6 +45,11 @@ _USE = {SPEECH.name: "transcribe", CAPTIONS.name: "caption", CLASSIFICATION.name
 _ITEM = {SPEECH.name: "recording.wav", CAPTIONS.name: "photo.jpg", CLASSIFICATION.name: "image.png"}
 
 
+def usual_command(kind: Kind, where: str) -> str:
+    """What a network of a kind is used by, for messages; ``where`` is as a command takes it."""
+    return f"seqdsd {_USE[kind.name]} {where} {_ITEM[kind.name]}"
+
+
 class About(Struct, forbid_unknown_fields=True):
     """What the maker of a file says of it: ``seqdsd compress --about`` reads it, a model card shows it.
 
@@ -311,8 +316,7 @@ def _corpus(saved: SavedFile) -> str:
 
 
 def _use(name: str, saved: SavedFile) -> str:
-    kind = _kind(saved).name
-    return f"seqdsd {_USE[kind]} {_where(name, saved)} {_ITEM[kind]}"
+    return usual_command(_kind(saved), _where(name, saved))
 
 
 def _where(name: str, saved: SavedFile) -> str:

@@ -14,7 +14,9 @@ from jaxtyping import Float
 _GRID = np.geomspace(1.0, 0.005, 400)
 """Densities between which is chosen: each 1.3 % below the one before."""
 _ROUNDS = 60
+"""Halvings of the range in which the price of a weight is looked for."""
 _SHARES = 400
+"""Stops on the way from the densities at one price to those at the next."""
 
 
 @dataclass(frozen=True)

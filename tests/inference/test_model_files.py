@@ -6,6 +6,7 @@ import resource
 import shutil
 import tomllib
 from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -363,6 +364,16 @@ def test_commands_print_what_they_print_of_the_run(kind, files, same_runs, input
     assert by_file == by_run != ""
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several may sum in another order each time, and losses differ in their last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluate_scores_what_the_run_scores_and_asks_for_the_data(
     kind, files, same_runs, runs, capsys, feature_cache, monkeypatch
