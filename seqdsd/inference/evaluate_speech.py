@@ -40,7 +40,7 @@ class EvaluateSpeech(Evaluate):
     split: str = "test"
     """Which manifest of a folder: SPLIT.jsonl; for test also every test_NAME.jsonl."""
     max_batch_seconds: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """Budget of a batch in seconds of audio; by default the run's own."""
+    """Budget of a batch in seconds of audio; by default the run's own, and the recipe's for a file."""
     num_workers: int = 0
     """Processes that read audio ahead; 0 reads in this one."""
     decoding: Annotated[DecodingSettings, tyro.conf.arg(name="")] = field(default_factory=DecodingSettings)
