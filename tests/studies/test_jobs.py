@@ -36,7 +36,9 @@ def save(number, frame):
     open("saved-" + os.environ["NAME"], "w").close()
     sys.exit(130)
 signal.signal(signal.SIGTERM, save)
-open("ready-" + os.environ["NAME"], "w").write(str(os.getpid()))
+with open("begun-" + os.environ["NAME"], "w") as file:
+    file.write(str(os.getpid()))
+os.rename(file.name, "ready-" + os.environ["NAME"])  # never seen without the number in it
 time.sleep(60)
 """
 
