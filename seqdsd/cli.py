@@ -34,6 +34,7 @@ examples:
   seqdsd table runs/an4-ds1
   seqdsd sweep recipes/an4/ds1.toml --sparsities 0.25 0.5 0.8
   seqdsd compare recipes/an4/ds1.toml --seeds 0,1,2,3,4
+  seqdsd retrain recipes/mnist/lenet300.toml --num-parents 10 --repeats 4 --sparsities 0.3 0.5 0.8
   seqdsd report runs/compare-ds1
 
 training comes first:
@@ -72,6 +73,9 @@ COMMANDS = {
     "models": _Entry("seqdsd.inference.ready", "list the networks that come with the package"),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
+    ),
+    "retrain": _Entry(
+        "seqdsd.studies.retrain", "retrain the same parents many times, with pruning and without"
     ),
     "shard": _Entry(
         "seqdsd.inference.shard", "write a speech corpus as tar shards, for one larger than a disk"

@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from seqdsd.compression import read_compressed
+from seqdsd.compression.header import MAGIC
 from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.engine.task import Evaluation
 
@@ -48,10 +50,10 @@ class GivenWeights:
 
     @classmethod
     def read(cls, path: Path) -> GivenWeights:
-        """Read a safetensors file, or what ``torch.save`` has written of a ``state_dict``, alone or within a dict.
+        """Read a safetensors file, what ``torch.save`` has written of a ``state_dict``, alone or in a dict, or a .dsdz.
 
         Raises:
-            CheckpointError: If there is no such file, it is damaged, or it holds something else than tensors.
+            ValueError: If there is no such file, it is damaged, or it holds something else than tensors.
         """
         try:
             content = path.read_bytes()
@@ -63,9 +65,12 @@ class GivenWeights:
             tensors = _from_safetensors(path, content)
         elif content.startswith(_TORCH):
             tensors = _tensors_in(path, _from_torch(path, content))
+        elif content.startswith(MAGIC):
+            tensors = read_compressed(path).state_dict()
         else:
             raise CheckpointError(
-                f"{path}: neither a safetensors file nor one of torch.save; save the network's state_dict as one"
+                f"{path}: neither a safetensors file nor one of torch.save or of seqdsd compress; save the network's "
+                "state_dict as one"
             )
         return cls(path, hashlib.sha256(content).hexdigest(), tensors)
 

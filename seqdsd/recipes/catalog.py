@@ -20,6 +20,9 @@ from seqdsd.recipes.fitting import Fitted, Planned, show_choices
 from seqdsd.recipes.training import RunConfig, finished_phases, holds_run
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 
+_RUNS_OF_STUDIES = ("seed-*/*", "parent-*/*", "parent-*/repeat-*/*")
+"""Where runs lie below the file of what they have in common."""
+
 
 class UnknownRecipe(ValueError):
     """It cannot be told which recipe is meant."""
@@ -235,7 +238,9 @@ def recipe_by_name(path: Path) -> str | None:
 
 def _has_runs(path: Path) -> bool:
     """Whether runs have been begun with the settings of a file, below its folder."""
-    return path.is_file() and any(path.parent.glob("seed-*/*/config.toml"))
+    return path.is_file() and any(
+        config for runs in _RUNS_OF_STUDIES for config in path.parent.glob(f"{runs}/config.toml")
+    )
 
 
 def _recipe_in(path: Path) -> str | None:

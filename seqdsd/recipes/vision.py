@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -140,8 +140,7 @@ class Config(RunConfig):
             raise ValueError(
                 "weights are trained by the first dense phase, and start_weights stand for it; leave one of them out"
             )
-        with torch.device("meta"):  # raises for a network, a width or a size that cannot be
-            make_model(self, num_classes=2, image_format=self.image_format(COLOURS))
+        _check_network(self.network, self.image_format(COLOURS), self.hidden_size)
 
     @property
     def initial_weights(self) -> Path | None:
@@ -311,6 +310,19 @@ def make_model(config: Config, *, num_classes: int, image_format: ImageFormat) -
         image_size=image_format.height,
         hidden_size=config.hidden_size,
     )
+
+
+@cache  # studies make settings by the hundred
+def _check_network(network: str, image_format: ImageFormat, hidden_size: int | None) -> None:
+    """Raise for a network, a size of images or a width that cannot be."""
+    with torch.device("meta"):
+        make_classifier(
+            network,
+            num_classes=2,
+            channels=image_format.channels,
+            image_size=image_format.height,
+            hidden_size=hidden_size,
+        )
 
 
 def embedded_settings() -> Config:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.training import RunConfig
-from seqdsd.records import RunFolder
 from seqdsd.studies.jobs import Job
+from seqdsd.studies.study import run_job
 
 ARMS = ("baseline", "llr", "dsd", "dsdsd")
 
@@ -127,19 +127,16 @@ def make_jobs(
     jobs = []
     for seed in seeds:
         for arm in arms:
-            folder = RunFolder(out / f"seed-{seed}" / arm.name)
-            command = ["-m", recipe.module, "--config", str(settings), *arm.flags(), "--seed", str(seed)]
-            command += ["--out", str(folder.path), "--resume"]
-            if arm.takes_over:
-                command += ["--start-from", str(out / f"seed-{seed}" / arm.takes_over)]
             jobs.append(
-                Job(
+                run_job(
+                    recipe,
+                    replace(arm.config(common), seed=seed),
+                    out=out,
                     name=f"seed-{seed}/{arm.name}",
-                    command=tuple(command),
-                    folder=folder,
-                    epochs=new_epochs(arm, arms, common),
-                    is_done=recipe.has_finished(folder, replace(arm.config(common), seed=seed)),
-                    needs=f"seed-{seed}/{arm.takes_over}" if arm.takes_over else None,
+                    settings=settings,
+                    flags=arm.flags(),
+                    takes_over=f"seed-{seed}/{arm.takes_over}" if arm.takes_over else None,
+                    shared_epochs=arm.config(common).schedule.total_epochs - new_epochs(arm, arms, common),
                 )
             )
     return jobs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,21 +12,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from seqdsd.config import to_toml
-from seqdsd.recipes.catalog import Recipe, find_recipe
+from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.training import RunConfig
-from seqdsd.records import RunFolder, write_atomically
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headline
 from seqdsd.reports.comparison.tables import contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.studies.arms import ARMS, Arm, follows_cosine, make_arms, make_jobs, new_epochs
-from seqdsd.studies.cluster import print_script, submit_to_slurm
-from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
-from seqdsd.studies.job_display import JobDisplay, in_words
-from seqdsd.studies.jobs import Job, Share, makespan, run_jobs
-from seqdsd.studies.speed import Speed, measure_speed
+from seqdsd.studies.command_line import (
+    RESERVED,
+    add_recipe_options,
+    add_training_options,
+    parse_options,
+    parse_seeds,
+    read_settings,
+    split_arguments,
+)
+from seqdsd.studies.jobs import Job
+from seqdsd.studies.study import carry_out, estimate
 
 PROG = "seqdsd compare"
 SETTINGS = "comparison.toml"
@@ -75,11 +78,7 @@ class ComparisonPlan:
         return self.out / SETTINGS
 
     def jobs(self) -> list[Job]:
-        """A run an arm and seed.
-
-        Raises:
-            RunFolderError: If the folder holds other runs than these, or damaged ones.
-        """
+        """See ``Study``: a run an arm and seed."""
         self.recipe.check_common(self.settings, self.common)
         return make_jobs(
             self.arms,
@@ -89,6 +88,10 @@ class ComparisonPlan:
             out=self.out,
             common=self.common,
         )
+
+    def write_settings(self) -> None:
+        """See ``Study``."""
+        self.recipe.write_common(self.settings, self.common, self.chosen)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -105,57 +108,24 @@ def compare(argv: Sequence[str], console: Console) -> None:
         StopRequested: After Ctrl-C.
     """
     asked, settings = split_arguments(argv)
-    options = _parse(asked)
+    options = parse_options(_parser(), asked)
     plan = _resolve(options, settings, console)
     if options.dry_run:
-        describe(plan, options.jobs, console, processes_per_run=options.processes_per_run)
-        return
-    with RunFolder(plan.out).locked():
-        jobs = plan.jobs()
-        plan.recipe.write_common(plan.settings, plan.common, plan.chosen)
-        logs, per_run = plan.out / "logs", options.processes_per_run
-        if options.submit == "print":
-            print_script(jobs, processes_per_run=per_run)
-            return
-        if options.submit == "slurm":
-            submit_to_slurm(
-                jobs, logs=logs, parameters=options.slurm, console=console, processes_per_run=per_run
-            )
-            return
-        device = plan.common.device
-        share = Share.of_this_machine(options.jobs, jobs, device=device, processes_per_run=per_run)
-        with JobDisplay.open(console) as display:
-            run_jobs(jobs, share=share, logs=logs, show=display)
-    show_result(plan.out, console)
+        describe(plan, options, console)
+    elif carry_out(plan, options, console):
+        show_result(plan.out, console)
 
 
-def describe(
-    plan: ComparisonPlan, asked: int | None, console: Console, *, processes_per_run: int = 1
-) -> None:
-    """Print the arms with their epochs, and how long it will take, from one epoch that is trained and thrown away."""
-    jobs = plan.jobs()
-    share = Share.of_this_machine(asked, jobs, device=plan.common.device, processes_per_run=processes_per_run)
+def describe(plan: ComparisonPlan, options: argparse.Namespace, console: Console) -> None:
+    """Print the arms with their epochs, and how long it will take."""
+    plan.jobs()  # raises for a folder of others
     console.print(_arms_table(plan))
     if plan.common.patience:
         console.print(
             f"A phase ends early after {plan.common.patience} epochs without a better dev score (patience); the "
             "baseline trains all of its epochs."
         )
-    left = [job for job in jobs if not job.is_done]
-    console.print(f"runs: {len(jobs)}, of which finished: {len(jobs) - len(left)}", highlight=False)
-    if not left:
-        return
-    per_run = f", processes of each: {processes_per_run}" if processes_per_run > 1 else ""
-    console.print(
-        f"measuring one epoch; at a time: {share.runs}{per_run}, threads of each: {share.threads} …"
-    )
-    speed = _measure(plan, share)
-    seconds = makespan(jobs, {job.name: speed.seconds(job) for job in jobs}, share.runs)
-    console.print(
-        f"about {in_words(seconds)} here: {sum(job.epochs_left for job in left)} epochs of "
-        f"{speed.epoch_seconds:.1f} s, evaluation included",
-        highlight=False,
-    )
+    estimate(plan, options, console)
 
 
 def show_result(out: Path, console: Console) -> None:
@@ -190,15 +160,6 @@ def _arms_table(plan: ComparisonPlan) -> Table:
     return table
 
 
-def _measure(plan: ComparisonPlan, share: Share) -> Speed:
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "settings.toml"
-        # One dense phase is measured, of which none is left where its weights are given; how long it takes these do
-        # not decide.
-        write_atomically(settings, to_toml(plan.common.with_fresh_weights()))
-        return measure_speed(plan.recipe.module, settings, share=share, folder=Path(folder))
-
-
 def _show_tables(comparison: Comparison, console: Console) -> None:
     family, has_tests = comparison.kind.families[0], len(comparison.seeds) > 1
     for split in comparison.scored_splits:
@@ -207,28 +168,12 @@ def _show_tables(comparison: Comparison, console: Console) -> None:
 
 
 def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> ComparisonPlan:
-    recipe, file = find_recipe(options.recipe_file, options.recipe)
-    out = options.out or Path("runs") / f"compare-{file.stem if file else recipe.name}"
-    common, chosen = recipe.settings(
-        file,
-        settings,
-        prog=PROG,
-        reserved=RESERVED,
-        iters=options.iters,
-        common=out / SETTINGS,
-        console=console,
+    recipe, common, chosen, out = read_settings(
+        options, settings, prog=PROG, settings_name=SETTINGS, reserved=RESERVED, console=console
     )
     arms = make_arms(common, options.arms, baseline_anneal=options.baseline_anneal)
     common = replace(common, seed=0, method="dsd", out=out)
     return ComparisonPlan(recipe, common, chosen, tuple(arms), options.seeds, out)
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    options = parse_options(parser, argv)
-    if options.slurm and options.submit != "slurm":
-        parser.error("--slurm goes with --submit slurm")
-    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -241,12 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "recipe_file",
-        metavar="RECIPE",
-        help="settings file named after its recipe (recipes/an4/ds1.toml), or a recipe alone (ds1)",
-    )
-    add("--recipe", help="the file's recipe, where its name does not tell")
+    add_recipe_options(parser)
     add(
         "--seeds",
         type=parse_seeds,
@@ -265,42 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, help="folder of the comparison; by default runs/compare-NAME")
     add(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at a time, each with its share of the cores; by default one a GPU, or one a core (or fewer, where a "
-        "run has several processes)",
-    )
-    add(
-        "--processes-per-run",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that train a run together, by torchrun, each on a GPU of its own or on a share of the cores; "
-        "default: 1",
-    )
-    add(
         "--baseline-anneal",
         type=float,
         metavar="X",
         help="the baseline's learning rate is divided by X after every epoch (1: stays); by default it falls to the "
         "last phase's, or, where optimizer.curve is cosine, along one cosine over all epochs",
     )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="print arms, epochs and an estimate of the time from one measured epoch",
-    )
-    add(
-        "--submit",
-        choices=("print", "slurm"),
-        help="print one command a run, or submit them to Slurm (pip install 'seqdsd[slurm]')",
-    )
-    add(
-        "--slurm",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="parameter of submitit's Slurm executor, such as time=240 (minutes) or partition=gpu",
+    add_training_options(
+        parser, dry_run="print arms, epochs and an estimate of the time from one measured epoch"
     )
     return parser

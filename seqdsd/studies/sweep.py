@@ -13,14 +13,25 @@ from rich.console import Console
 from rich.table import Table
 
 from seqdsd.config import read_values
-from seqdsd.recipes.catalog import Recipe, find_recipe
+from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.training import RunConfig
 from seqdsd.records import RunFolder, RunFolderError
 from seqdsd.sparsity import Schedule
-from seqdsd.studies.command_line import RESERVED, parse_options, parse_seeds, split_arguments
-from seqdsd.studies.job_display import JobDisplay
-from seqdsd.studies.jobs import Job, Share, run_jobs
+from seqdsd.studies.command_line import (
+    RESERVED,
+    Values,
+    add_recipe_options,
+    add_training_options,
+    parse_options,
+    parse_seeds,
+    parse_values,
+    read_settings,
+    split_arguments,
+    texts,
+)
+from seqdsd.studies.jobs import Job
+from seqdsd.studies.study import carry_out, run_job
 
 PROG = "seqdsd sweep"
 SETTINGS = "sweep.toml"
@@ -39,8 +50,6 @@ examples:
   seqdsd sweep ds1.toml --sparsities 0.5 --seeds 0,1 -- --epochs 20   settings of the recipe, after --
 """
 
-Values = tuple[float, ...]
-
 
 @dataclass(frozen=True)
 class Point:
@@ -53,13 +62,13 @@ class Point:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{'-'.join(_texts(self.sparsities)) or 'llr'}_{'-'.join(_texts(self.learning_rates))}"
+        return f"{'-'.join(texts(self.sparsities)) or 'llr'}_{'-'.join(texts(self.learning_rates))}"
 
     def flags(self) -> list[str]:
         """What makes a run of the recipe this point's."""
-        flags = ["--learning-rates", *_texts(self.learning_rates)]
+        flags = ["--learning-rates", *texts(self.learning_rates)]
         if self.sparsities:
-            return ["--method", "dsd", "--sparsities", *_texts(self.sparsities), *flags]
+            return ["--method", "dsd", "--sparsities", *texts(self.sparsities), *flags]
         return ["--method", "llr", *flags]
 
     def config(self, common: RunConfig) -> RunConfig:
@@ -132,22 +141,24 @@ class SweepPlan:
         return [self._job(seed, run) for seed in self.seeds for run in runs]
 
     def _job(self, seed: int, point: Point | DensePhase) -> Job:
-        folder, config = self.folder(seed, point), replace(point.config(self.common), seed=seed)
-        epochs, parent = config.schedule.total_epochs, None
-        command = ["-m", self.recipe.module, "--config", str(self.settings), *point.flags()]
-        command += ["--seed", str(seed), "--out", str(folder.path), "--resume"]
+        parent, shared_epochs = None, 0
+        config = replace(point.config(self.common), seed=seed)
         if isinstance(point, Point) and self.common.start_weights is None:
-            parent = point.dense()
-            epochs -= config.schedule.phases[0].epochs
-            command += ["--start-from", str(self.folder(seed, parent).path)]
-        return Job(
+            parent, shared_epochs = point.dense(), config.schedule.phases[0].epochs
+        return run_job(
+            self.recipe,
+            config,
+            out=self.out,
             name=f"seed-{seed}/{point.name}",
-            command=tuple(command),
-            folder=folder,
-            epochs=epochs,
-            is_done=self.recipe.has_finished(folder, config),
-            needs=f"seed-{seed}/{parent.name}" if parent else None,
+            settings=self.settings,
+            flags=point.flags(),
+            takes_over=f"seed-{seed}/{parent.name}" if parent else None,
+            shared_epochs=shared_epochs,
         )
+
+    def write_settings(self) -> None:
+        """See ``Study``."""
+        self.recipe.write_common(self.settings, self.common, self.chosen)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -172,13 +183,8 @@ def sweep(argv: Sequence[str], console: Console) -> None:
             console.print(f"{job.name}: {job.epochs_left} epochs", highlight=False)
         console.print(f"{len(jobs)} runs, {sum(job.epochs_left for job in jobs)} epochs", highlight=False)
         return
-    with RunFolder(plan.out).locked():
-        jobs = plan.jobs()
-        share = Share.of_this_machine(options.jobs, jobs, device=plan.common.device)
-        plan.recipe.write_common(plan.settings, plan.common, plan.chosen)
-        with JobDisplay.open(console) as display:
-            run_jobs(jobs, share=share, logs=plan.out / "logs", show=display)
-    show_scores(plan, console)
+    if carry_out(plan, options, console):
+        show_scores(plan, console)
 
 
 def refuse_test_scores(folder: RunFolder) -> None:
@@ -205,7 +211,7 @@ def show_scores(plan: SweepPlan, console: Console) -> None:
     for point in ranked:
         pruned = ", ".join(f"{one:g}" for one in point.sparsities) or "nothing (llr)"
         found = [metric.written(score) for score in (fmean(scores[point]), *scores[point])]
-        table.add_row(pruned, ", ".join(_texts(point.learning_rates)), *found)
+        table.add_row(pruned, ", ".join(texts(point.learning_rates)), *found)
     console.print(table)
     console.print(f"dev {metric.title}: of the last phase, mean over the seeds; no test set was looked at")
     best = next(point for point in ranked if point.sparsities)
@@ -216,37 +222,17 @@ def show_scores(plan: SweepPlan, console: Console) -> None:
         console.print("without pruning dev is better: DSD has not helped here")
 
 
-def parse_values(text: str) -> Values:
-    """``0.5,0.25`` as numbers.
-
-    Raises:
-        argparse.ArgumentTypeError: If one is no number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from None
-
-
-def _texts(values: Values) -> list[str]:
-    return [f"{value:g}" if float(f"{value:g}") == value else str(value) for value in values]
-
-
 def _toml(point: Point) -> str:
     return f"learning_rates = {list(point.learning_rates)}\nsparsities = {list(point.sparsities)}"
 
 
 def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> SweepPlan:
-    recipe, file = find_recipe(options.recipe_file, options.recipe)
-    reserved = (*RESERVED, "--score-test", "--sparsities", "--learning-rates")
-    out = options.out or Path("runs") / f"sweep-{file.stem if file else recipe.name}"
-    common, chosen = recipe.settings(
-        file,
+    recipe, common, chosen, out = read_settings(
+        options,
         settings,
         prog=PROG,
-        reserved=reserved,
-        iters=options.iters,
-        common=out / SETTINGS,
+        settings_name=SETTINGS,
+        reserved=(*RESERVED, "--score-test", "--sparsities", "--learning-rates"),
         console=console,
     )
     if common.iters < 1:
@@ -275,8 +261,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("recipe_file", metavar="RECIPE", help="settings file named after its recipe, or a recipe alone")
-    add("--recipe", help="the file's recipe, where its name does not tell")
+    add_recipe_options(parser)
     add(
         "--sparsities",
         type=parse_values,
@@ -295,6 +280,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--iters", type=int, metavar="N", help="rounds; by default the recipe's")
     add("--seeds", type=parse_seeds, default=(0,), metavar="0,1,…", help="default: 0")
     add("--out", type=Path, help="folder of the sweep; by default runs/sweep-NAME")
-    add("--jobs", type=int, metavar="N", help="runs at a time; by default one a GPU, or one a core")
-    add("--dry-run", action="store_true", help="print the runs and their epochs")
+    add_training_options(parser, dry_run="print the runs and their epochs")
     return parser
