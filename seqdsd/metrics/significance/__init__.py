@@ -18,6 +18,7 @@ from seqdsd.metrics.significance.classes import McNemarTest, mcnemar
 from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
+from seqdsd.metrics.significance.parents import ParentsTest, across_parents
 from seqdsd.metrics.significance.t_tests import MeanTest, Sample, paired_t_test, unpaired_t_test
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "Interval",
     "McNemarTest",
     "MeanTest",
+    "ParentsTest",
     "Sample",
     "SegmentTest",
+    "across_parents",
     "bootstrap_bleu",
     "bootstrap_error_rate",
     "bootstrap_wer",
