@@ -19,6 +19,14 @@ from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
 from seqdsd.metrics.significance.parents import ParentsTest, across_parents
+from seqdsd.metrics.significance.power import (
+    detectable,
+    items_needed,
+    runs_needed,
+    sd_interval,
+    sd_of_parents,
+    t_test_power,
+)
 from seqdsd.metrics.significance.t_tests import MeanTest, Sample, paired_t_test, unpaired_t_test
 
 __all__ = [
@@ -33,10 +41,16 @@ __all__ = [
     "bootstrap_bleu",
     "bootstrap_error_rate",
     "bootstrap_wer",
+    "detectable",
     "holm",
     "in_words",
+    "items_needed",
     "mapsswe",
     "mcnemar",
     "paired_t_test",
+    "runs_needed",
+    "sd_interval",
+    "sd_of_parents",
+    "t_test_power",
     "unpaired_t_test",
 ]
