@@ -18,6 +18,15 @@ from seqdsd.metrics.significance.classes import McNemarTest, mcnemar
 from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
+from seqdsd.metrics.significance.parents import ParentsTest, across_parents
+from seqdsd.metrics.significance.power import (
+    detectable,
+    items_needed,
+    runs_needed,
+    sd_interval,
+    sd_of_parents,
+    t_test_power,
+)
 from seqdsd.metrics.significance.t_tests import MeanTest, Sample, paired_t_test, unpaired_t_test
 
 __all__ = [
@@ -25,15 +34,23 @@ __all__ = [
     "Interval",
     "McNemarTest",
     "MeanTest",
+    "ParentsTest",
     "Sample",
     "SegmentTest",
+    "across_parents",
     "bootstrap_bleu",
     "bootstrap_error_rate",
     "bootstrap_wer",
+    "detectable",
     "holm",
     "in_words",
+    "items_needed",
     "mapsswe",
     "mcnemar",
     "paired_t_test",
+    "runs_needed",
+    "sd_interval",
+    "sd_of_parents",
+    "t_test_power",
     "unpaired_t_test",
 ]

@@ -1,4 +1,7 @@
-"""The paired bootstrap: two systems' scores, and their difference, on test sets drawn again and again."""
+"""The paired bootstrap: two systems' scores, and their difference, on test sets drawn again and again.
+
+Items are drawn; or, where they depend on each other as one speaker's utterances do, groups of them as they are.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,6 +10,7 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from seqdsd.metrics.bleu import MAX_ORDER, ngram_counts
 from seqdsd.metrics.caption_input import check_captions
@@ -28,8 +32,9 @@ class BootstrapTest:
         relative: The difference's value as a fraction of the score before; NaN where that is 0.
         p_value: Two-sided: twice the share of resamples in which the difference is 0 or has the other sign. Not below
             2 / 2^m, where the systems differ on m items: the chance that all m favour one of two equal systems.
-            Resamples of a few items that do would not show it.
+            Resamples of a few items that do would not show it. Where groups are drawn, m is of groups.
         resamples: How many test sets were drawn that have a score.
+        num_groups: Of how many groups of items they were drawn; None where they were of the items themselves.
     """
 
     before: Interval
@@ -38,6 +43,7 @@ class BootstrapTest:
     relative: float
     p_value: float
     resamples: int
+    num_groups: int | None = None
 
 
 def bootstrap_wer(
@@ -45,6 +51,7 @@ def bootstrap_wer(
     hyps_before: Sequence[str],
     hyps_after: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -53,24 +60,30 @@ def bootstrap_wer(
 
     Each resample draws as many utterances as there are, with replacement, the same ones for both systems, and pools
     their counts. Utterances are taken as independent: where few speakers said many of them, intervals are too narrow
-    (arXiv:1912.09508). A resample of utterances that hold no reference word has no rate and is left out.
+    (arXiv:1912.09508), unless ``groups`` says whose they are. A resample of utterances that hold no reference word has
+    no rate and is left out.
 
     Args:
         refs: What was said; words are what white space separates, and nothing is normalised.
         hyps_before: What the one system heard.
         hyps_after: What the other system heard.
+        groups: Who speaks, of each utterance. Speakers are drawn then, each with all of theirs, as many as there are.
         resamples: Test sets to draw.
         confidence: Of the intervals, in (0, 1); they are percentiles of the resamples.
         seed: Of the drawing; the same seed and number of utterances draw the same.
 
     Raises:
-        ValueError: If the lists differ in length, there are fewer than two utterances, the references hold no word at
-            all or those of no resample do, or ``resamples`` or ``confidence`` is out of range.
+        ValueError: If the lists differ in length, there are fewer than two utterances or speakers to draw, the
+            references hold no word at all or those of no resample do, or ``resamples`` or ``confidence`` is out of
+            range.
 
     Reference: Bisani & Ney 2004 (bootstrap estimates in ASR), which Kaldi's ``compute-wer-bootci`` follows. Departure:
         their probability of improvement, the share of resamples in which a system is better, is turned into a
         two-sided p-value (see ``BootstrapTest``). It is below 1 - ``confidence`` where the difference's interval
-        leaves out 0, to within one resample, unless the systems differ on a handful of utterances.
+        leaves out 0, to within one resample, unless the systems differ on a handful of utterances. Of speakers there
+        are few, and percentiles of resamples of few are too narrow: theirs are those that Student's t of one degree of
+        freedom less than speakers asks for, and the p-value is its (Hesterberg 2015, What teachers should know
+        about the bootstrap: the expanded percentile interval).
     """
     check_utterances(refs, hyps_before, hyps_after)
     # 2n + 1 places for n words: see ``errors_by_place``.
@@ -78,7 +91,9 @@ def bootstrap_wer(
         np.array([[sum(edits), len(edits) // 2] for edits in errors_by_place(refs, hyps)], dtype=float)
         for hyps in (hyps_before, hyps_after)
     )
-    return _bootstrap(before, after, _error_rates, resamples=resamples, confidence=confidence, seed=seed)
+    return _bootstrap(
+        before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
+    )
 
 
 def bootstrap_bleu(
@@ -86,6 +101,7 @@ def bootstrap_bleu(
     hyps_before: Sequence[str],
     hyps_after: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     order: int = 4,
     resamples: int = 10_000,
     confidence: float = 0.95,
@@ -100,6 +116,7 @@ def bootstrap_bleu(
         refs_per_item: References of each image, at least one; their number may vary.
         hyps_before: A caption an image from the one system.
         hyps_after: A caption an image from the other.
+        groups: As of ``bootstrap_wer``: what images belong together.
         order: Longest n-grams that count, from 1 to 4.
         resamples: Test sets to draw.
         confidence: Of the intervals, in (0, 1); they are percentiles of the resamples.
@@ -121,7 +138,9 @@ def bootstrap_bleu(
         raise ValueError(f"order must be from 1 to {MAX_ORDER}, got {order}")
     before, after = (_ngram_counts(refs_per_item, hyps, order) for hyps in (hyps_before, hyps_after))
     score = partial(_bleu_scores, order=order)
-    return _bootstrap(before, after, score, resamples=resamples, confidence=confidence, seed=seed)
+    return _bootstrap(
+        before, after, score, groups=groups, resamples=resamples, confidence=confidence, seed=seed
+    )
 
 
 def bootstrap_error_rate(
@@ -129,6 +148,7 @@ def bootstrap_error_rate(
     hyps_before: Sequence[str],
     hyps_after: Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -139,6 +159,7 @@ def bootstrap_error_rate(
         refs: The class of each item.
         hyps_before: What the one system takes it for.
         hyps_after: What the other takes it for.
+        groups: As of ``bootstrap_wer``: what items belong together.
         resamples: As of ``bootstrap_wer``, like the two that follow.
         confidence: See there.
         seed: See there.
@@ -152,7 +173,9 @@ def bootstrap_error_rate(
         np.array([[hyp != ref, 1] for ref, hyp in zip(refs, hyps, strict=True)], dtype=float)
         for hyps in (hyps_before, hyps_after)
     )
-    return _bootstrap(before, after, _error_rates, resamples=resamples, confidence=confidence, seed=seed)
+    return _bootstrap(
+        before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
+    )
 
 
 def _bootstrap(
@@ -160,6 +183,7 @@ def _bootstrap(
     after: Float[np.ndarray, "items counts"],
     score: Callable[[np.ndarray], np.ndarray],
     *,
+    groups: Sequence[str] | None,
     resamples: int,
     confidence: float,
     seed: int,
@@ -168,8 +192,12 @@ def _bootstrap(
     check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if groups is not None:
+        before, after = _summed_by(groups, before, after)
     if len(before) < 2:
-        raise ValueError("nothing can be said of chance from 1 item: a bootstrap needs two or more")
+        what = "item" if groups is None else "group of items"
+        raise ValueError(f"nothing can be said of chance from 1 {what}: a bootstrap needs two or more")
+    num_groups = None if groups is None else len(before)
     num_unlike = int((before != after).any(axis=1).sum())
     sums = _resampled_sums(np.hstack([before, after]), resamples, seed)
     scores = np.array([score(half) for half in np.split(sums, 2, axis=1)])
@@ -180,13 +208,27 @@ def _bootstrap(
     differences = scores[1] - scores[0]
     difference = values[1] - values[0]
     return BootstrapTest(
-        before=_interval(values[0], scores[0], confidence),
-        after=_interval(values[1], scores[1], confidence),
-        difference=_interval(difference, differences, confidence),
+        before=_interval(values[0], scores[0], confidence, num_groups),
+        after=_interval(values[1], scores[1], confidence, num_groups),
+        difference=_interval(difference, differences, confidence, num_groups),
         relative=relative_change(difference, values[0]),
-        p_value=max(_two_sided(differences), min(1.0, 2.0 ** (1 - num_unlike))),
+        p_value=max(_two_sided(differences, num_groups), min(1.0, 2.0 ** (1 - num_unlike))),
         resamples=len(differences),
+        num_groups=num_groups,
     )
+
+
+def _summed_by(
+    groups: Sequence[str], *counts: Float[np.ndarray, "items counts"]
+) -> list[Float[np.ndarray, "groups counts"]]:
+    """The counts of each group's items together."""
+    if len(groups) != len(counts[0]):
+        raise ValueError(f"got {len(groups)} groups but {len(counts[0])} items; name the group of each")
+    names, places = np.unique(np.array(groups), return_inverse=True)
+    summed = [np.zeros((len(names), one.shape[1])) for one in counts]
+    for into, one in zip(summed, counts, strict=True):
+        np.add.at(into, places, one)
+    return summed
 
 
 def _resampled_sums(
@@ -206,15 +248,28 @@ def _resampled_sums(
     return np.concatenate(sums)
 
 
-def _interval(value: float, resampled: Float[np.ndarray, "resamples"], confidence: float) -> Interval:
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _interval(
+    value: float, resampled: Float[np.ndarray, "resamples"], confidence: float, num_groups: int | None
+) -> Interval:
+    tail = (1 - confidence) / 2
+    if num_groups is not None:  # see ``bootstrap_wer``
+        tail = float(ndtr(stdtrit(num_groups - 1, tail) * _widened(num_groups)))
+    low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def _two_sided(differences: Float[np.ndarray, "resamples"]) -> float:
+def _two_sided(differences: Float[np.ndarray, "resamples"], num_groups: int | None) -> float:
     """Twice the smaller tail at 0; the observed test set counts as one more resample, so p is never 0."""
-    tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
+    smaller = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    tail = min(0.5, (smaller + 1) / (len(differences) + 1))
+    if num_groups is not None:
+        tail = float(stdtr(num_groups - 1, ndtri(tail) / _widened(num_groups)))
+    return 2 * tail
+
+
+def _widened(num_groups: int) -> float:
+    """By what the spread of a few groups exceeds that of their resamples, whose squares are divided by their number."""
+    return math.sqrt(num_groups / (num_groups - 1))
 
 
 def _error_rates(counts: Float[np.ndarray, "resamples 2"]) -> Float[np.ndarray, "resamples"]:

@@ -16,6 +16,7 @@ from seqdsd.metrics import (
     Interval,
     bleu,
     bootstrap_bleu,
+    bootstrap_error_rate,
     bootstrap_wer,
     mapsswe,
     wer,
@@ -290,3 +291,52 @@ def test_images_that_cannot_be_compared():
         bootstrap_bleu([["a"]], ["a"], ["a"], resamples=0)
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1"):
         bootstrap_wer(["a"], ["a"], ["a"], confidence=1.0)
+
+
+def test_speakers_are_drawn_with_all_that_they_said(an4_pair):
+    """As a slow loop has it, and ends and p-value by the definition of the expanded percentile interval."""
+    refs, *hyps = an4_pair("dense-iter-0", "dense-iter-1")
+    speakers = [f"speaker {index % 7}" for index in range(len(refs))]
+    of_speaker = [[i for i, one in enumerate(speakers) if one == name] for name in sorted(set(speakers))]
+    draws = np.random.default_rng(3).choice(7, size=(200, 7), replace=True)
+    resampled = []
+    for draw in draws:
+        drawn = [i for speaker in draw for i in of_speaker[speaker]]
+        one, other = (wer([refs[i] for i in drawn], [side[i] for i in drawn]).rate for side in hyps)
+        resampled.append(other - one)
+    found = bootstrap_wer(refs, *hyps, groups=speakers, resamples=200, seed=3)
+    tail = stats.norm.cdf(stats.t.ppf(0.025, 6) * math.sqrt(7 / 6))
+    expected = np.quantile(resampled, [tail, 1 - tail])
+    assert [found.difference.low, found.difference.high] == pytest.approx(expected.tolist())
+    share = (min(sum(d <= 0 for d in resampled), sum(d >= 0 for d in resampled)) + 1) / 201
+    p_value = 2 * stats.t.cdf(stats.norm.ppf(share) / math.sqrt(7 / 6), 6)
+    assert found.p_value == pytest.approx(max(p_value, 2 / 2**7))
+    assert found.difference.value == bootstrap_wer(refs, *hyps, resamples=200).difference.value
+    assert (found.num_groups, bootstrap_wer(refs, *hyps, resamples=200).num_groups) == (7, None)
+
+
+def test_equal_systems_are_told_apart_once_in_twenty_only_if_speakers_are_drawn():
+    """Some speakers suit the one system, some the other; which, is chance. Ten speakers say fifty utterances each."""
+    generator = np.random.default_rng(0)
+    speakers = [str(index // 50) for index in range(500)]
+    refs = ["right"] * 500
+    rejected = []
+    for _ in range(300):
+        rates = np.clip(generator.normal(0.3, 0.15, size=(2, 10)), 0.02, 0.98).repeat(50, axis=1)
+        hyps = np.where(generator.random((2, 500)) < rates, "wrong", "right").tolist()
+        rejected.append(
+            [
+                bootstrap_error_rate(refs, *hyps, groups=groups, resamples=400).p_value < 0.05
+                for groups in (None, speakers)
+            ]
+        )
+    of_items, of_speakers = np.mean(rejected, axis=0)
+    assert of_speakers == pytest.approx(0.05, abs=0.025)
+    assert of_items > 0.3
+
+
+def test_groups_must_be_of_every_item_and_more_than_one():
+    with pytest.raises(ValueError, match="got 1 groups but 2 items"):
+        bootstrap_wer(["a", "b"], ["a", "b"], ["a", "c"], groups=["one"])
+    with pytest.raises(ValueError, match="from 1 group of items"):
+        bootstrap_wer(["a", "b"], ["a", "b"], ["a", "c"], groups=["one", "one"])

@@ -1,0 +1,123 @@
+"""The test across parents: many retrainings of the same converged parents in two arms, the parent being the unit.
+
+Retrainings of one parent hardly differ from each other, so a test over them (``unpaired_t_test``, as in Table 10 of
+the paper) speaks of that parent alone. What another parent would give, only other parents can say.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seqdsd.metrics.significance.t_tests import MeanTest, paired_t_test
+
+Scores = Sequence[Sequence[float | int]]
+"""Of one arm: by parent, then by repeat."""
+
+
+@dataclass(frozen=True)
+class ParentsTest:
+    """What retrainings of several parents say of the difference between two arms, after minus before.
+
+    Attributes:
+        test: The paired t-test over the parents, of each the mean over its repeats. ``test.before.count`` is the number
+            of parents.
+        num_repeats: Fewest and most retrainings of a parent in an arm; equal where the design is balanced.
+        sd_between_parents: Standard deviation of the effect from parent to parent, without what repeats scatter; 0
+            where these explain all of it, NaN where no parent has repeats: then the two cannot be told apart.
+        sd_between_repeats: Standard deviation of the retrainings of one parent in one arm; NaN where there are none.
+        sd_seen: Of the parents' mean differences, with what repeats leave in them: what the test goes by.
+    """
+
+    test: MeanTest
+    num_repeats: tuple[int, int]
+    sd_between_parents: float
+    sd_between_repeats: float
+    sd_seen: float
+
+    @property
+    def num_parents(self) -> int:
+        """How many there are: what makes the test stronger; more repeats of few parents soon do not."""
+        return self.test.before.count
+
+    @property
+    def difference(self) -> float:
+        """After minus before: of the means over parents, each parent counting once."""
+        return self.test.difference
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The difference's confidence interval; NaN where ``p_value`` is."""
+        return self.test.low, self.test.high
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided. NaN where the means differ and nothing varies: no test is possible then."""
+        return self.test.p_value
+
+
+def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -> ParentsTest:
+    """Compare two arms over the parents that both retrained, some times each.
+
+    Where every parent has as many repeats in an arm as the others, this is exactly the F-test of the arm in the mixed
+    model with random parents, random parent × arm and repeats within: F(1, parents - 1) = t². Where numbers of repeats
+    differ, every parent still counts once (unweighted means): the difference stays unbiased and p becomes an
+    approximation, since the means of fewer repeats scatter more.
+
+    Args:
+        before: Scores of one arm, [parents][repeats]; one repeat or more of each of two or more parents.
+        after: Those of the other, of the same parents in the same order; the repeats need not pair up.
+        confidence: Of the interval, in (0, 1).
+
+    Raises:
+        ValueError: If the parents do not pair up, there are fewer than two, one has no score in an arm or one that is
+            not finite (it is named), or ``confidence`` is out of range.
+
+    Reference: the mixed model of statsmodels (MixedLM by REML), with which it was compared; components are from the
+        mean squares, as in an analysis of variance. The DSD paper has no such test: its Table 10 repeats one parent.
+    """
+    _check(before, after)
+    means = [[statistics.mean(map(float, repeats)) for repeats in arm] for arm in (before, after)]
+    test = paired_t_test(*means, confidence=confidence)
+    sd_seen = statistics.stdev(late - early for early, late in zip(*means, strict=True))
+    sd_between_repeats = _sd_within([*before, *after])
+    # What repeats add to the variance of a parent's difference of means.
+    left_in = sd_between_repeats**2 * statistics.mean(
+        1 / len(early) + 1 / len(late) for early, late in zip(before, after, strict=True)
+    )
+    counts = [len(repeats) for repeats in (*before, *after)]
+    return ParentsTest(
+        test=test,
+        num_repeats=(min(counts), max(counts)),
+        sd_between_parents=math.nan if math.isnan(left_in) else math.sqrt(max(0.0, sd_seen**2 - left_in)),
+        sd_between_repeats=sd_between_repeats,
+        sd_seen=sd_seen,
+    )
+
+
+def _sd_within(cells: Scores) -> float:
+    """Of the repeats of each cell around its mean, pooled; NaN where no cell has two."""
+    repeated = [cell for cell in cells if len(cell) > 1]
+    freedom = sum(len(cell) - 1 for cell in repeated)
+    squares = math.fsum((len(cell) - 1) * statistics.variance(map(float, cell)) for cell in repeated)
+    return math.sqrt(squares / freedom) if freedom else math.nan
+
+
+def _check(before: Scores, after: Scores) -> None:
+    if len(before) != len(after):
+        raise ValueError(
+            f"got {len(before)} parents before but {len(after)} after; the test needs both arms of each"
+        )
+    if len(before) < 2:
+        raise ValueError(
+            f"the test across parents needs two or more of them, got {len(before)}: train more parents"
+        )
+    for name, arm in (("before", before), ("after", after)):
+        for parent, repeats in enumerate(arm):
+            if not repeats:
+                raise ValueError(f"{name}[{parent}] has no score; leave that parent out, in both arms")
+            for repeat, score in enumerate(repeats):
+                if not math.isfinite(score):
+                    raise ValueError(
+                        f"{name}[{parent}][{repeat}] is {score}; leave out a run that has no score"
+                    )
