@@ -9,48 +9,44 @@ from pathlib import Path
 SETTINGS = "retrain.toml"
 """In the study's folder: what its runs have in common."""
 
-_PARENT, _REPEAT = re.compile(r"parent-(\d{1,9})"), re.compile(r"repeat-(\d{1,9})")
+_PLACE = re.compile(r"parent-(\d{1,9})/(?:repeat-(\d{1,9})/([^/]+)|dense)")
 
 
 @dataclass(frozen=True)
-class Retraining:
-    """Which retraining a run is.
+class Place:
+    """Which run of a study one is.
 
     Attributes:
         study: Folder of the study.
         parent: Number of the parent, from 0.
-        repeat: Number of the repeat, from 0.
-        arm: Name of the arm.
+        repeat: Number of the repeat, from 0; None of a parent that the study has trained itself.
+        arm: Name of the arm; empty of a parent.
     """
 
     study: Path
     parent: int
-    repeat: int
-    arm: str
+    repeat: int | None = None
+    arm: str = ""
 
     @property
     def name(self) -> str:
         """Of the run's folder below the study's."""
-        return f"{parent_name(self.parent)}/repeat-{self.repeat}/{self.arm}"
+        own = "dense" if self.repeat is None else f"repeat-{self.repeat}/{self.arm}"
+        return f"parent-{self.parent}/{own}"
+
+    @property
+    def is_example(self) -> bool:
+        """Whether it is of the first repeat of the first parent: what reports show of single runs, they show of it."""
+        return (self.parent, self.repeat) == (0, 0)
 
     @classmethod
-    def at(cls, folder: Path) -> Retraining | None:
-        """Which retraining the run in a folder is; None where the folder is not that of one."""
+    def of(cls, folder: Path) -> Place | None:
+        """That of the run in a folder; None where it is part of no such study."""
         path = folder.resolve()
-        study, parent, repeat = (
-            (path.parents[depth] for depth in (2, 1, 0)) if len(path.parts) > 3 else [path] * 3
-        )
-        numbers = [_PARENT.fullmatch(parent.name), _REPEAT.fullmatch(repeat.name)]
-        if not all(numbers) or not (study / SETTINGS).is_file():
-            return None
-        return cls(study, *(int(found[1]) for found in numbers if found), arm=path.name)
-
-
-def parent_name(number: int) -> str:
-    """Of the folder of a parent's retrainings."""
-    return f"parent-{number}"
-
-
-def trained_parent(number: int) -> str:
-    """Of the run of a parent that the study has trained itself."""
-    return f"{parent_name(number)}/dense"
+        for depth in (2, 3):
+            study = path.parents[min(depth, len(path.parents)) - 1]
+            found = _PLACE.fullmatch(path.relative_to(study).as_posix())
+            if found and (study / SETTINGS).is_file():
+                parent, repeat, arm = found.groups()
+                return cls(study, int(parent), *((int(repeat), arm) if arm else ()))
+        return None

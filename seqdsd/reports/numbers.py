@@ -27,6 +27,10 @@ from seqdsd.reports.comparison.tables import (
 from seqdsd.reports.layout import Grid
 from seqdsd.reports.phase_table import phase_grid
 from seqdsd.reports.plan import plan_grid
+from seqdsd.reports.retraining.contrasts import StudyContrast, gains_on_parents, study_contrasts
+from seqdsd.reports.retraining.contrasts import headline as study_headline
+from seqdsd.reports.retraining.study import RetrainingStudy, is_shown
+from seqdsd.reports.retraining.tables import study_grids, study_notes
 from seqdsd.reports.runs.reading import Record, Run, RunSet
 from seqdsd.reports.weights import read_rounds, weight_grid
 
@@ -36,41 +40,55 @@ _NOT_ALWAYS = ("evaluate_seconds", "statistics_seconds")
 _CURVES = ("train_loss", "dev_loss", "dev_score")
 
 
-def to_json(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
-    """Runs with their curves, weights and plans, comparisons with their statistics, and what was refused."""
+def to_json(
+    run_set: RunSet, comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy] = ()
+) -> str:
+    """Runs with their curves, weights and plans, comparisons and studies with their statistics, what was refused."""
     value = {
         "runs": [_run(run) for run in run_set.runs],
         "refused": [{"path": str(one.path), "message": one.message} for one in run_set.refused],
         "comparisons": [_comparison(one) for one in comparisons],
+        "retrainings": [_study(one) for one in studies],
     }
     return json.dumps(json_values(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
-def to_csv(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+def to_csv(
+    run_set: RunSet, comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy] = ()
+) -> str:
     """A row a value: every score of every phase of every run, and what its training took (as the split ``train``).
 
-    A run stands there once for each comparison that it is part of, and once without one if it is part of none.
+    A run stands there once for each comparison that it is part of, and once without one if it is part of none. Of a
+    retraining the arm is what its study calls it; the run's name tells parent and repeat.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    compared = [(one.title, run) for one in comparisons for run in one.runs]
-    known = {run.folder.path for _, run in compared}
-    for title, run in [*compared, *(("", run) for run in run_set.runs if run.folder.path not in known)]:
-        labels = (title, run.name, run.arm, run.seed, str(run.is_complete).lower())
+    compared = [(one.title, run, run.arm) for one in comparisons for run in one.runs]
+    compared += [(one.title, run, place.arm) for one in studies for place, run in one.runs]
+    known = {run.folder.path for _, run, _ in compared}
+    alone = [("", run, run.arm) for run in run_set.runs if run.folder.path not in known]
+    for title, run, arm in [*compared, *alone]:
+        labels = (title, run.name, arm, run.seed, str(run.is_complete).lower())
         writer.writerows((*labels, *row) for record in run.phases for row in _values(record))
     return out.getvalue()
 
 
-def to_latex(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
+def to_latex(
+    run_set: RunSet, comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy] = ()
+) -> str:
     """Every table of the report, for the package ``booktabs``; labels are ``tab:`` and the tables' names."""
-    tables = (grid.to_latex() for grid in report_grids(run_set, comparisons))
+    tables = (grid.to_latex() for grid in report_grids(run_set, comparisons, studies))
     return "\n".join(["% Needs \\usepackage{booktabs}.\n", *tables])
 
 
-def to_markdown(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
-    """Each comparison's sentences and tables, for a document; of a run that stands alone, its phases."""
+def to_markdown(
+    run_set: RunSet, comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy] = ()
+) -> str:
+    """Each study's and comparison's sentences and tables, for a document; of a run that stands alone, its phases."""
     parts = []
+    for study in studies:
+        parts += [f"**{study_headline(study)}**\n", *(grid.to_markdown() for grid in study_grids(study))]
     for one in comparisons:
         parts += [f"**{sentence}**\n" for sentence in headlines(one)]
         parts += [
@@ -80,11 +98,18 @@ def to_markdown(run_set: RunSet, comparisons: Sequence[Comparison]) -> str:
     return "\n".join(parts)
 
 
-def report_grids(run_set: RunSet, comparisons: Sequence[Comparison]) -> list[Grid]:
-    """Every table: Table 1, those of each comparison of several runs, and of each run phases, plan and weights."""
+def report_grids(
+    run_set: RunSet, comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy] = ()
+) -> list[Grid]:
+    """Every table: Table 1, those of each comparison and study, and of each run phases, plan and weights.
+
+    Of the runs of a study those that are shown as examples.
+    """
     several = [one for one in comparisons if not one.is_single]
     compared = [grid for one in several for grid in comparison_grids(one)]
-    own = [grid for run in run_set.runs for grid in (run_grid(run, comparisons), *_pruning_grids(run))]
+    compared += [grid for study in studies for grid in study_grids(study)]
+    shown = [run for run in run_set.runs if is_shown(run)]
+    own = [grid for run in shown for grid in (run_grid(run, comparisons), *_pruning_grids(run))]
     return [grid for grid in (table_1(comparisons), *compared, *own) if grid.rows]
 
 
@@ -198,6 +223,61 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
             for one in contrasts(comparison, split=split, metric=metric)
         ],
         "pair_tests": [_pair_test(test) for split in splits for test in pair_tests(comparison, split=split)],
+    }
+
+
+def _study(study: RetrainingStudy) -> dict[str, Any]:
+    metrics = [(split, metric) for split in study.splits for metric in study.kind.metrics]
+    return {
+        "title": study.title,
+        "headline": study_headline(study),
+        "folder": str(study.folder),
+        "parents": study.parents,
+        "repeats": study.num_repeats,
+        "arms": {
+            arm.name: {
+                "llr": arm.llr,
+                "scores": {
+                    split: {metric.key: arm.scores(split, metric) for metric in study.kind.metrics}
+                    for split in study.splits
+                },
+            }
+            for arm in study.arms.values()
+        },
+        "notes": study_notes(study),
+        "contrasts": [
+            _study_contrast(one)
+            for split, metric in metrics
+            for make in (study_contrasts, gains_on_parents)
+            for one in make(study, split=split, metric=metric)
+        ],
+    }
+
+
+def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:
+    test = contrast.test
+    return {
+        "split": contrast.split,
+        "metric": contrast.metric.key,
+        "before": contrast.before,
+        "after": contrast.after,
+        "epochs": contrast.epochs,
+        "means": contrast.means,
+        "improvement": contrast.improvement,
+        "relative": contrast.relative,
+        "across_parents": {
+            "parents": test.num_parents,
+            "interval": contrast.interval,
+            "p_value": contrast.p_value,
+            "p_holm": contrast.p_holm,
+            "family": contrast.family,
+            "sd_between_parents": test.sd_between_parents,
+            "sd_between_repeats": test.sd_between_repeats,
+            "detectable": contrast.detectable,
+        }
+        if test
+        else None,
+        "table_10_of_each_parent": [asdict(one) for one in contrast.parents],
     }
 
 

@@ -19,9 +19,10 @@ from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
 from seqdsd.reports.page.rendering import file_size
 from seqdsd.reports.page.report import MAX_PAGE_BYTES, ReportPage, report_page
+from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
 from seqdsd.reports.runs.reading import RunSet, read_runs
 
-_WRITERS: dict[str, Callable[[RunSet, Sequence[Comparison]], str]] = {
+_WRITERS: dict[str, Callable[[RunSet, Sequence[Comparison], Sequence[RetrainingStudy]], str]] = {
     "json": to_json,
     "csv": to_csv,
     "latex": to_latex,
@@ -44,10 +45,12 @@ def main(argv: Sequence[str]) -> None:
                 )
             if not run_set.runs:
                 raise ValueError("none of the runs can be reported")
-            comparisons = compare_runs(run_set.runs)
+            studies, others = retraining_studies(run_set.runs)
+            comparisons = compare_runs(others)
             page = report_page(
                 run_set,
                 comparisons,
+                studies=studies,
                 split=asked.split,
                 media_mb=asked.media_mb,
                 on_step=lambda step: status.update(step),
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
             out = asked.out or default_out(asked.runs)
             write_atomically(out, page.html)
             status.update("writing the numbers")
-            _write_numbers(asked, run_set, comparisons)
+            _write_numbers(asked, run_set, comparisons, studies)
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {printable(str(error))}\n")
     print(_done(out, page), file=sys.stderr if _uses_stdout(asked) else sys.stdout)
@@ -67,12 +70,17 @@ def default_out(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath(folders)) / "report.html"
 
 
-def _write_numbers(asked: argparse.Namespace, run_set: RunSet, comparisons: Sequence[Comparison]) -> None:
+def _write_numbers(
+    asked: argparse.Namespace,
+    run_set: RunSet,
+    comparisons: Sequence[Comparison],
+    studies: Sequence[RetrainingStudy],
+) -> None:
     for name, written in _WRITERS.items():
         path = getattr(asked, name)
         if path is None:
             continue
-        text = written(run_set, comparisons)
+        text = written(run_set, comparisons, studies)
         if path == _STDOUT:
             print(text, end="")
         else:
@@ -107,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="a run's folder, or a folder above several: a comparison",
+        help="a run's folder, or a folder above several: a comparison, or a study of seqdsd retrain",
     )
     parser.add_argument(
         "--out",
@@ -127,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         ("json", "all numbers"),
         ("csv", "the scores and what training took, a row a number"),
         ("latex", "every table, for booktabs"),
-        ("markdown", "each comparison's sentences and tables"),
+        ("markdown", "each comparison's and study's sentences and tables"),
     ):
         parser.add_argument(
             f"--{name}", type=Path, metavar="FILE", help=f"also write {what}; - for standard output"

@@ -27,7 +27,11 @@ from seqdsd.recipes.command import run_command
 from seqdsd.recipes.start_weights import given_run, weights_file
 from seqdsd.recipes.training import LATER_PHASES, RunConfig, finished_phases, read_run_provenance
 from seqdsd.records import RunFolder, RunFolderError
-from seqdsd.records.retraining import SETTINGS, Retraining, trained_parent
+from seqdsd.records.retraining import SETTINGS, Place
+from seqdsd.reports.retraining.contrasts import headline
+from seqdsd.reports.retraining.study import retraining_studies
+from seqdsd.reports.retraining.tables import across_grid
+from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import Phase
 from seqdsd.studies.command_line import (
     RESERVED,
@@ -188,14 +192,14 @@ class RetrainPlan:
         return all(RunFolder(self.out / run).config.is_file() for run in runs)
 
     def _name(self, parent: Parent, repeat: int, arm: Arm) -> str:
-        return Retraining(self.out, parent.number, repeat, arm.name).name
+        return Place(self.out, parent.number, repeat, arm.name).name
 
     def _parent_job(self, parent: Parent) -> Job:
         return run_job(
             self.recipe,
             replace(self.common, iters=0, seed=parent.number),
             out=self.out,
-            name=trained_parent(parent.number),
+            name=Place(self.out, parent.number).name,
             settings=self.settings,
             flags=["--method", "dsd", "--iters", "0"],
         )
@@ -209,7 +213,7 @@ class RetrainPlan:
             name=self._name(parent, repeat, arm),
             settings=self.settings_of(arm),
             flags=["--start-weights", str(parent.weights)],
-            needs=trained_parent(parent.number) if parent.is_trained_here else None,
+            needs=Place(self.out, parent.number).name if parent.is_trained_here else None,
             takes_over=self._name(parent, repeat, first) if first else None,
             shared_epochs=shared_epochs,
         )
@@ -237,8 +241,26 @@ def retrain(argv: Sequence[str], console: Console) -> None:
         console.print(f"parents: {len(plan.parents)}, repeats of each arm from each: {plan.repeats}")
         estimate(plan, options, console)
     elif carry_out(plan, options, console):
-        report = shlex.join(["seqdsd", "report", str(plan.out)])
-        console.print(f"\nAs a page: {report}", highlight=False, markup=False, soft_wrap=True)
+        show_result(plan.out, console)
+
+
+def show_result(out: Path, console: Console) -> None:
+    """Print the contrasts across parents, and what they come to.
+
+    Raises:
+        RunFolderError: If there is no run.
+    """
+    run_set = read_runs([out])
+    for refusal in run_set.refused:
+        console.print(f"not counted: {refusal.message}", style="yellow", markup=False, soft_wrap=True)
+    for study in retraining_studies(run_set.runs)[0]:
+        for split in study.splits:
+            console.print(across_grid(study, split=split, metric=study.kind.primary).to_terminal())
+        console.print(f"\n{headline(study)}", highlight=False, markup=False)
+    report = shlex.join(["seqdsd", "report", str(out)])
+    console.print(
+        f"\nAll of it, parent by parent, as a page: {report}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def make_arms(common: RunConfig, sparsities: Iterable[Values], ladders: Iterable[Values]) -> list[Arm]:
@@ -341,15 +363,14 @@ def _named(config: RunConfig) -> Arm:
 
 
 def _arms_table(plan: RetrainPlan) -> Table:
-    table = Table(title=plan.recipe.name)
-    for title in ("arm", "phases", "epochs", "of them new", "sparsity", "learning rates"):
-        table.add_column(title, overflow="fold")
+    table = Table("arm", "epochs", "of them new", "sparsity", "learning rates", title=plan.recipe.name)
+    table.columns[0].no_wrap = True
     for arm in plan.arms:
         phases, (_, shared) = arm.phases, plan.shared.get(arm.name, (None, 0))
         epochs = sum(phase.epochs for phase in phases)
         pruned = ", ".join(f"{phase.sparsity:g}" for phase in phases if phase.sparsity) or "-"
         rates = ", ".join(f"{phase.learning_rate:g}" for phase in phases)
-        table.add_row(arm.name, str(len(phases)), str(epochs), str(epochs - shared), pruned, rates)
+        table.add_row(arm.name, str(epochs), str(epochs - shared), pruned, rates)
     return table
 
 
@@ -390,7 +411,7 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Cons
 def _parents(options: argparse.Namespace, out: Path) -> tuple[Parent, ...]:
     if options.parents:
         return tuple(Parent(number, path, False) for number, path in enumerate(options.parents))
-    return tuple(Parent(number, out / trained_parent(number), True) for number in range(options.num_parents))
+    return tuple(Parent(number, out / Place(out, number).name, True) for number in range(options.num_parents))
 
 
 def _described_arm(text: str, common: RunConfig, recipe: Recipe) -> Arm:

@@ -225,11 +225,11 @@ def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
 
 
 def _key(run: Run) -> str:
-    common = {name: value for name, value in _common(run).items() if name != SPARSITIES}
+    common = {name: value for name, value in common_settings(run).items() if name != SPARSITIES}
     return json.dumps([run.recipe, run.kind.name, common], sort_keys=True, default=str)
 
 
-def _common(run: Run) -> dict[str, Any]:
+def common_settings(run: Run) -> dict[str, Any]:
     """The settings in which the runs of a comparison agree."""
     flat = {name: value for name, value in _flat(run.settings) if name not in (*_BOOKKEEPING, ANNEAL)}
     if isinstance(flat.get("data"), str):
@@ -303,11 +303,11 @@ def _by(key: Callable[[Run], Any], runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _comparison(runs: Sequence[Run]) -> Comparison:
-    alike, of_other_sets = _of_one_set(runs)
+    alike, of_other_sets = of_one_set(runs)
     kept, twins = _without_twins(alike)
     first = next((run for run in kept if run.method == "dsd"), kept[0])
     network = first.kind.network_name(first.recipe, first.settings)
-    corpus = _corpus(first.settings.get("data"))
+    corpus = corpus_name(first.settings.get("data"))
     baselines = [run for run in kept if run.arm == "Baseline"]
     others = [run for run in kept if run.arm != "Baseline"]
     return Comparison(
@@ -317,7 +317,7 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
         corpus=corpus,
         kind=first.kind,
         iters=max(run.iters for run in kept),
-        settings=_common(first),
+        settings=common_settings(first),
         baseline_anneal=_anneal(baselines[0]) if baselines else None,
         anneal=_anneal(others[0]) if others else None,
         arms=tuple(_arm(name, own) for name in ARMS if (own := [run for run in kept if run.arm == name])),
@@ -325,7 +325,7 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
     )
 
 
-def _of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
+def of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
     """Keep complete runs that are scored on as much as most are; on a tie as the baseline is, else as the first."""
     complete = [run for run in runs if run.is_complete]
     if not complete:
@@ -390,7 +390,7 @@ def _origin(run: Run, record: Record) -> str:
     return next((str(place.resolve()) for place in places if place.is_dir()), path.name)
 
 
-def _corpus(data: Any) -> str:
+def corpus_name(data: Any) -> str:
     """The corpus that a setting names: a folder, or a file ``dataset_NAME.json``."""
     if not isinstance(data, str):
         return _EMBEDDED

@@ -68,6 +68,20 @@ class Score:
     score: float
 
 
+ALL_PARENTS = "all parents"
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """One line of the chart of improvements, as the axis counts it: a contrast, of one parent or of all."""
+
+    contrast: str
+    who: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 @cache
 def library() -> str:
     """The script that defines ``vegaEmbed``; it takes a second or two to be put together, once a process."""
@@ -110,6 +124,48 @@ def box_plot(scores: Sequence[Score], arms: Sequence[Series], *, title: str, des
         ],
     )
     return _finished(boxes + points, height=320, description=description)
+
+
+def improvements(rows: Sequence[Improvement], *, title: str, description: str) -> Spec:
+    """A line for each parent's improvement and its interval, and a thick one for all parents', contrast by contrast.
+
+    Args:
+        rows: Contrast by contrast, from above.
+        title: Of the axis.
+        description: The chart in words, for those who do not see it.
+    """
+    names = list(dict.fromkeys(row.contrast for row in rows))
+    lines = list(dict.fromkeys(row.who for row in rows if row.who != ALL_PARENTS)) + [ALL_PARENTS]
+    values = [{**asdict(row), "is_all": row.who == ALL_PARENTS} for row in rows]
+    base = alt.Chart(alt.Data(values=values)).encode(
+        y=alt.Y("contrast:N", sort=names, title=None, axis=alt.Axis(labelLimit=320, ticks=False)),
+        yOffset=alt.YOffset("who:N", sort=lines, scale=alt.Scale(domain=lines, paddingInner=0.3)),
+        color=alt.condition("datum.is_all", alt.value("var(--arm-dsdsd)"), alt.value("var(--arm-baseline)")),
+        tooltip=[
+            alt.Tooltip("contrast:N", title="Contrast"),
+            alt.Tooltip("who:N", title="Of"),
+            *(
+                alt.Tooltip(f"{key}:Q", title=said, format=".3f")
+                for key, said in (("value", "Improvement"), ("low", "from"), ("high", "to"))
+            ),
+        ],
+    )
+    axis = alt.X("low:Q", title=title, scale=alt.Scale(nice=True))
+    known = base.transform_filter("isValid(datum.low)")
+    intervals = known.mark_rule(strokeCap="round").encode(
+        x=axis,
+        x2="high:Q",
+        strokeWidth=alt.condition("datum.is_all", alt.value(4), alt.value(1.5)),
+    )
+    points = base.mark_point(filled=True, opacity=1, stroke="var(--card)", strokeWidth=1).encode(
+        x=alt.X("value:Q", title=title),
+        size=alt.condition("datum.is_all", alt.value(110), alt.value(40)),
+    )
+    none = alt.Chart(alt.Data(values=[{"none": 0}])).mark_rule(strokeDash=[3, 3], color="var(--soft)")
+    height = 34 + 13 * len(lines) * len(names)
+    return _finished(
+        alt.layer(none.encode(x="none:Q"), intervals, points), height=height, description=description
+    )
 
 
 def curves(

@@ -31,8 +31,10 @@ from seqdsd.reports.page.described_runs import (
 )
 from seqdsd.reports.page.items import Items, read_items
 from seqdsd.reports.page.rendering import asset, inline, json_markup, render
-from seqdsd.reports.page.results import Result, headlines, results
+from seqdsd.reports.page.results import Result, StudyResult, headlines, results, study_result
 from seqdsd.reports.page.run_charts import ChartBook, moment_charts, run_charts, run_curves
+from seqdsd.reports.retraining.contrasts import headline
+from seqdsd.reports.retraining.study import RetrainingStudy, is_shown
 from seqdsd.reports.runs.reading import Run, RunSet
 from seqdsd.reports.weights import read_rounds, rounds_as_json, weight_grid
 
@@ -77,6 +79,7 @@ def report_page(
     run_set: RunSet,
     comparisons: Sequence[Comparison],
     *,
+    studies: Sequence[RetrainingStudy] = (),
     split: str | None = None,
     media_mb: float | int | None = None,
     on_step: Step = lambda _: None,
@@ -86,6 +89,7 @@ def report_page(
     Args:
         run_set: Runs, and those refused.
         comparisons: Of these runs.
+        studies: Of retraining, likewise.
         split: Whose utterances or captions to show; by default each run's first test set, or dev where it has none.
         media_mb: How many megabytes of recordings and pictures to embed, as they stand in the page; by default as many
             as ``MAX_PAGE_BYTES`` leaves.
@@ -97,19 +101,20 @@ def report_page(
     if media_mb is not None and not 0 <= media_mb < math.inf:
         raise ValueError(f"the megabytes of audio and images must be a number of at least 0, got {media_mb}")
     _check_split(run_set.runs, split)
-    runs = shown_runs(run_set.runs)
+    # Where a study holds no example, such as one of a single parent alone, whatever is there.
+    runs = shown_runs([run for run in run_set.runs if is_shown(run)] or run_set.runs[:1])
     on_step("aligning what every phase said")
     items = read_items(runs, comparisons, split=split)
     if media_mb is None:
         on_step("testing the differences, and measuring the page without audio and images")
-        bare = _render(run_set, runs, comparisons, items.with_media(0))
+        bare = _render(run_set, runs, comparisons, studies, items.with_media(0))
         room = max(0, MAX_PAGE_BYTES - len(bare.encode()))
     else:
         room = int(media_mb * 1e6)
     on_step("embedding audio and images")
     items = items.with_media(room)
     on_step("writing tables and charts")
-    html = _render(run_set, runs, comparisons, items)
+    html = _render(run_set, runs, comparisons, studies, items)
     num_items = sum(len(group["items"]) for group in items.groups)
     return ReportPage(html, len(runs), num_items, items.num_embedded, items.num_outside)
 
@@ -126,9 +131,11 @@ def _render(
     run_set: RunSet,
     runs: Sequence[Run],
     comparisons: Sequence[Comparison],
+    studies: Sequence[RetrainingStudy],
     items: Items,
 ) -> str:
     charts = ChartBook()
+    retrained = [study_result(one, number, charts) for number, one in enumerate(studies)]
     compared = results(comparisons, runs, charts)
     labels = [run_label(run, comparisons) for run in runs]
     described = [_described(run, number, labels[number], comparisons) for number, run in enumerate(runs)]
@@ -147,14 +154,15 @@ def _render(
         "report.html",
         styles=("page.css", "report.css"),
         scripts=[inline(library()), *(inline(asset(name)) for name in _SCRIPTS)],
-        title=_title(runs, comparisons),
-        headlines=headlines(runs, comparisons),
-        lede=_lede(runs, comparisons),
+        title=_title(runs, comparisons, studies),
+        headlines=[headline(one) for one in studies] or headlines(runs, comparisons),
+        lede=_lede(run_set.runs, comparisons, studies),
         refused=run_set.refused,
-        parts=_parts(compared, has_weights=bool(moments), items_title=items_title),
+        parts=_parts([*retrained, *compared], has_weights=bool(moments), items_title=items_title),
         runs=described,
         run_choices=_run_choices(described),
         default_run=default_run(runs),
+        retrained=retrained,
         comparisons=compared,
         overview=overview if (overview := table_1(comparisons)).rows else None,
         run_charts=own_charts,
@@ -211,13 +219,15 @@ def _run_choices(runs: Sequence[_Run]) -> list[tuple[str, list[_Run]]]:
     return list(by_arm.items())
 
 
-def _title(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+def _title(runs: Sequence[Run], comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy]) -> str:
+    if len(studies) == 1 and not comparisons:
+        return studies[0].title
     if len(comparisons) == 1 and not comparisons[0].is_single:
         return comparisons[0].title
     return runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
 
 
-def _lede(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
+def _lede(runs: Sequence[Run], comparisons: Sequence[Comparison], studies: Sequence[RetrainingStudy]) -> str:
     # Phases that runs share, once: they have the same curve.
     trained = {
         (run.recipe, run.seed, record["name"], *record["train_loss"]): record["epochs"]
@@ -227,6 +237,8 @@ def _lede(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> str:
     epochs = sum(trained.values())
     seeds = sorted({run.seed for run in runs})
     counted = [_counted(len(runs), "run"), _counted(len(seeds), "seed"), f"{epochs:,} epochs"]
+    if studies:
+        counted.insert(0, _counted(sum(len(one.parents) for one in studies), "retrained parent"))
     if len(comparisons) > 1:
         counted.insert(0, _counted(len(comparisons), "comparison"))
     return f"{', '.join(counted)}."
@@ -236,7 +248,9 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
-def _parts(compared: Sequence[Result], *, has_weights: bool, items_title: str) -> list[tuple[str, str]]:
+def _parts(
+    compared: Sequence[Result | StudyResult], *, has_weights: bool, items_title: str
+) -> list[tuple[str, str]]:
     """Anchors of the page's parts, and what they are called."""
     results = [
         (one.anchor, "Result" if len(compared) == 1 else f"Result {n}") for n, one in enumerate(compared, 1)

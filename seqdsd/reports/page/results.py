@@ -13,7 +13,10 @@ from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.pairs import pair_tests
 from seqdsd.reports.comparison.tables import contrast_grid, pair_grid, seed_grid, table_10
 from seqdsd.reports.layout import Grid
-from seqdsd.reports.page.run_charts import ChartBook, arm_charts, direction, score_box
+from seqdsd.reports.page.run_charts import ChartBook, arm_charts, direction, improvement_chart, score_box
+from seqdsd.reports.retraining.contrasts import study_contrasts
+from seqdsd.reports.retraining.study import RetrainingStudy
+from seqdsd.reports.retraining.tables import across_grid, parent_grid
 from seqdsd.reports.runs.reading import Run
 
 
@@ -39,6 +42,29 @@ class Result:
     has_seeds: bool
     splits: list[Split]
     curves: list[str]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study of retraining's part of the page: for each split and score its chart's id and its tables."""
+
+    anchor: str
+    title: str
+    scores: list[tuple[str, str, Grid, Grid]]
+
+
+def study_result(study: RetrainingStudy, number: int, charts: ChartBook) -> StudyResult:
+    """The part of a study; ``charts`` takes in what is drawn."""
+    scores = []
+    for split in study.splits:
+        for metric in dict.fromkeys((study.kind.primary, *study.kind.families[0])):
+            made = study_contrasts(study, split=split, metric=metric)
+            if made:
+                across = across_grid(study, split=split, metric=metric)
+                by_parent = parent_grid(study, split=split, metric=metric)
+                chart = charts.add(improvement_chart(made))
+                scores.append((f"{metric.title}, {split}", chart, across, by_parent))
+    return StudyResult(f"study-{number}", study.title, scores)
 
 
 def results(comparisons: Sequence[Comparison], runs: Sequence[Run], charts: ChartBook) -> list[Result]:

@@ -12,7 +12,18 @@ from typing import Any, Literal
 
 from seqdsd.kinds import Metric
 from seqdsd.reports.comparison.arms import Comparison
-from seqdsd.reports.page.charts import Score, Series, Spec, box_plot, curves, weight_histogram
+from seqdsd.reports.page.charts import (
+    ALL_PARENTS,
+    Improvement,
+    Score,
+    Series,
+    Spec,
+    box_plot,
+    curves,
+    improvements,
+    weight_histogram,
+)
+from seqdsd.reports.retraining.contrasts import ParentEffect, StudyContrast
 from seqdsd.reports.runs.reading import ArmName, Record, Run
 from seqdsd.reports.weights import MOMENTS
 
@@ -95,6 +106,31 @@ def score_box(comparison: Comparison, *, split: str) -> Chart | None:
     description = f"Box plot of the {title} of each arm’s last phase, {direction(metric)}. {'; '.join(said)}."
     spec = box_plot(points, [ARM_SERIES[name] for name in by_arm], title=title, description=description)
     return Chart(_capital(title), spec, "fixed")
+
+
+def improvement_chart(contrasts: Sequence[StudyContrast]) -> Chart:
+    """Every contrast of a study of retraining: each parent's improvement with its interval, and that of all parents."""
+    metric, split = contrasts[0].metric, contrasts[0].split
+
+    def improvement(contrast: StudyContrast, who: str, one: StudyContrast | ParentEffect) -> Improvement:
+        low, high = one.interval or (None, None)
+        values = (None if value is None else metric.scale * value for value in (one.improvement, low, high))
+        return Improvement(contrast.name, who, *values)
+
+    rows = [
+        row
+        for contrast in contrasts
+        for row in (
+            *(improvement(contrast, f"parent {one.parent}", one) for one in contrast.parents),
+            improvement(contrast, ALL_PARENTS, contrast),
+        )
+    ]
+    title = f"improvement in {split} {_titled(metric)}, above 0 is better"
+    said = (f"{one.name}: {metric.written(one.improvement)}, {one.verdict}" for one in contrasts)
+    description = (
+        f"Each parent’s {title}, with its 95 % interval, and that across parents. {'; '.join(said)}."
+    )
+    return Chart(_capital(title), improvements(rows, title=title, description=description), "fixed")
 
 
 def arm_charts(comparison: Comparison, runs: Sequence[Run]) -> list[Chart]:

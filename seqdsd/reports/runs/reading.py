@@ -24,6 +24,7 @@ from seqdsd.records import (
     shapes,
 )
 from seqdsd.records.reading import REMEDY
+from seqdsd.records.retraining import Place
 from seqdsd.reports.runs.hypotheses import Hypothesis, read_media, read_rows
 from seqdsd.reports.runs.pictures import Pictures, read_pictures
 
@@ -34,8 +35,8 @@ ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense", "Compressed"]
 
 _ARMS: Mapping[str, ArmName] = {"baseline": "Baseline", "llr": "LLR", "compress": "Compressed"}
 
-SEARCH_DEPTH = 3
-"""Folders below the one given: seed-0/dsd of a comparison are two."""
+SEARCH_DEPTH = 4
+"""Folders below the one given: those of a study, retrain-ds1/parent-0/repeat-0/llr, from where several studies lie."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,9 @@ def _read_weights(path: Path) -> tuple[Record, ...]:
 
 def _check_files(run: Run) -> None:
     """Read what is used lazily once: a run with a damaged file would otherwise stop the report half-way."""
+    place = Place.of(run.folder.path)
+    if place and not place.is_example:  # of hundreds of retrainings nothing else is shown than scores
+        return
     for record in run.phases:
         for split in ("dev", *run.test_splits):
             if run.folder.hypotheses(record["name"], split).is_file():

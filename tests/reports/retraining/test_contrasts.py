@@ -1,0 +1,97 @@
+"""Both tests of a study of retraining, against scipy's and numbers worked out by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from seqdsd.reports.retraining.contrasts import gains_on_parents, headline, study_contrasts
+from seqdsd.reports.retraining.study import retraining_studies
+from seqdsd.reports.runs.reading import read_runs
+
+LLR = [[50, 52, 51], [60, 61, 62], [55, 55, 58], [49, 50, 49]]
+DSD = [[48, 49, 48], [58, 57, 58], [54, 55, 53], [45, 46, 47]]
+BAD = [[50, 53, 51], [66, 60, 69], [55, 58, 59], [49, 52, 50]]
+
+
+def contrasts_of(folder, make=study_contrasts):
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    return make(study, split="test", metric=study.kind.primary)
+
+
+@pytest.fixture
+def made(make_study):
+    return contrasts_of(make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, BAD)}))
+
+
+def test_across_parents_each_counts_once(made):
+    good, bad = made
+    assert (good.name, bad.name) == ("dsd-0.3 on llr", "dsd-0.8 on llr")
+    means = [np.mean(arm, axis=1) / 1000 for arm in (LLR, DSD, BAD)]
+    expected = stats.ttest_rel(means[0], means[1])
+    assert good.p_value == pytest.approx(expected.pvalue) and good.p_value < 0.05
+    assert good.interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert good.improvement == pytest.approx(np.mean(means[0] - means[1])) and good.improvement > 0
+    assert good.relative == pytest.approx(good.improvement / np.mean(means[0]))
+    other = stats.ttest_rel(means[0], means[2]).pvalue
+    assert (good.p_holm, bad.p_holm) == pytest.approx((2 * expected.pvalue, other)) and good.family == 2
+    assert good.verdict.startswith("better, p = ") and bad.verdict.startswith("not significant")
+    assert (good.test.num_parents, good.test.num_repeats) == (4, (3, 3))
+
+
+def test_table_10_s_test_is_of_each_parent_alone(made):
+    good, _ = made
+    for parent, one in enumerate(good.parents):
+        expected = stats.ttest_ind(LLR[parent], DSD[parent], equal_var=False)
+        assert one.p_value == pytest.approx(expected.pvalue)
+        assert one.interval == pytest.approx(tuple(end / 1000 for end in expected.confidence_interval()))
+        assert one.finding == ("better" if expected.pvalue < 0.05 else "neither")
+    assert good.count("better") == sum(one.p_value < 0.05 for one in good.parents) > 0
+
+
+def test_table_10_says_both_where_across_parents_there_is_nothing(make_study):
+    """Of one parent it finds one sparsity better and the other worse, by fewer than three images of 1,000."""
+    llr = [[50, 50, 51, 50], [60, 61, 60, 60], [55, 56, 55, 55], [48, 48, 49, 48]]
+    light = [[48, 48, 48, 49], [61, 61, 62, 62], [54, 55, 54, 53], [49, 49, 50, 49]]
+    heavy = [[52, 52, 53, 52], [59, 58, 59, 59], [56, 56, 57, 56], [47, 47, 48, 47]]
+    made = contrasts_of(make_study({"llr": (0, llr), "dsd-0.3": (0.3, light), "dsd-0.5": (0.5, heavy)}))
+    first = {one.after: one.parents[0] for one in made}
+    assert (first["dsd-0.3"].finding, first["dsd-0.5"].finding) == ("better", "worse")
+    assert first["dsd-0.3"].p_value < 0.01 and first["dsd-0.5"].p_value < 0.01
+    assert all(one.p_value > 0.5 and one.p_holm == 1 for one in made)
+    assert all(one.count("better") and one.count("worse") for one in made)
+
+
+def test_arms_stand_beside_their_parents_too(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD)}, given=60)
+    llr, dsd = contrasts_of(folder, gains_on_parents)
+    given = np.array([60, 61, 62, 63]) / 1000
+    assert (llr.name, dsd.name) == ("llr on parents", "dsd-0.3 on parents") and llr.parents == ()
+    expected = stats.ttest_rel(given, np.mean(LLR, axis=1) / 1000)
+    assert llr.p_value == pytest.approx(expected.pvalue)
+    assert llr.improvement == pytest.approx(np.mean(given) - np.mean(LLR) / 1000)
+
+
+def test_what_cannot_be_tested_is_said(make_study):
+    (one,) = contrasts_of(make_study({"llr": (0, [[50, 52]]), "dsd-0.3": (0.3, [[48, 49]])}))
+    assert one.test is None and one.p_holm is None and one.verdict == "no test: one parent"
+    assert one.parents[0].p_value is not None
+
+
+def test_parents_that_all_differ_by_the_same_have_no_test(make_study):
+    alike = {"llr": (0, [[50, 50], [60, 60]]), "dsd-0.3": (0.3, [[49, 49], [59, 59]])}
+    (one,) = contrasts_of(make_study(alike))
+    assert one.p_value is None and one.detectable is None
+    assert one.verdict == "no test: all parents differ by the same"
+    assert [parent.finding for parent in one.parents] == ["neither", "neither"]
+
+
+def test_the_headline_says_what_both_tests_find(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, BAD)})
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    said = headline(study)
+    better = sum(stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05 for a, b in zip(LLR, DSD, strict=True))
+    assert said.startswith(
+        "ResNet-20 on CIFAR-10, retrained, 4 parents: dsd-0.3 on llr improves test Top-1 error by 0.28 points"
+    )
+    assert "the best of 2 contrasts; significantly better are 1, worse 0" in said
+    assert f"would have said {better} times better and 0 times worse, of 8." in said
