@@ -5,7 +5,7 @@
     config.toml            the resolved settings, with a [provenance] table: command, seed, versions, commit, and the
                            device on which the run was begun
     phases.jsonl           one record a phase
-    hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp; or captioned: id, refs, hyp
+    hyps/PHASE.SPLIT.jsonl what was recognised: id, ref, hyp, speaker where known; or captioned: id, refs, hyp
     skipped.jsonl          bad data that was left out, if any
     tokenizer/ or vocabulary.json  what the network spells with
     images.jsonl           where the images are that were captioned: id, path

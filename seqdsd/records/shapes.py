@@ -179,6 +179,8 @@ class Hypothesis(Struct):
     hyp: str
     ref: str | UnsetType = UNSET
     """Missing where the corpus may not be copied into the folder."""
+    speaker: str | UnsetType = UNSET
+    """Missing where unknown, and in folders from before it was kept."""
 
 
 class CaptionHypothesis(Struct):

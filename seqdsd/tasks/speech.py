@@ -358,7 +358,7 @@ class SpeechTask:
                 rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
         rows = {row["id"]: row for row in self.processes.gather(list(rows.values()))}
         self.skipped |= self.processes.gather(list(self.skipped.items()))
-        ordered = [rows[one.id] for one in self._splits[split].utterances if one.id in rows]
+        ordered = [_of_speaker(rows[one.id], one) for one in self._splits[split].utterances if one.id in rows]
         if not ordered:
             raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
         mean_loss = float(self.processes.sum_(loss)) / len(ordered)
@@ -475,6 +475,11 @@ def _manifests(corpus: Corpus | Mapping[str, Manifest]) -> Mapping[str, Manifest
 def _source(message: str) -> str:
     """The manifest line that a message on bad data begins with; ids are unique within a manifest only."""
     return message.split(": ")[0]
+
+
+def _of_speaker(row: dict[str, str], utterance: Utterance) -> dict[str, str]:
+    """The row with who speaks, where that is known: what one speaker says is one draw of the statistics."""
+    return row if utterance.speaker is None else {**row, "speaker": utterance.speaker}
 
 
 def _judged(rows: list[dict[str, str]], mean_loss: float, *, decoding: str, usual_epochs: int) -> Evaluation:

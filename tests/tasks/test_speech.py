@@ -114,6 +114,16 @@ def test_hypotheses_come_in_the_manifest_s_order(make_task, model, tone_corpus):
     ]
 
 
+def test_hypotheses_say_who_speaks_where_the_manifest_does(make_task, model, tone_corpus):
+    entries = tone_corpus.read_manifest("test")
+    assert not any("speaker" in row for row in make_task().evaluate(model, "test", CPU).hypotheses)
+    for number, entry in enumerate(entries[:2]):
+        entry["speaker"] = f"speaker {number}"
+    tone_corpus.write_manifest("test", entries)
+    rows = make_task().evaluate(model, "test", CPU).hypotheses
+    assert [row.get("speaker") for row in rows] == ["speaker 0", "speaker 1", *[None] * (len(rows) - 2)]
+
+
 def test_blank_collapse_is_said_in_words(make_task, model):
     [untrained] = make_task().evaluate(model, "test", CPU).notes
     assert untrained.text.startswith("hardly a word is right: 0 of 13. If ")

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import stdtr, stdtrit
 
 from seqdsd.metrics.bleu import MAX_ORDER, ngram_counts
 from seqdsd.metrics.caption_input import check_captions
@@ -32,8 +32,10 @@ class BootstrapTest:
         relative: The difference's value as a fraction of the score before; NaN where that is 0.
         p_value: Two-sided: twice the share of resamples in which the difference is 0 or has the other sign. Not below
             2 / 2^m, where the systems differ on m items: the chance that all m favour one of two equal systems.
-            Resamples of a few items that do would not show it. Where groups are drawn, m is of groups.
+            Resamples of a few items that do would not show it. Where groups are drawn, that of Student's t, and m is of
+            groups.
         resamples: How many test sets were drawn that have a score.
+        standard_error: Of the difference: what it scatters by over them.
         num_groups: Of how many groups of items they were drawn; None where they were of the items themselves.
     """
 
@@ -43,6 +45,7 @@ class BootstrapTest:
     relative: float
     p_value: float
     resamples: int
+    standard_error: float
     num_groups: int | None = None
 
 
@@ -80,10 +83,9 @@ def bootstrap_wer(
     Reference: Bisani & Ney 2004 (bootstrap estimates in ASR), which Kaldi's ``compute-wer-bootci`` follows. Departure:
         their probability of improvement, the share of resamples in which a system is better, is turned into a
         two-sided p-value (see ``BootstrapTest``). It is below 1 - ``confidence`` where the difference's interval
-        leaves out 0, to within one resample, unless the systems differ on a handful of utterances. Of speakers there
-        are few, and percentiles of resamples of few are too narrow: theirs are those that Student's t of one degree of
-        freedom less than speakers asks for, and the p-value is its (Hesterberg 2015, What teachers should know
-        about the bootstrap: the expanded percentile interval).
+        leaves out 0, to within one resample, unless the systems differ on a handful of utterances. Speakers
+        are few, and percentiles of resamples of few are too narrow: where they are drawn, interval and p-value are
+        those of Student's t, by the resamples' standard error and one degree of freedom less than speakers.
     """
     check_utterances(refs, hyps_before, hyps_after)
     # 2n + 1 places for n words: see ``errors_by_place``.
@@ -212,8 +214,9 @@ def _bootstrap(
         after=_interval(values[1], scores[1], confidence, num_groups),
         difference=_interval(difference, differences, confidence, num_groups),
         relative=relative_change(difference, values[0]),
-        p_value=max(_two_sided(differences, num_groups), min(1.0, 2.0 ** (1 - num_unlike))),
+        p_value=max(_two_sided(difference, differences, num_groups), min(1.0, 2.0 ** (1 - num_unlike))),
         resamples=len(differences),
+        standard_error=_standard_error(differences, num_groups),
         num_groups=num_groups,
     )
 
@@ -251,25 +254,27 @@ def _resampled_sums(
 def _interval(
     value: float, resampled: Float[np.ndarray, "resamples"], confidence: float, num_groups: int | None
 ) -> Interval:
-    tail = (1 - confidence) / 2
-    if num_groups is not None:  # see ``bootstrap_wer``
-        tail = float(ndtr(stdtrit(num_groups - 1, tail) * _widened(num_groups)))
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
+    if num_groups is None:
+        low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+        return Interval(value=value, low=float(low), high=float(high))
+    margin = _standard_error(resampled, num_groups) * float(stdtrit(num_groups - 1, (1 + confidence) / 2))
+    return Interval(value=value, low=value - margin, high=value + margin)
 
 
-def _two_sided(differences: Float[np.ndarray, "resamples"], num_groups: int | None) -> float:
-    """Twice the smaller tail at 0; the observed test set counts as one more resample, so p is never 0."""
-    smaller = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    tail = min(0.5, (smaller + 1) / (len(differences) + 1))
-    if num_groups is not None:
-        tail = float(stdtr(num_groups - 1, ndtri(tail) / _widened(num_groups)))
-    return 2 * tail
+def _two_sided(difference: float, resampled: Float[np.ndarray, "resamples"], num_groups: int | None) -> float:
+    """Of items, twice the smaller tail at 0; the observed test set counts as one more resample, so p is never 0."""
+    if num_groups is None:
+        tail = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+        return min(1.0, 2 * (tail + 1) / (len(resampled) + 1))
+    error = _standard_error(resampled, num_groups)
+    statistic = abs(difference) / error if error else (math.inf if difference else 0.0)
+    return float(2 * stdtr(num_groups - 1, -statistic))
 
 
-def _widened(num_groups: int) -> float:
-    """By what the spread of a few groups exceeds that of their resamples, whose squares are divided by their number."""
-    return math.sqrt(num_groups / (num_groups - 1))
+def _standard_error(resampled: Float[np.ndarray, "resamples"], num_groups: int | None) -> float:
+    """The resamples' spread; a few groups vary more than their resamples, whose squares are divided by their number."""
+    widened = 1.0 if num_groups is None else math.sqrt(num_groups / (num_groups - 1))
+    return widened * float(resampled.std())
 
 
 def _error_rates(counts: Float[np.ndarray, "resamples 2"]) -> Float[np.ndarray, "resamples"]:

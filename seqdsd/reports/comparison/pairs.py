@@ -29,6 +29,9 @@ from seqdsd.reports.comparison.contrasts import PAIRS, contrast_name
 from seqdsd.reports.runs.hypotheses import Hypothesis
 from seqdsd.reports.runs.reading import ArmName, Record, Run, read_hypotheses
 
+FEWEST_SPEAKERS = 6
+"""Who are drawn: of fewer, p could not fall below 5 % if all of them were better understood (2 / 2^5)."""
+
 
 @dataclass(frozen=True)
 class PairTest:
@@ -49,6 +52,7 @@ class PairTest:
         mapsswe_holm: That of MAPSSWE, corrected for all pairs of the split.
         mcnemar_holm: That of McNemar's test, corrected for all pairs of the split.
         problem: Why it cannot be made; empty where it can.
+        num_speakers: Who speak in the test set; None where that is not known of every utterance.
     """
 
     before: ArmName
@@ -65,6 +69,7 @@ class PairTest:
     mapsswe_holm: float | None = None
     mcnemar_holm: float | None = None
     problem: str = ""
+    num_speakers: int | None = None
 
     @property
     def name(self) -> str:
@@ -73,8 +78,18 @@ class PairTest:
         unlike = "" if before == after else f" ({before} : {after} epochs)"
         return contrast_name(self.after, self.before, self.before_phase) + unlike
 
+    @property
+    def is_by_speaker(self) -> bool:
+        """Whether the bootstrap draws speakers, each with all that they say."""
+        return self.bootstrap is not None and self.bootstrap.num_groups is not None
+
     def deciding_p(self, kind: Kind) -> float | None:
-        """The corrected p-value of the test that decides for a kind of network."""
+        """The corrected p-value of the test that decides for a kind of network; the bootstrap where speakers are drawn.
+
+        MAPSSWE takes the segments of one speaker as independent.
+        """
+        if self.is_by_speaker:
+            return self.bootstrap_holm
         found = {"mapsswe": self.mapsswe_holm, "mcnemar": self.mcnemar_holm, None: self.bootstrap_holm}
         return found[kind.pair_test]
 
@@ -126,8 +141,12 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
     )
     try:
         rows_before = read_hypotheses(before, empty.before_phase, split)
-        refs, hyps = _aligned(before, after, rows_before, read_hypotheses(after, empty.after_phase, split))
-        return replace(empty, **_TESTS[before.kind](refs, *hyps, resamples))
+        rows_after = read_hypotheses(after, empty.after_phase, split)
+        refs, hyps = _aligned(before, after, rows_before, rows_after)
+        speakers = _speakers(rows_before, rows_after)
+        known = replace(empty, num_speakers=len(set(speakers)) or None)
+        groups = speakers if (known.num_speakers or 0) >= FEWEST_SPEAKERS else None
+        return replace(known, **_TESTS[before.kind](refs, *hyps, groups=groups, resamples=resamples))
     except (
         ValueError
     ) as error:  # hypotheses that were not kept, or of other items: the scores stand all the same
@@ -135,24 +154,24 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
 
 
 def _of_words(
-    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], **drawing: Any
 ) -> dict[str, Any]:
     said = [ref[0] for ref in refs]
-    bootstrap = bootstrap_wer(said, before, after, resamples=resamples)
+    bootstrap = bootstrap_wer(said, before, after, **drawing)
     return {"bootstrap": bootstrap, "mapsswe": mapsswe(said, before, after)}
 
 
 def _of_captions(
-    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], **drawing: Any
 ) -> dict[str, Any]:
-    return {"bootstrap": bootstrap_bleu(refs, before, after, resamples=resamples)}
+    return {"bootstrap": bootstrap_bleu(refs, before, after, **drawing)}
 
 
 def _of_classes(
-    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], resamples: int
+    refs: Sequence[Sequence[str]], before: Sequence[str], after: Sequence[str], **drawing: Any
 ) -> dict[str, Any]:
     classes = [ref[0] for ref in refs]
-    bootstrap = bootstrap_error_rate(classes, before, after, resamples=resamples)
+    bootstrap = bootstrap_error_rate(classes, before, after, **drawing)
     return {"bootstrap": bootstrap, "mcnemar": mcnemar(classes, before, after)}
 
 
@@ -186,6 +205,13 @@ def _aligned(
             raise RunFolderError(f"{before.name} and {after.name} have different references of {row.id!r}")
     refs = [row.refs for row in rows_before]
     return refs, ([row.hyp for row in rows_before], [others[row.id].hyp for row in rows_before])
+
+
+def _speakers(rows_before: Sequence[Hypothesis], rows_after: Sequence[Hypothesis]) -> list[str]:
+    """Who speaks, of each item before, as either side knows it; empty where neither does of one."""
+    of_after = {row.id: row.speaker for row in rows_after}
+    found = [row.speaker or of_after[row.id] for row in rows_before]
+    return [speaker for speaker in found if speaker] if all(found) else []
 
 
 def _holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -6,14 +6,14 @@ Only which number stands where; ``contrasts`` and ``pairs`` compute, ``layout`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from seqdsd.kinds import NONE, Kind, Metric, Number
 from seqdsd.records import slug
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
-from seqdsd.reports.comparison.pairs import PairTest
+from seqdsd.reports.comparison.pairs import FEWEST_SPEAKERS, PairTest
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.phase_table import learning_rate, phase_title
 from seqdsd.reports.runs.reading import Run
@@ -374,7 +374,7 @@ _PAIR_TEST_NAMES = {
 
 
 def _pair_verdict(test: PairTest, kind: Kind) -> str:
-    """By MAPSSWE for speech, whose segments know that errors come in a row; else by ``Kind.pair_test``."""
+    """By what ``PairTest.deciding_p`` names."""
     p_value, metric = test.deciding_p(kind), kind.primary
     if p_value is None or test.bootstrap is None:
         return "no test"
@@ -446,24 +446,41 @@ def _contrasts_caption(comparison: Comparison, split: str, family: Sequence[Metr
 def _pairs_caption(comparison: Comparison, tests: Sequence[PairTest]) -> str:
     kind, metric = comparison.kind, comparison.kind.primary
     problems = dict.fromkeys(test.problem for test in tests if test.problem)
-    made = [test.bootstrap for test in tests if test.bootstrap]
-    drawn = f" ({span(one.resamples for one in made)} resamples of the test set)" if made else ""
-    by, and_test = _PAIR_TEST_NAMES[kind.pair_test]
+    made = [test for test in tests if test.bootstrap]
+    name, and_test = _PAIR_TEST_NAMES[kind.pair_test]
+    by = dict.fromkeys("the bootstrap" if test.is_by_speaker else name for test in made)
     return _paragraph(
         f"{comparison.title}: networks of the same seed on the same {kind.counted}, {metric.title}"
         f"{_in_percent([metric])}",
         f"{_IMPROVEMENT[:-1]}; relative ones are in percent",
-        f"Paired bootstrap{drawn}{and_test}",
+        f"Paired bootstrap{_drawn(made)}{and_test}",
         "Intervals are of each pair alone; p-values are two-sided and Holm-corrected for the "
-        f"{len(made)} pairs tested, each test for itself, and the verdict is by {by}",
-        "They say nothing of what another seed would give"
-        + (
-            "; where few speakers said many utterances, intervals are too narrow"
-            if kind.has_word_errors
-            else ""
-        ),
+        f"{len(made)} pairs tested, each test for itself, and the verdict is by {' or '.join(by) or name}",
+        "They say nothing of what another seed would give",
+        *(_of_speakers(made, kind) if kind.has_word_errors else ()),
         *(f"No test: {problem}" for problem in problems),
     )
+
+
+def _drawn(made: Sequence[PairTest]) -> str:
+    """How often test sets were drawn."""
+    counts = [test.bootstrap.resamples for test in made if test.bootstrap]
+    return f" ({span(counts)} resamples of the test set)" if counts else ""
+
+
+def _of_speakers(made: Sequence[PairTest], kind: Kind) -> Iterator[str]:
+    """Whether speakers were drawn, and if not why not and what that does."""
+    narrow = f"so {kind.counted} are drawn, and where few speakers said many of them intervals are too narrow"
+    for by_speaker, known in dict.fromkeys((test.is_by_speaker, test.num_speakers) for test in made):
+        if by_speaker:
+            yield (
+                f"The bootstrap draws the test set's {known} speakers, each with all {kind.counted}, since those "
+                "of one speaker are not independent; MAPSSWE takes them for that"
+            )
+        elif known:
+            yield f"The test set has too few speakers to draw these ({known}, not {FEWEST_SPEAKERS}), {narrow}"
+        else:
+            yield f"Who speaks is not recorded, {narrow}"
 
 
 def _signatures(comparison: Comparison, split: str, family: Sequence[Metric]) -> list[str]:

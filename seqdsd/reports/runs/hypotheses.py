@@ -20,11 +20,13 @@ class Hypothesis:
         id: Of the utterance or image.
         refs: One for an utterance, one or more for an image; none where the corpus may not be copied into the folder.
         hyp: What the network says; it may be empty.
+        speaker: Who speaks, where the file says it.
     """
 
     id: str
     refs: tuple[str, ...]
     hyp: str
+    speaker: str | None = None
 
 
 def read_rows(
@@ -53,7 +55,7 @@ def read_rows(
     ):
         if row["id"] in rows:
             raise RunFolderError(f"{path}:{number}: {kind.item} {row['id']!r} a second time; {_REMEDY}")
-        rows[row["id"]] = Hypothesis(row["id"], _refs(row, kind), row["hyp"])
+        rows[row["id"]] = Hypothesis(row["id"], _refs(row, kind), row["hyp"], row.get("speaker"))
     if not rows:
         raise RunFolderError(
             f"{path}: empty, so the {kind.said} of phase {phase_name!r} are unknown; train again"

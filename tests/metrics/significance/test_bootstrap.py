@@ -32,13 +32,15 @@ def summed_up(before, after, values, resampled) -> BootstrapTest:
     intervals = [Interval(*map(float, ends)) for ends in zip(points, low, high, strict=True)]
     tails = [sum(d <= 0 for d in differences), sum(d >= 0 for d in differences)]
     p_value = min(1, 2 * (min(tails) + 1) / (len(differences) + 1))
-    return BootstrapTest(*intervals, points[2] / values[0], float(p_value), len(differences))
+    return BootstrapTest(
+        *intervals, points[2] / values[0], float(p_value), len(differences), float(np.std(differences))
+    )
 
 
 def check_same(ours: BootstrapTest, slow: BootstrapTest) -> None:
     for part in ("before", "after", "difference"):
         assert asdict(getattr(ours, part)) == pytest.approx(asdict(getattr(slow, part)), abs=1e-9), part
-    rest = [(test.relative, test.p_value, test.resamples) for test in (ours, slow)]
+    rest = [(test.relative, test.p_value, test.resamples, test.standard_error) for test in (ours, slow)]
     assert rest[0] == pytest.approx(rest[1])
 
 
@@ -294,8 +296,8 @@ def test_images_that_cannot_be_compared():
 
 
 def test_speakers_are_drawn_with_all_that_they_said(an4_pair):
-    """As a slow loop has it, and ends and p-value by the definition of the expanded percentile interval."""
-    refs, *hyps = an4_pair("dense-iter-0", "dense-iter-1")
+    """As a slow loop has it; ends and p-value by Student's t."""
+    refs, *hyps = an4_pair("sparse-iter-1", "dense-iter-1")
     speakers = [f"speaker {index % 7}" for index in range(len(refs))]
     of_speaker = [[i for i, one in enumerate(speakers) if one == name] for name in sorted(set(speakers))]
     draws = np.random.default_rng(3).choice(7, size=(200, 7), replace=True)
@@ -305,12 +307,12 @@ def test_speakers_are_drawn_with_all_that_they_said(an4_pair):
         one, other = (wer([refs[i] for i in drawn], [side[i] for i in drawn]).rate for side in hyps)
         resampled.append(other - one)
     found = bootstrap_wer(refs, *hyps, groups=speakers, resamples=200, seed=3)
-    tail = stats.norm.cdf(stats.t.ppf(0.025, 6) * math.sqrt(7 / 6))
-    expected = np.quantile(resampled, [tail, 1 - tail])
-    assert [found.difference.low, found.difference.high] == pytest.approx(expected.tolist())
-    share = (min(sum(d <= 0 for d in resampled), sum(d >= 0 for d in resampled)) + 1) / 201
-    p_value = 2 * stats.t.cdf(stats.norm.ppf(share) / math.sqrt(7 / 6), 6)
-    assert found.p_value == pytest.approx(max(p_value, 2 / 2**7))
+    error = np.std(resampled) * math.sqrt(7 / 6)
+    expected = stats.t(6, loc=found.difference.value, scale=error)
+    assert [found.difference.low, found.difference.high] == pytest.approx(list(expected.interval(0.95)))
+    assert found.standard_error == pytest.approx(error)
+    p_value = 2 * min(expected.cdf(0), expected.sf(0))
+    assert found.p_value == pytest.approx(max(p_value, 2 / 2**7)) and p_value > 2 / 2**7
     assert found.difference.value == bootstrap_wer(refs, *hyps, resamples=200).difference.value
     assert (found.num_groups, bootstrap_wer(refs, *hyps, resamples=200).num_groups) == (7, None)
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from seqdsd.kinds import SPEECH
 from seqdsd.metrics.significance import (
     bootstrap_bleu,
     bootstrap_error_rate,
@@ -16,6 +17,7 @@ from seqdsd.metrics.significance import (
 from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.pairs import pair_tests
+from seqdsd.reports.comparison.tables import pair_grid
 from seqdsd.reports.runs.reading import read_runs
 
 RESAMPLES = 200
@@ -138,3 +140,45 @@ def test_without_a_baseline_there_is_llr(comparison):
     runs = [run for run in read_runs([comparison / "seed-0"]).runs if run.arm != "Baseline"]
     tests = pair_tests(compare_runs(runs)[0], split="test", resamples=RESAMPLES)
     assert [test.name for test in tests] == ["DSD on LLR Phase 2", "DSDSD on LLR Phase 4"]
+
+
+def with_speakers(folder, num_speakers: int) -> Comparison:
+    """Each utterance with its speaker, who says every so many-th; what is compared must know of them."""
+    for path in folder.glob("*/hyps/*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        write_json_lines(
+            path, [{**row, "speaker": f"s{index % num_speakers}"} for index, row in enumerate(rows)]
+        )
+    return read(folder)
+
+
+def test_speakers_are_drawn_where_they_are_known(two_arms):
+    (unknown,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    assert unknown.num_speakers is None and not unknown.is_by_speaker
+    assert unknown.deciding_p(SPEECH) == unknown.mapsswe_holm
+    (test,) = pair_tests(with_speakers(two_arms, 8), split="test", resamples=RESAMPLES)
+    refs, before = (texts(two_arms / "baseline", "Baseline", key) for key in ("ref", "hyp"))
+    after = texts(two_arms / "dsd", "Dense Iter 1", "hyp")
+    groups = [f"s{index % 8}" for index in range(len(refs))]
+    assert test.bootstrap == bootstrap_wer(refs, before, after, groups=groups, resamples=RESAMPLES)
+    assert (test.num_speakers, test.is_by_speaker) == (8, True)
+    assert test.deciding_p(SPEECH) == test.bootstrap_holm != test.mapsswe_holm
+
+
+def test_few_speakers_are_not_drawn(two_arms):
+    (unknown,) = pair_tests(read(two_arms), split="test", resamples=RESAMPLES)
+    (test,) = pair_tests(with_speakers(two_arms, 5), split="test", resamples=RESAMPLES)
+    assert (test.num_speakers, test.bootstrap) == (5, unknown.bootstrap)
+
+
+def test_what_is_drawn_is_said(two_arms):
+    def caption(comparison: Comparison) -> str:
+        return pair_grid(comparison, pair_tests(comparison, split="test", resamples=RESAMPLES)).caption
+
+    assert "Who speaks is not recorded, so utterances are drawn" in caption(read(two_arms))
+    assert "the verdict is by MAPSSWE." in caption(read(two_arms))
+    few = caption(with_speakers(two_arms, 5))
+    assert "too few speakers to draw these (5, not 6), so utterances are drawn" in few
+    many = caption(with_speakers(two_arms, 8))
+    assert "The bootstrap draws the test set's 8 speakers, each with all utterances" in many
+    assert "the verdict is by the bootstrap." in many
