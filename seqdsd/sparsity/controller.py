@@ -143,8 +143,8 @@ class DSD:
             )
         if restored_start == "fresh" and make_fresh is None:
             raise ValueError(
-                "restored_start='fresh' draws from the network's initialisation, of which its weights say nothing: give "
-                f"make_fresh, a function that builds the {type(model).__name__} as it was built at first"
+                "restored_start='fresh' draws from the network's initialisation, of which its weights say nothing: "
+                f"give make_fresh, a function that builds the {type(model).__name__} as it was built at first"
             )
         self.model = model
         self.schedule = schedule
@@ -496,7 +496,9 @@ class DSD:
         """Give the pruned weights what they begin the redense phase with."""
         if self._restored_start != "zero":
             if self.masks is None:
-                raise RuntimeError(f"{self._now.name}: which weights were pruned is not known; load a whole state")
+                raise RuntimeError(
+                    f"{self._now.name}: which weights were pruned is not known; load a whole state"
+                )
             values = self._former_weights
             if self._restored_start == "fresh":
                 assert self._make_fresh is not None  # or it was refused

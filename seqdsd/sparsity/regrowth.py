@@ -18,9 +18,9 @@ from seqdsd.sparsity.parameters import by_alias
 NEARLY_SPARSE = 0.25
 """Below this share of their former mean |w|, restored weights leave a network that is nearly sparse.
 
-Of normally distributed weights the smaller half holds 7 % of a layer's sum of squares, on which the size of its outputs
-depends. At a quarter of their size, these weights hold a sixteenth of that: pruning them again would take less than half
-a percent, and what is tested is the sparse network. The limit is ours; the paper has none.
+Of normally distributed weights the smaller half holds 7 % of a layer's sum of squares, on which the size of its
+outputs depends. At a quarter of their size, these weights hold a sixteenth of that: pruning them again would take less
+than half a percent, so that what is tested is the sparse network. The limit is ours; the paper has none.
 """
 
 
@@ -74,7 +74,8 @@ class Regrowth:
 
     def __str__(self) -> str:
         share = "no share" if self.share is None else f"{self.share:.1%}"
-        return f"restored weights have {share} of their former mean |w|, {self.above_share:.1%} are above the old threshold"
+        above = f"{self.above_share:.1%}"
+        return f"restored weights have {share} of their former mean |w|, {above} are above the old threshold"
 
     def warning(self, phase_name: str) -> str:
         """What to say of the phase that has left a network which is nearly sparse."""

@@ -1,4 +1,4 @@
-"""What the weights that a sparse phase has pruned begin their redense phase with: 0, their old values, or fresh draws."""
+"""What weights that a sparse phase has pruned begin their redense phase with: 0, their old values, or fresh draws."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ RestoredStart = Literal["zero", "former", "fresh"]
 - ``former``: the values that they had when they were pruned.
 - ``fresh``: draws of the network's initialisation.
 
-Reference: Han et al. 2017 (DSD): zero in section 2, "Final Dense Training"; "Other initialization methods are also worth
-trying" in section 5, "Robust re-initialization". The other two are ours.
+Reference: Han et al. 2017 (DSD): zero in section 2, "Final Dense Training"; "Other initialization methods are also
+worth trying" in section 5, "Robust re-initialization". The other two are ours.
 """
 
 
@@ -40,7 +40,9 @@ def pruned_values(weights: Mapping[str, Tensor], masks: MaskSet) -> dict[str, Te
         weight = weights.get(name)
         if weight is None or weight.shape != mask.shape:
             got = "there is none" if weight is None else f"it has shape {tuple(weight.shape)}"
-            raise ValueError(f"a start for the weights of {name!r}, {tuple(mask.shape)}, is asked for, but {got}")
+            raise ValueError(
+                f"a start for the weights of {name!r}, {tuple(mask.shape)}, is asked for, but {got}"
+            )
         refuse_sharded(name, weight)
         found[name] = weight.detach().cpu()[~mask.cpu()].clone()
     return found
