@@ -321,6 +321,7 @@ class DSD:
             ValueError: See ``MaskSet.from_magnitude``.
         """
         if self.masks is None:
+            self._refuse_sharded(self.plans[self._now].sparsities)
             masks = MaskSet.from_magnitude(self.model, self.plans[self._now])
             if self._restored_start == "former":
                 self._former_weights = pruned_values(current_weights(self.model), masks)
@@ -355,9 +356,7 @@ class DSD:
         """
         if names := self._pruned_names:
             parameters = by_alias(self.model)
-            if self._restored_start != "zero":
-                for name in names:
-                    refuse_sharded(name, parameters[name].parameter)
+            self._refuse_sharded(names)
             masks = {name: torch.ones_like(parameters[name].parameter, dtype=torch.bool) for name in names}
             MaskSet(self.model, masks).attach(optimizer, *others).remove()
 
@@ -491,6 +490,13 @@ class DSD:
     def _pruned_names(self) -> list[str]:
         """Of the parameters that some phase prunes."""
         return sorted({name for plan in self.plans.values() for name in plan.sparsities})
+
+    def _refuse_sharded(self, names: Iterable[str]) -> None:
+        """Raise ValueError where weights that are to begin in another way than at 0 are split over processes."""
+        if self._restored_start != "zero":
+            parameters = by_alias(self.model)
+            for name in names:
+                refuse_sharded(name, parameters[name].parameter)
 
     def _restore(self) -> None:
         """Give the pruned weights what they begin the redense phase with."""
