@@ -50,7 +50,7 @@ from seqdsd.studies.study import carry_out, estimate, run_job
 PROG = "seqdsd retrain"
 SEEDS_OF_A_PARENT = 1000
 """Each parent has so many seeds for its retrainings, which no other parent's have: parents are independent."""
-OF_PRUNING = ("sparsities",)
+OF_PRUNING = ("sparsities", "restored_start")
 """Settings without effect where nothing is pruned."""
 
 _ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -80,7 +80,7 @@ examples:
   seqdsd retrain recipes/mnist/lenet300.toml --num-parents 10 --repeats 4 --sparsities 0.3 0.5 0.8 \\
       --learning-rates 1e-2,1e-2 1e-2,1e-3
   seqdsd retrain resnet20.toml --parents runs/a runs/b theirs.safetensors --sparsities 0.5
-  seqdsd retrain ds1 --num-parents 5 --arm 'long: --sparsities 0.5 --epochs 20 10 40'
+  seqdsd retrain ds1 --num-parents 5 --arm 'long: --epochs 20 10 40' --arm 'former: --restored-start former'
   seqdsd retrain ds1.toml --num-parents 5 -- --epochs 20 10 10      settings of the recipe, after --
 
 then: seqdsd report runs/retrain-lenet300
@@ -125,7 +125,8 @@ class Arm:
             return 0
         epochs = 0
         for mine, theirs in zip(self.phases, other.phases, strict=False):
-            if mine != theirs:
+            is_restored_otherwise = self.config.restored_start != other.config.restored_start
+            if mine != theirs or (mine.kind == "redense" and is_restored_otherwise):
                 break
             epochs += mine.epochs
         return epochs

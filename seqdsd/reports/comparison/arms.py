@@ -53,6 +53,7 @@ _ADDED_SINCE = (
     ("network.directions", "summed"),
     ("augment.stretch", 0.0),
     ("augment.pitch_semitones", 0.0),
+    ("restored_start", "zero"),
 )
 """Settings that older folders do not have, with what these did."""
 SPARSITIES = "sparsities"
