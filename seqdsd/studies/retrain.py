@@ -233,9 +233,7 @@ def retrain(argv: Sequence[str], console: Console) -> None:
         JobsFailed: If a run failed.
         StopRequested: After Ctrl-C.
     """
-    asked, settings = split_arguments(argv)
-    options = parse_options(_parser(), asked)
-    plan = _resolve(options, settings, console)
+    plan, options = read_plan(argv, console)
     check_parents(plan)
     if options.dry_run:
         console.print(_arms_table(plan))
@@ -375,7 +373,14 @@ def _arms_table(plan: RetrainPlan) -> Table:
     return table
 
 
-def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Console) -> RetrainPlan:
+def read_plan(argv: Sequence[str], console: Console) -> tuple[RetrainPlan, argparse.Namespace]:
+    """What a command line asks for, and its options.
+
+    Raises:
+        ValueError: For settings that cannot be used.
+    """
+    asked, settings = split_arguments(argv)
+    options = parse_options(_parser(), asked)
     recipe, common, chosen, out = read_settings(
         options,
         settings,
@@ -398,15 +403,9 @@ def _resolve(options: argparse.Namespace, settings: Sequence[str], console: Cons
         options.learning_rates or [ladder],
     )
     own = [_described_arm(text, retrained, recipe) for text in options.arm]
-    return RetrainPlan(
-        recipe,
-        common,
-        chosen,
-        tuple(with_own_arms(arms, own, retrained)),
-        _parents(options, out),
-        options.repeats,
-        out,
-    )
+    arms = with_own_arms(arms, own, retrained)
+    parents = _parents(options, out)
+    return RetrainPlan(recipe, common, chosen, tuple(arms), parents, options.repeats, out), options
 
 
 def _parents(options: argparse.Namespace, out: Path) -> tuple[Parent, ...]:

@@ -156,7 +156,7 @@ def _render(
         scripts=[inline(library()), *(inline(asset(name)) for name in _SCRIPTS)],
         title=_title(runs, comparisons, studies),
         headlines=[headline(one) for one in studies] or headlines(runs, comparisons),
-        lede=_lede(run_set.runs, comparisons, studies),
+        lede=_lede(shown_runs(run_set.runs), comparisons, studies),
         refused=run_set.refused,
         parts=_parts([*retrained, *compared], has_weights=bool(moments), items_title=items_title),
         runs=described,

@@ -35,8 +35,8 @@ ArmName = Literal["Baseline", "LLR", "DSD", "DSDSD", "Dense", "Compressed"]
 
 _ARMS: Mapping[str, ArmName] = {"baseline": "Baseline", "llr": "LLR", "compress": "Compressed"}
 
-SEARCH_DEPTH = 4
-"""Folders below the one given: those of a study, retrain-ds1/parent-0/repeat-0/llr, from where several studies lie."""
+SEARCH_DEPTH = 3
+"""Folders below the one given: seed-0/dsd of a comparison are two, parent-0/repeat-0/llr of a study three."""
 
 
 @dataclass(frozen=True)

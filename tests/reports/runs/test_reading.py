@@ -76,7 +76,7 @@ def test_the_current_folder_has_a_name(make_arm, monkeypatch):
 def test_hidden_folders_and_too_deep_ones_are_passed_over(make_arm, tmp_path):
     make_arm("x/seen", "dsd")
     make_arm("x/.trash/hidden", "dsd")
-    make_arm("x/1/2/3/4/deep", "dsd")
+    make_arm("x/1/2/3/deep", "dsd")
     assert names(read_runs([tmp_path / "x"])) == ["seen"]
 
 
@@ -84,7 +84,7 @@ def test_hidden_folders_and_too_deep_ones_are_passed_over(make_arm, tmp_path):
     ("place", "problem"),
     [
         ("nowhere", "no such folder"),
-        ("empty", "no run in it, up to 4 folders below"),
+        ("empty", "no run in it, up to 3 folders below"),
         ("file", "not a folder"),
     ],
 )
