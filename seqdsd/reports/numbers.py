@@ -65,6 +65,7 @@ def to_csv(
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
+    compared: list[tuple[str, Run, str]]
     compared = [(one.title, run, run.arm) for one in comparisons for run in one.runs]
     compared += [(one.title, run, place.arm) for one in studies for place, run in one.runs]
     known = {run.folder.path for _, run, _ in compared}
