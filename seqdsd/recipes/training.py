@@ -74,8 +74,8 @@ class RunConfig:
     """Units of every hidden layer; None where a network has its own."""
     start_weights: Path | None = None
     """Trained weights that stand for the first dense phase, so that the run begins with the first sparse one: a
-    safetensors file, a state_dict saved by torch, a .dsdz file, or the folder of a run (its best phase on dev). Epochs and learning
-    rates keep their places: the first of each is not used."""
+    safetensors file, a state_dict saved by torch, a .dsdz file, or the folder of a run (its best phase on dev). Epochs
+    and learning rates keep their places: the first of each is not used."""
     seed: int = 0
     """Decides initial weights, order of the data and all randomness."""
     learning_rates: tuple[float, ...]
