@@ -17,10 +17,12 @@ from seqdsd.config import to_toml
 from seqdsd.recipes.catalog import Recipe, find_recipe
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.training import RunConfig
-from seqdsd.records import RunFolder, write_atomically
+from seqdsd.records import RunFolder, RunFolderError, write_atomically
+from seqdsd.records.asked_seeds import AskedSeeds, newly_asked, note_asked_seeds
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headline
-from seqdsd.reports.comparison.tables import contrast_grid, table_10
+from seqdsd.reports.comparison.power import outlook, seeds_with_results
+from seqdsd.reports.comparison.tables import added_in_words, contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.studies.arms import ARMS, Arm, follows_cosine, make_arms, make_jobs, new_epochs
 from seqdsd.studies.cluster import print_script, submit_to_slurm
@@ -41,7 +43,8 @@ Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
 
 All arms of a seed start from the same weights; llr and dsd share the very same Dense Iter 0, dsdsd goes on from dsd:
 each phase is trained once. Stop it when you like: the same command goes on, with the settings that were chosen for the
-corpus at first, and what is finished is never trained again. More seeds or arms may be asked for later.
+corpus at first, and what is finished is never trained again. More seeds or arms may be asked for later; but seeds
+that are added after a look at a result make p-values too small, so reports multiply these by the number of looks.
 """
 _EPILOG = """\
 examples:
@@ -52,6 +55,7 @@ examples:
   seqdsd compare ds1.toml --submit print > runs.sh           a command a run, for other machines
   seqdsd compare ds1.toml --submit slurm --slurm time=240 --slurm partition=gpu --slurm gpus_per_node=1
 
+how many seeds? --dry-run says what they will find, and seqdsd power how many an improvement needs
 then: seqdsd report runs/compare-ds1
 """
 
@@ -113,6 +117,7 @@ def compare(argv: Sequence[str], console: Console) -> None:
     with RunFolder(plan.out).locked():
         jobs = plan.jobs()
         plan.recipe.write_common(plan.settings, plan.common, plan.chosen)
+        _note_seeds(plan)
         logs, per_run = plan.out / "logs", options.processes_per_run
         if options.submit == "print":
             print_script(jobs, processes_per_run=per_run)
@@ -143,6 +148,10 @@ def describe(
         )
     left = [job for job in jobs if not job.is_done]
     console.print(f"runs: {len(jobs)}, of which finished: {len(jobs) - len(left)}", highlight=False)
+    trained = _trained(plan.out)
+    console.print(outlook(trained, plan.seeds), highlight=False, markup=False)
+    if (asked := _asked(plan, trained)) and (warning := added_in_words(asked)):
+        console.print(warning, style="yellow", highlight=False, markup=False)
     if not left:
         return
     per_run = f", processes of each: {processes_per_run}" if processes_per_run > 1 else ""
@@ -156,6 +165,26 @@ def describe(
         f"{speed.epoch_seconds:.1f} s, evaluation included",
         highlight=False,
     )
+
+
+def _note_seeds(plan: ComparisonPlan) -> None:
+    """Keep which seeds are asked for, and say it where they are added after a look at a result."""
+    if asked := _asked(plan, _trained(plan.out)):
+        note_asked_seeds(plan.out, asked)
+        if warning := added_in_words(asked):
+            Console(stderr=True).print(warning, style="yellow", highlight=False, markup=False)
+
+
+def _asked(plan: ComparisonPlan, trained: Sequence[Comparison]) -> AskedSeeds | None:
+    return newly_asked(plan.out, plan.seeds, with_results=seeds_with_results(trained))
+
+
+def _trained(out: Path) -> tuple[Comparison, ...]:
+    """What the folder holds already."""
+    try:
+        return compare_runs(read_runs([out]).runs)
+    except RunFolderError:  # no runs yet
+        return ()
 
 
 def show_result(out: Path, console: Console) -> None:
@@ -289,7 +318,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--dry-run",
         action="store_true",
-        help="print arms, epochs and an estimate of the time from one measured epoch",
+        help="print arms, epochs, an estimate of the time from one measured epoch, and what the seeds will be able to "
+        "find by the scatter of those that are trained",
     )
     add(
         "--submit",
