@@ -63,7 +63,7 @@ class _Asked:
         return self.tests or scatter.num_tests
 
     @property
-    def how(self) -> dict[str, float]:
+    def how(self) -> dict[str, Any]:
         """How surely, as ``Scatter`` and ``ItemScatter`` take it."""
         return {"alpha": self.alpha, "power": self.power}
 
