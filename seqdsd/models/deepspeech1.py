@@ -2,6 +2,7 @@
 
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -32,6 +33,8 @@ class DeepSpeech1(nn.Module):
         last_fc: Have the FC layer after the recurrent one. Table 6 has it; small corpora learn sooner without
             (docs/experiments.md).
         dropout: On the feed-forward layers' outputs, in training. 0 in the DSD paper.
+        blank_bias: Added to the output bias of CTC's blank (symbol 0) as torch draws it, in natural-log units. At 0
+            some seeds stay long where they hear nothing (docs/experiments.md).
         clip: Upper bound of the clipped ReLU.
         recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
@@ -51,6 +54,7 @@ class DeepSpeech1(nn.Module):
         batch_norm: bool = False,
         last_fc: bool = True,
         dropout: float = 0.0,
+        blank_bias: float = 0.0,
         clip: float = 20.0,
         recompute_layers: bool = False,
     ) -> None:
@@ -79,6 +83,8 @@ class DeepSpeech1(nn.Module):
         )
         self.fc3 = fully_connected() if last_fc else nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, vocab_size)
+        with torch.no_grad():
+            self.output.bias[0] += blank_bias
         self.recompute_layers = recompute_layers
 
     def _compute(self, layer: nn.Module, *inputs: Any) -> Tensor:

@@ -102,6 +102,8 @@ class DeepSpeech2(nn.Module):
         future_frames: Output frames (of 20 ms) that the row convolution looks ahead.
         dropout: In training, on what enters each recurrent layer but the first and on what follows the last. 0 in the
             papers.
+        blank_bias: Added to the output bias of CTC's blank (symbol 0) as torch draws it, in natural-log units. At 0
+            some seeds stay long where they hear nothing (docs/experiments.md).
         clip: Upper bound of the clipped ReLU.
         recompute_layers: In training, compute each layer again in the backward pass: less memory, more time.
 
@@ -126,6 +128,7 @@ class DeepSpeech2(nn.Module):
         bidirectional: bool = True,
         future_frames: int = 20,
         dropout: float = 0.0,
+        blank_bias: float = 0.0,
         clip: float = 20.0,
         recompute_layers: bool = False,
     ) -> None:
@@ -183,6 +186,8 @@ class DeepSpeech2(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size if last_fc else output_size, vocab_size)
+        with torch.no_grad():
+            self.output.bias[0] += blank_bias
         self.recompute_layers = recompute_layers
 
     def _compute(self, layer: nn.Module, *inputs: Any) -> Tensor:

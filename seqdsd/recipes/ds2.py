@@ -44,6 +44,8 @@ class NetworkSettings:
     """Output frames of 20 ms that the row convolution looks ahead; only where not bidirectional."""
     dropout: float = 0.0
     """On what enters each recurrent layer but the first, and what follows the last, in training."""
+    blank_bias: float = 0.0
+    """Added at the start to the output's bias of CTC's blank; with 3 a network learns sooner, whatever the seed."""
     recompute_layers: bool = False
     """Compute each layer again in the backward pass rather than keep what is inside it: less memory, more time."""
 
@@ -89,6 +91,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> DeepSpeech2:
         bidirectional=config.network.bidirectional,
         future_frames=config.network.future_frames,
         dropout=config.network.dropout,
+        blank_bias=config.network.blank_bias,
         recompute_layers=config.network.recompute_layers,
     )
 

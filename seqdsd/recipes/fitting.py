@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from seqdsd.data import LONGEST_ALONE_SECONDS
 from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
-from seqdsd.recipes.measuring import LONGEST_WHOLE_SECONDS, CorpusMeasure, counted, duration
+from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
 from seqdsd.text import ENGLISH_ALPHABET
 
 if TYPE_CHECKING:
@@ -73,9 +74,9 @@ class Numbers:
     """What the rule was measured on; the rest is extrapolated."""
 
 
-DS1 = Numbers(network={"batch_norm": True, "last_fc": False})
+DS1 = Numbers(network={"batch_norm": True, "last_fc": False, "blank_bias": 3.0})
 DS2 = Numbers(
-    network={"cell": "gru", "recurrent_norm": False, "last_fc": False},
+    network={"cell": "gru", "recurrent_norm": False, "last_fc": False, "blank_bias": 3.0},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
     hidden_sizes=((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024)),
     dropout=((10, 0.3), (math.inf, 0.1)),
@@ -210,15 +211,11 @@ def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
     seconds *= max(1.0, measure.hours / numbers.batches_grow_hours) ** 0.5
     seconds = max(seconds, numbers.utterances_a_batch * measure.mean_seconds)
     seconds = min(seconds, numbers.largest_batch_seconds)
-    why = ""
-    if seconds < measure.longest_whole_seconds:
-        seconds, why = measure.longest_whole_seconds, ", and the longest utterance must fit"
-        if measure.num_to_cut:
-            why += f" (of up to {LONGEST_WHOLE_SECONDS:g} s)"
     seconds = float(math.ceil(seconds))
+    alone = "" if measure.longest_seconds <= seconds else "; longer utterances are alone in theirs"
     steps = steps_an_epoch(measure, seconds)
-    given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch"
-    reason = f"batches of {seconds:g} s, long and short ones mixed from the first epoch on: {given}{why}"
+    given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch{alone}"
+    reason = f"batches of {seconds:g} s, long and short ones mixed from the first epoch on: {given}"
     values = {"batches.max_batch_seconds": seconds, "batches.sorta_grad": False}
     return seconds, Choice(values, reason)
 
@@ -267,6 +264,7 @@ _NETWORK_REASONS = {
     "batch_norm": "batch norm: without it small corpora do not train at such rates",
     "cell": "GRU cells: gated ones keep longer contexts; the plain ones were not compared on small corpora",
     "recurrent_norm": "no batch norm in the recurrent layers: with a few utterances a batch GRUs learn sooner without",
+    "blank_bias": "blank is likely at first: else some seeds stay where they hear nothing (docs/experiments.md)",
     "last_fc": "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)",
 }
 
@@ -326,7 +324,7 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
         )
     if measure.num_to_cut:
         notes.append(
-            f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_WHOLE_SECONDS:g} s, too long for "
+            f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_ALONE_SECONDS:g} s, too long for "
             "a batch: cut the recordings, or leave them out (--on-bad-data skip)"
         )
     if measure.dev_utterances < FEW_DEV_UTTERANCES:

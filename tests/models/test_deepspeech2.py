@@ -350,3 +350,17 @@ def test_same_on_the_gpu(options):
     for lengths in (num_frames, num_frames.cuda()):
         actual, _ = model(features.cuda(), lengths)
         torch.testing.assert_close(actual.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_blank_may_begin_more_likely_and_nothing_else_changes():
+    """Item by item, against the plain network of the same seed: e^3 times the odds of blank."""
+    torch.manual_seed(0)
+    plain = DeepSpeech2(num_bins=24, hidden_size=8)
+    torch.manual_seed(0)
+    model = DeepSpeech2(num_bins=24, hidden_size=8, blank_bias=3.0)
+    features, num_frames = torch.randn(2, 30, 24), torch.tensor([30, 30])
+    before, after = (one.eval()(features, num_frames)[0].double() for one in (plain, model))
+    odds = torch.stack([one[..., 0] - one[..., 1:].logsumexp(-1) for one in (before, after)])
+    torch.testing.assert_close(odds[1] - odds[0], torch.full_like(odds[0], 3.0), rtol=0, atol=1e-4)
+    others = (after - before)[..., 1:]
+    torch.testing.assert_close(others, others[..., :1].expand_as(others), rtol=0, atol=1e-4)

@@ -52,6 +52,7 @@ _ADDED_SINCE = (
     ("network.last_fc", True),
     ("network.recurrent_norm", True),
     ("network.directions", "summed"),
+    ("network.blank_bias", 0.0),
     ("augment.stretch", 0.0),
     ("augment.pitch_semitones", 0.0),
 )
