@@ -150,7 +150,7 @@ def describe(
     console.print(f"runs: {len(jobs)}, of which finished: {len(jobs) - len(left)}", highlight=False)
     trained = _trained(plan.out)
     console.print(outlook(trained, plan.seeds), highlight=False, markup=False)
-    if (asked := _asked(plan, trained)) and (warning := added_in_words(asked)):
+    if (new := _asked(plan, trained)) and (warning := added_in_words(new)):
         console.print(warning, style="yellow", highlight=False, markup=False)
     if not left:
         return
