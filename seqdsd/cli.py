@@ -35,6 +35,7 @@ examples:
   seqdsd sweep recipes/an4/ds1.toml --sparsities 0.25 0.5 0.8
   seqdsd compare recipes/an4/ds1.toml --seeds 0,1,2,3,4
   seqdsd retrain recipes/mnist/lenet300.toml --num-parents 10 --repeats 4 --sparsities 0.3 0.5 0.8
+  seqdsd power runs/compare-ds1 --improvement 1.0
   seqdsd report runs/compare-ds1
 
 training comes first:
@@ -71,6 +72,7 @@ COMMANDS = {
     ),
     "inspect": _Entry("seqdsd.inference.inspect_file", "show what a compressed network is, and its sizes"),
     "models": _Entry("seqdsd.inference.ready", "list the networks that come with the package"),
+    "power": _Entry("seqdsd.reports.power", "say how many seeds or test items an improvement needs"),
     "report": _Entry(
         "seqdsd.reports.report", "write a page on runs: tables, statistics, curves, what was said"
     ),

@@ -266,5 +266,12 @@ class Progress(Struct):
     dev: Line
 
 
+class AskedSeeds(Struct):
+    """A line of a comparison's ``seeds.jsonl``."""
+
+    seeds: list[int]
+    with_results: list[int]
+
+
 HYPOTHESES = {"ref": Hypothesis, "refs": CaptionHypothesis}
 """By where they have what is right."""

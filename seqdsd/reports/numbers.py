@@ -301,8 +301,21 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
         "counts": contrast.effect.test if contrast.effect else None,
         "p_holm": contrast.p_holm,
         "family": contrast.family,
+        "looks": contrast.num_looks,
+        "could_find": _could_find(contrast),
         "significant": contrast.is_significant,
         "problem": contrast.problem or None,
+    }
+
+
+def _could_find(contrast: Contrast) -> dict[str, float | None] | None:
+    """At 80 % power, by the scatter seen: by the test alone, and corrected for contrasts and looks."""
+    if contrast.effect is None:
+        return None
+    num_tests = contrast.family * contrast.num_looks
+    return {
+        "alone": contrast.effect.could_find(),
+        "corrected": contrast.effect.could_find(num_tests=num_tests),
     }
 
 

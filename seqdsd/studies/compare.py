@@ -15,9 +15,12 @@ from rich.table import Table
 from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.training import RunConfig
+from seqdsd.records import RunFolderError
+from seqdsd.records.asked_seeds import AskedSeeds, newly_asked, note_asked_seeds
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import headline
-from seqdsd.reports.comparison.tables import contrast_grid, table_10
+from seqdsd.reports.comparison.power import outlook, seeds_with_results
+from seqdsd.reports.comparison.tables import added_in_words, contrast_grid, table_10
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.studies.arms import ARMS, Arm, follows_cosine, make_arms, make_jobs, new_epochs
 from seqdsd.studies.command_line import (
@@ -44,7 +47,8 @@ Does DSD pay on your data? Train, for each seed, the arms of a fair comparison:
 
 All arms of a seed start from the same weights; llr and dsd share the very same Dense Iter 0, dsdsd goes on from dsd:
 each phase is trained once. Stop it when you like: the same command goes on, with the settings that were chosen for the
-corpus at first, and what is finished is never trained again. More seeds or arms may be asked for later.
+corpus at first, and what is finished is never trained again. More seeds or arms may be asked for later; but seeds
+that are added after a look at a result make p-values too small, so reports multiply these by the number of looks.
 """
 _EPILOG = """\
 examples:
@@ -55,6 +59,7 @@ examples:
   seqdsd compare ds1.toml --submit print > runs.sh           a command a run, for other machines
   seqdsd compare ds1.toml --submit slurm --slurm time=240 --slurm partition=gpu --slurm gpus_per_node=1
 
+how many seeds? --dry-run says what they will find, and seqdsd power how many an improvement needs
 then: seqdsd report runs/compare-ds1
 """
 
@@ -92,6 +97,7 @@ class ComparisonPlan:
     def write_settings(self) -> None:
         """See ``Study``."""
         self.recipe.write_common(self.settings, self.common, self.chosen)
+        _note_seeds(self)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -125,7 +131,31 @@ def describe(plan: ComparisonPlan, options: argparse.Namespace, console: Console
             f"A phase ends early after {plan.common.patience} epochs without a better dev score (patience); the "
             "baseline trains all of its epochs."
         )
+    trained = _trained(plan.out)
+    console.print(outlook(trained, plan.seeds), highlight=False, markup=False)
+    if (new := _asked(plan, trained)) and (warning := added_in_words(new)):
+        console.print(warning, style="yellow", highlight=False, markup=False)
     estimate(plan, options, console)
+
+
+def _note_seeds(plan: ComparisonPlan) -> None:
+    """Keep which seeds are asked for, and say it where they are added after a look at a result."""
+    if asked := _asked(plan, _trained(plan.out)):
+        note_asked_seeds(plan.out, asked)
+        if warning := added_in_words(asked):
+            Console(stderr=True).print(warning, style="yellow", highlight=False, markup=False)
+
+
+def _asked(plan: ComparisonPlan, trained: Sequence[Comparison]) -> AskedSeeds | None:
+    return newly_asked(plan.out, plan.seeds, with_results=seeds_with_results(trained))
+
+
+def _trained(out: Path) -> tuple[Comparison, ...]:
+    """What the folder holds already."""
+    try:
+        return compare_runs(read_runs([out]).runs)
+    except RunFolderError:  # no runs yet
+        return ()
 
 
 def show_result(out: Path, console: Console) -> None:
@@ -212,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
         "last phase's, or, where optimizer.curve is cosine, along one cosine over all epochs",
     )
     add_training_options(
-        parser, dry_run="print arms, epochs and an estimate of the time from one measured epoch"
+        parser,
+        dry_run="print arms, epochs, an estimate of the time from one measured epoch, and what the seeds will be able to "
+        "find by the scatter of those that are trained",
     )
     return parser

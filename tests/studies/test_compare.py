@@ -19,6 +19,7 @@ from seqdsd.config import read_config, read_provenance, to_toml
 from seqdsd.engine import NesterovSettings, load_checkpoint
 from seqdsd.recipes import ds1
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records.asked_seeds import AskedSeeds, read_asked_seeds
 from seqdsd.studies.compare import compare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ PHASES = {
     "llr": ["Dense Iter 0", "LLR Phase 1", "LLR Phase 2", "LLR Phase 3", "LLR Phase 4"],
     "baseline": ["Baseline"],
 }
-REWRITTEN = ("comparison.toml", ".lock")
+REWRITTEN = ("comparison.toml", "seeds.jsonl", ".lock")
 """Files that a comparison which goes on writes again, although it trains nothing."""
 
 
@@ -301,6 +302,24 @@ def test_more_seeds_later_train_those_alone_here_by_a_printed_script(
     assert "training" not in run(settings, copied, "--arms", "baseline", seeds="0,1")
 
 
+@pytest.mark.slow
+def test_seeds_that_are_added_after_a_look_are_kept_and_said(settings, copied, capsys):
+    assert read_asked_seeds(copied) == (AskedSeeds((0,), ()),)
+    shutil.copytree(copied / "seed-0", copied / "seed-1")
+    for path in copied.glob("seed-1/*/config.toml"):
+        path.write_text(path.read_text().replace("\nseed = 0\n", "\nseed = 1\n"))
+    dry = " ".join(run(settings, copied, "--dry-run", seeds="0,1").split())
+    assert "runs: 10, of which finished: 10" in dry and "came after a look" not in dry
+    said = "Seeds 2, 3 came after a look at the result of seeds 0, 1"
+    dry = " ".join(run(settings, copied, "--dry-run", "--jobs", "1", seeds="1,2,3").split())
+    assert said in dry and len(read_asked_seeds(copied)) == 1
+    capsys.readouterr()
+    for _ in range(2):  # the second time nothing is added
+        run(settings, copied, "--submit", "print", seeds="1,2,3")
+    assert " ".join(capsys.readouterr().err.split()).count(said) == 1
+    assert read_asked_seeds(copied)[1:] == (AskedSeeds((2, 3), (0, 1)),)
+
+
 # Looking ahead.
 
 
@@ -316,6 +335,7 @@ def test_a_dry_run_writes_nothing_and_tells_arms_epochs_and_time(settings, tmp_p
     assert any(row[:5] == ["baseline", "1", "11", "11", "0.02,"] for row in rows)
     assert "after 10 epochs without a better dev score (patience); the baseline trains all" in printed
     assert "runs: 4, of which finished: 0" in printed and "at a time: 1, threads" in printed
+    assert "What it will be able to find is not known yet" in printed
     assert any(line.startswith("about ") and " here: 22 epochs of " in line for line in printed.splitlines())
 
 

@@ -38,6 +38,7 @@ class MeanTest:
         low: Lower end of the difference's confidence interval; NaN where ``p_value`` is.
         high: Upper end.
         statistic: Student's t; NaN where ``p_value`` is.
+        standard_error: Of the difference; 0 where nothing varies by more than rounding.
         degrees_of_freedom: Of t; after Welch not a whole number.
         p_value: Two-sided. NaN where the means differ and nothing varies: no test is possible then.
     """
@@ -50,6 +51,7 @@ class MeanTest:
     low: float
     high: float
     statistic: float
+    standard_error: float
     degrees_of_freedom: float
     p_value: float
 
@@ -156,6 +158,7 @@ def _mean_test(
         low=difference - margin,
         high=difference + margin,
         statistic=statistic,
+        standard_error=error if error > rounding else 0.0,
         degrees_of_freedom=freedom,
         p_value=float(2 * stdtr(freedom, -abs(statistic))),
     )

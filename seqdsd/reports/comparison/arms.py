@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.kinds import CORPORA, Kind, Metric, Number
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds
 from seqdsd.records.phases import SET_COUNTS
 from seqdsd.reports.runs.reading import ArmName, Record, Refusal, Run
 
@@ -138,6 +139,7 @@ class Comparison:
         anneal: That of the other arms.
         arms: Those that have a run, in the order of ``ARMS``.
         left_out: Second runs of the same arm and seed, and those scored on other sets than most are.
+        asked: The seeds that ``seqdsd compare`` was asked for in its folders; empty where these do not say.
     """
 
     title: str
@@ -151,6 +153,7 @@ class Comparison:
     anneal: Any
     arms: tuple[Arm, ...]
     left_out: tuple[Refusal, ...] = ()
+    asked: tuple[AskedSeeds, ...] = ()
 
     def arm(self, name: ArmName) -> Arm | None:
         """The arm of that name that has a complete run."""
@@ -165,6 +168,11 @@ class Comparison:
     def seeds(self) -> tuple[int, ...]:
         """Of the complete runs of any arm."""
         return tuple(sorted({seed for arm in self.arms for seed in arm.runs}))
+
+    @property
+    def looks(self) -> tuple[AskedSeeds, ...]:
+        """Seeds that were added when a result of others could be looked at: what was tested so once more."""
+        return looks_before(self.asked, self.seeds)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -324,7 +332,13 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
         anneal=_anneal(others[0]) if others else None,
         arms=tuple(_arm(name, own) for name in ARMS if (own := [run for run in kept if run.arm == name])),
         left_out=(*of_other_sets, *twins),
+        asked=tuple(line for folder in _folders_above(kept) for line in read_asked_seeds(folder)),
     )
+
+
+def _folders_above(runs: Sequence[Run]) -> list[Path]:
+    """Those of the comparisons that runs lie in: two above, as in ``compare-ds1/seed-0/dsd``."""
+    return list(dict.fromkeys(run.folder.path.resolve().parents[1] for run in runs))
 
 
 def of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:

@@ -15,7 +15,14 @@ from statistics import mean, stdev
 from typing import Literal
 
 from seqdsd.kinds import Metric, Number
-from seqdsd.metrics.significance import MeanTest, holm, in_words, paired_t_test, unpaired_t_test
+from seqdsd.metrics.significance import (
+    MeanTest,
+    detectable,
+    holm,
+    in_words,
+    paired_t_test,
+    unpaired_t_test,
+)
 from seqdsd.reports.comparison.arms import Arm, Comparison
 from seqdsd.reports.runs.reading import ArmName
 from seqdsd.reports.runs.scores import span
@@ -45,6 +52,8 @@ class Effect:
         low: Lower end of the improvement's 95 % confidence interval, of this contrast alone.
         high: Upper end.
         p_value: Two-sided, of this contrast alone.
+        standard_error: Of the improvement; 0 where nothing varies.
+        degrees_of_freedom: Of the test.
     """
 
     test: Literal["unpaired t-test", "paired t-test"]
@@ -54,6 +63,22 @@ class Effect:
     low: float
     high: float
     p_value: float
+    standard_error: float
+    degrees_of_freedom: float
+
+    def could_find(self, *, num_tests: int = 1) -> float | None:
+        """The smallest true improvement that the test finds at 80 % power, by the scatter seen; None if there is none.
+
+        Args:
+            num_tests: Over how many alpha is divided: what is found then is so after Holm's correction, too.
+        """
+        if not self.standard_error:
+            return None
+        return detectable(
+            standard_error=self.standard_error,
+            degrees_of_freedom=self.degrees_of_freedom,
+            alpha=ALPHA / num_tests,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,7 @@ class Contrast:
         problem: Why there are no statistics; empty where there are.
         p_holm: The p-value of the test that counts, corrected for the family; None where none counts.
         family: How many contrasts were corrected for.
+        num_looks: How often a result was looked at before seeds were added, this time included: corrected for, too.
     """
 
     before: Side
@@ -103,6 +129,7 @@ class Contrast:
     problem: str = ""
     p_holm: float | None = None
     family: int = 1
+    num_looks: int = 1
 
     @property
     def name(self) -> str:
@@ -170,7 +197,7 @@ def contrasts(comparison: Comparison, *, split: str, metric: Metric) -> tuple[Co
         after, before = comparison.arm(after_name), comparison.arm(before_name)
         if after and before and (one := _contrast(*_of_common_seeds(before, after), split, metric)):
             made.append(one)
-    return tuple(_corrected(made))
+    return tuple(_corrected(made, 1 + len(comparison.looks)))
 
 
 def headline(comparison: Comparison, *, against: Literal["Baseline", "LLR"] = "Baseline") -> str:
@@ -237,7 +264,24 @@ def _in_words(contrast: Contrast) -> str:
     if contrast.family > 1:  # an interval without 0 may stand beside a p-value that is not significant
         interval += " of this contrast alone"
         test += f", p Holm-corrected over {contrast.family} contrasts"
-    return f"{said}{_signed(metric, effect.improvement)} points{relative}, {interval}, {verdict}; {test}."
+    if contrast.num_looks > 1:
+        test += f", times {contrast.num_looks} looks at the result"
+    said += f"{_signed(metric, effect.improvement)} points{relative}, {interval}, {verdict}; {test}."
+    return " ".join([said, *_power_in_words(contrast, effect)])
+
+
+def _power_in_words(contrast: Contrast, effect: Effect) -> list[str]:
+    """What the test could have found; nothing where nothing varies."""
+    num_tests = contrast.family * contrast.num_looks
+    alone, corrected = effect.could_find(), effect.could_find(num_tests=num_tests)
+    if alone is None or corrected is None:
+        return []
+    written = contrast.metric.written
+    found = f"{written(corrected)} points at 80 % power"
+    if num_tests > 1:
+        found += f" ({written(alone)} if this contrast were the only test)"
+    counts = dict.fromkeys(effect.count)
+    return [f"With these {_seeds(*counts)} it could have found {found}, as far as their scatter tells."]
 
 
 def _named(contrast: Contrast) -> str:
@@ -313,6 +357,8 @@ def _effect(test: MeanTest, metric: Metric) -> Effect | None:
         low=low,
         high=high,
         p_value=test.p_value,
+        standard_error=test.standard_error,
+        degrees_of_freedom=test.degrees_of_freedom,
     )
 
 
@@ -326,13 +372,19 @@ def _problem(contrast: Contrast) -> str:
     return "all seeds differ by the same, so that nothing is known of chance"
 
 
-def _corrected(made: Sequence[Contrast]) -> list[Contrast]:
-    """Correct the p-values that count, of whichever test, within the family.
+def _corrected(made: Sequence[Contrast], num_looks: int) -> list[Contrast]:
+    """Correct the p-values that count, of whichever test, within the family; and for the looks (Bonferroni).
 
     A contrast whose seeds all differ by the same was tried like the others: it counts as one with p = 1, the most that
     it can add to the others' p-values.
     """
     tried = [one for one in made if min(len(one.before.scores), len(one.after.scores)) > 1]
     p_values = holm([one.effect.p_value if one.effect else 1.0 for one in tried])
-    corrected = {id(one): p_value for one, p_value in zip(tried, p_values, strict=True) if one.effect}
-    return [replace(one, p_holm=corrected.get(id(one)), family=len(tried)) for one in made]
+    corrected = {
+        id(one): min(1.0, num_looks * p_value)
+        for one, p_value in zip(tried, p_values, strict=True)
+        if one.effect
+    }
+    return [
+        replace(one, p_holm=corrected.get(id(one)), family=len(tried), num_looks=num_looks) for one in made
+    ]

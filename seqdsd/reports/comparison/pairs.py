@@ -52,6 +52,7 @@ class PairTest:
         mapsswe_holm: That of MAPSSWE, corrected for all pairs of the split.
         mcnemar_holm: That of McNemar's test, corrected for all pairs of the split.
         problem: Why it cannot be made; empty where it can.
+        num_items: Utterances or images that were compared.
         num_speakers: Who speak in the test set; None where that is not known of every utterance.
     """
 
@@ -69,6 +70,7 @@ class PairTest:
     mapsswe_holm: float | None = None
     mcnemar_holm: float | None = None
     problem: str = ""
+    num_items: int = 0
     num_speakers: int | None = None
 
     @property
@@ -144,7 +146,7 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
         rows_after = read_hypotheses(after, empty.after_phase, split)
         refs, hyps = _aligned(before, after, rows_before, rows_after)
         speakers = _speakers(rows_before, rows_after)
-        known = replace(empty, num_speakers=len(set(speakers)) or None)
+        known = replace(empty, num_items=len(refs), num_speakers=len(set(speakers)) or None)
         groups = speakers if (known.num_speakers or 0) >= FEWEST_SPEAKERS else None
         return replace(known, **_TESTS[before.kind](refs, *hyps, groups=groups, resamples=resamples))
     except (

@@ -11,6 +11,7 @@ from statistics import mean
 
 from seqdsd.kinds import NONE, Kind, Metric, Number
 from seqdsd.records import slug
+from seqdsd.records.asked_seeds import FEWEST_SEEDS, AskedSeeds
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
 from seqdsd.reports.comparison.pairs import FEWEST_SPEAKERS, PairTest
@@ -189,6 +190,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"Not there: {'; '.join(missing)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
+    notes += [added_in_words(one, num_looks=len(comparison.looks) + 1) for one in comparison.looks[-1:]]
     return notes + _undone(comparison) + _nearly_sparse(comparison) + _circumstances(comparison)
 
 
@@ -222,6 +224,19 @@ def _nearly_sparse(comparison: Comparison) -> list[str]:
         f"former: {'; '.join(said)}"
         for _ in said[:1]
     ]
+
+
+def added_in_words(asked: AskedSeeds, *, num_looks: int | None = None) -> str:
+    """What adding seeds after a look does to p-values; empty where no result could be looked at before."""
+    if len(asked.with_results) < FEWEST_SEEDS:
+        return ""
+    added, before = (", ".join(map(str, seeds)) for seeds in (asked.seeds, asked.with_results))
+    looks = "number of looks" if num_looks is None else f"{num_looks} looks"
+    return (
+        f"Seed{'' if len(asked.seeds) == 1 else 's'} {added} came after a look at the result of seeds {before}: who "
+        "adds seeds until a test is significant finds too much, so the verdicts' p-values are multiplied by the "
+        f"{looks}"
+    )
 
 
 def _missing(comparison: Comparison) -> list[str]:

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from seqdsd.kinds import BLEU, WER
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import Contrast, contrasts, headline, headlines, score_in_words
+from seqdsd.reports.comparison.tables import comparison_notes
 from seqdsd.reports.runs.reading import Run, read_runs
 
 BASELINE = (20, 22, 19, 23, 21)  # wrong words of 120, as the fixture has them
@@ -237,6 +240,63 @@ def test_scores_that_are_not_there(whole):
     assert contrasts(whole, split="test", metric=BLEU[0]) == ()
 
 
+# What it could have found, and looks
+
+
+def test_what_could_have_been_found_is_found_so_often(whole):
+    """Differences of the fixture in wrong words: 5, 6, 6, 6, 7 of 120."""
+    effect = pair(contrasts(whole, split="test", metric=WER), "DSDSD", "Baseline").effect
+    sd = np.std([5 / 120, 6 / 120, 6 / 120, 6 / 120, 7 / 120], ddof=1)
+    for num_tests, alpha in ((1, 0.05), (6, 0.05 / 6)):
+        found = effect.could_find(num_tests=num_tests)
+        drawn = found + sd * np.random.default_rng(0).normal(size=(20_000, 5))
+        p_values = stats.ttest_1samp(drawn, 0, axis=1).pvalue
+        assert np.mean(p_values < alpha) == pytest.approx(0.8, abs=0.01)
+
+
+def test_seeds_that_all_differ_by_the_same_tell_nothing_of_power(made):
+    same = made(baseline=(0.1, 0.2), dsd=(0.1, 0.2))
+    (one,) = contrasts(same, split="test", metric=WER)
+    assert one.effect.could_find() is None and "could have found" not in headline(same)
+
+
+def looked(comparison: Comparison, *lines: tuple[list[int], list[int]]) -> Comparison:
+    return replace(comparison, asked=tuple(AskedSeeds(tuple(one), tuple(other)) for one, other in lines))
+
+
+def test_a_look_before_seeds_were_added_is_corrected_for(made):
+    planned = made(baseline=BASELINE_NEAR, dsdsd=DSDSD_NEAR)
+    (once,) = contrasts(planned, split="test", metric=WER)
+    for innocent in (
+        ([0, 1, 2, 3], []),
+        ([1, 2, 3], [0]),  # of one seed there was no test to see
+        ([5], [0, 1]),  # not of this comparison
+        ([3], [7, 8]),
+    ):
+        (one,) = contrasts(looked(planned, innocent), split="test", metric=WER)
+        assert (one.p_holm, one.num_looks) == (once.p_holm, 1)
+    (twice,) = contrasts(looked(planned, ([0, 1], []), ([2, 3], [0, 1])), split="test", metric=WER)
+    assert twice.p_holm == pytest.approx(2 * once.p_holm) and twice.num_looks == 2
+    thrice = looked(planned, ([2], [0, 1]), ([3], [0, 1, 2]))
+    assert contrasts(thrice, split="test", metric=WER)[0].p_holm == pytest.approx(3 * once.p_holm)
+    assert "paired t-test, times 3 looks at the result. With these 4 seeds" in headline(thrice)
+    (note,) = (note for note in comparison_notes(thrice) if "look" in note)
+    assert note.startswith("Seed 3 came after a look at the result of seeds 0, 1, 2: who adds seeds until")
+    assert note.endswith("multiplied by the 3 looks")
+
+
+def test_what_looking_does_and_what_the_correction_leaves_of_it():
+    """No effect; after 5 seeds a look, and 2 more where nothing was found, up to 13: what docs/comparing.md says."""
+    scores = np.random.default_rng(0).normal(size=(10_000, 13))
+    found = {"bare": np.zeros(10_000, bool), "corrected": np.zeros(10_000, bool)}
+    for look, count in enumerate((5, 7, 9, 11, 13), start=1):
+        p_values = stats.ttest_1samp(scores[:, :count], 0, axis=1).pvalue
+        found["bare"] |= p_values < 0.05
+        found["corrected"] |= look * p_values < 0.05
+    assert found["bare"].mean() == pytest.approx(0.13, abs=0.015)
+    assert found["corrected"].mean() == pytest.approx(0.07, abs=0.01)
+
+
 # In words
 
 
@@ -244,7 +304,8 @@ def test_the_headline(whole):
     assert headline(whole) == (
         "AN4, 5 seeds: DSDSD 12.50 ± 1.32 % against the equal-epoch baseline's 17.50 ± 1.32 % WER: improvement 5.00 "
         "points (28.6 % relative), 95 % CI [4.27, 5.73] of this contrast alone, significantly better, "
-        "p < 0.001; paired t-test, p Holm-corrected over 6 contrasts."
+        "p < 0.001; paired t-test, p Holm-corrected over 6 contrasts. With these 5 seeds it could have found 1.63 "
+        "points at 80 % power (0.99 if this contrast were the only test), as far as their scatter tells."
     )
     assert headline(whole, against="LLR").startswith("AN4, 5 seeds: DSDSD 12.50 ± 1.32 % against LLR's 17.00")
 
@@ -270,7 +331,7 @@ def test_the_headline_explains_an_interval_without_0_beside_no_significance(made
     assert one.effect.low > 0 and one.effect.p_value < 0.05 < one.p_holm
     said = headline(whole)
     assert "] of this contrast alone, not significant (p = " in said
-    assert said.endswith("; paired t-test, p Holm-corrected over 3 contrasts.")
+    assert "; paired t-test, p Holm-corrected over 3 contrasts. With" in said
 
 
 def test_the_headline_where_test_was_not_scored(runs):
