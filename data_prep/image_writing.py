@@ -55,6 +55,7 @@ def write_image_folders(
     dev_per_class: int,
     seed: int,
     official: Mapping[str, int],
+    train_per_class: int | None = None,
 ) -> None:
     """Hold out a dev set of the training set, write ``OUT/SPLIT/CLASS/NAME`` and print a table.
 
@@ -65,6 +66,7 @@ def write_image_folders(
         dev_per_class: Pictures of each class that become the dev set.
         seed: Which these are.
         official: Pictures of "train" and "test" in the official release.
+        train_per_class: Pictures of each class that remain to train on; None for all. Dev is the same with any number.
 
     Raises:
         ValueError: If ``out`` has a train, dev or test already, a name is not a file's or occurs twice, a set is empty
@@ -79,11 +81,18 @@ def write_image_folders(
                 "compare with published ones."
             )
     dev = held_out(train.classes, dev_per_class, seed=seed)
+    rest = [index for index in range(len(train.classes)) if index not in dev]
+    if train_per_class is not None:
+        chosen = _drawn(
+            [train.classes[index] for index in rest], train_per_class, seed=seed, flag="--train-per-class"
+        )
+        rest = [rest[position] for position in chosen]
+    split_of = dict.fromkeys(dev, "dev") | dict.fromkeys(rest, "train")
     placed = chain(
-        (("dev" if index in dev else "train", picture) for index, picture in enumerate(train.pictures)),
+        ((split_of[index], picture) for index, picture in enumerate(train.pictures) if index in split_of),
         (("test", picture) for picture in test.pictures),
     )
-    _write(placed, out, total=len(train.classes) + len(test.classes))
+    _write(placed, out, total=len(split_of) + len(test.classes))
     print(
         f"dev: {dev_per_class} of each class, held out of the training set by seed {seed}; test is the official one"
     )
@@ -100,20 +109,31 @@ def held_out(classes: Sequence[object], per_class: int, *, seed: int) -> set[int
     Raises:
         ValueError: If that would leave a class without training pictures, or dev without any.
     """
+    smallest = min(Counter(classes).values(), default=0)
+    if per_class >= smallest:
+        raise ValueError(
+            f"--dev-per-class is {per_class}, but the smallest class has {smallest} training pictures. Leave some."
+        )
+    return _drawn(classes, per_class, seed=seed, flag="--dev-per-class")
+
+
+def _drawn(classes: Sequence[object], per_class: int, *, seed: int, flag: str) -> set[int]:
+    """Positions of as many of each class.
+
+    Raises:
+        ValueError: Where a class has fewer, or for a number below 1; it names ``flag``.
+    """
     positions: dict[object, list[int]] = {}
     for position, class_ in enumerate(classes):
         positions.setdefault(class_, []).append(position)
     smallest = min(map(len, positions.values()), default=0)
-    if not 0 < per_class < smallest:
-        raise ValueError(
-            f"--dev-per-class is {per_class}, but the smallest class has {smallest} training pictures. Hold out at "
-            "least 1, and leave some."
-        )
-    chosen: set[int] = set()
+    if not 0 < per_class <= smallest:
+        raise ValueError(f"{flag} is {per_class}, but the smallest class has {smallest} pictures to take.")
+    drawn: set[int] = set()
     for number, class_ in enumerate(sorted(positions, key=str)):
         generator = np.random.default_rng((seed, number))
-        chosen.update(generator.choice(positions[class_], per_class, replace=False).tolist())
-    return chosen
+        drawn.update(generator.choice(positions[class_], per_class, replace=False).tolist())
+    return drawn
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -22,7 +22,14 @@ _FOLDERS = ("", "raw", "MNIST/raw")  # the latter two as torchvision lays them o
 _SIDE = 28
 
 
-def main(corpus: CorpusFolder, out: OutFolder, *, dev_per_class: int = 500, seed: int = 0) -> None:
+def main(
+    corpus: CorpusFolder,
+    out: OutFolder,
+    *,
+    dev_per_class: int = 500,
+    train_per_class: int | None = None,
+    seed: int = 0,
+) -> None:
     """Write MNIST as a folder of PNG files for each digit, in train/, dev/ and test/.
 
     Example: python data_prep/mnist.py ~/corpora/mnist data/mnist
@@ -31,11 +38,18 @@ def main(corpus: CorpusFolder, out: OutFolder, *, dev_per_class: int = 500, seed
         corpus: The folder with train-images-idx3-ubyte.gz and the three others, or their unpacked files.
         out: Folder for the images.
         dev_per_class: How many training digits of each kind are held out as the dev set: 5,000 of 60,000 in all.
+        train_per_class: How many of the others of each kind to train on; by default all.
         seed: Which digits those are.
     """
     sets = {split: _digits(corpus, split) for split in _FILES}
     write_image_folders(
-        sets["train"], sets["test"], out, dev_per_class=dev_per_class, seed=seed, official=OFFICIAL_DIGITS
+        sets["train"],
+        sets["test"],
+        out,
+        dev_per_class=dev_per_class,
+        train_per_class=train_per_class,
+        seed=seed,
+        official=OFFICIAL_DIGITS,
     )
 
 

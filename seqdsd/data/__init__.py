@@ -20,6 +20,7 @@ from seqdsd.data.captions import (
 from seqdsd.data.manifest import Manifest, ManifestError, Utterance, read_manifest, write_manifest
 from seqdsd.data.sampler import BucketBatchSampler, padding_share
 from seqdsd.data.speech import (
+    LONGEST_ALONE_SECONDS,
     BadDataError,
     Corpus,
     OnBadData,
@@ -32,6 +33,7 @@ from seqdsd.data.splits import find_splits, is_split_folder, read_split
 
 __all__ = [
     "IGNORE",
+    "LONGEST_ALONE_SECONDS",
     "BadDataError",
     "BadExample",
     "BucketBatchSampler",

@@ -11,6 +11,8 @@ from torch.utils.data import Sampler
 class BucketBatchSampler(Sampler[list[int]]):
     """Batches of similar length, none larger than ``max_batch_seconds`` of audio, padding included.
 
+    An utterance that is longer is alone in its batch.
+
     An epoch's batches are a function of (seed, epoch) alone, so a run can go on in the middle of one: ``first`` batches
     are left out. Lengths are jittered by up to ``jitter`` before sorting, so that other neighbours meet in each epoch.
 
@@ -48,17 +50,11 @@ class BucketBatchSampler(Sampler[list[int]]):
             open_shards: How many shards a batch may come from.
 
         Raises:
-            ValueError: If there is no utterance, or the longest one alone exceeds the budget.
+            ValueError: If there is no utterance.
         """
         lengths = np.asarray(seconds, dtype=np.float64)
         if len(lengths) == 0:
             raise ValueError("no utterance to make batches of")
-        longest = int(lengths.argmax())
-        if lengths[longest] > max_batch_seconds:
-            raise ValueError(
-                f"utterance {longest} lasts {lengths[longest]:.1f} s, more than a whole batch may "
-                f"(max_batch_seconds = {max_batch_seconds}); raise the budget or split the recording"
-            )
         generator = np.random.default_rng((seed, epoch))
         noise = 0 if by_length else generator.uniform(-jitter, jitter, len(lengths))
         jittered = lengths * (1 + noise)

@@ -26,6 +26,9 @@ OnBadData = Literal["error", "skip"]
 
 log = logging.getLogger(__name__)
 
+LONGEST_ALONE_SECONDS = 300.0
+"""An utterance that is longer than a batch may be is one by itself, up to this length."""
+
 
 class BadDataError(ValueError):
     """Data that cannot be used; the message names the manifest line and a remedy."""
@@ -88,7 +91,7 @@ def check_transcripts(
         manifest: What to check.
         tokenizer: Raises ``ValueError`` for a character outside its alphabet.
         output_frames: Output frames for a duration in seconds; CTC needs one a token and one more between equal ones.
-        longest_seconds: Longer utterances do not fit into a batch.
+        longest_seconds: For longer utterances no batch is made.
         on_bad_data: "error" raises for the first; "skip" leaves them out and adds their messages to ``skipped``.
 
     Raises:
@@ -129,8 +132,8 @@ def _problem(
         )
     if utterance.duration_seconds > longest_seconds:
         return (
-            f"{where}: lasts {utterance.duration_seconds} s, longer than a whole batch of {longest_seconds} s; raise "
-            "the budget (max_batch_seconds) or split the recording"
+            f"{where}: lasts {utterance.duration_seconds} s, longer than the {longest_seconds:g} s that a batch may be"
+            "; split the recording, or raise the budget (max_batch_seconds)"
         )
     return None
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from seqdsd.data import LONGEST_ALONE_SECONDS
 from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
-from seqdsd.recipes.measuring import LONGEST_WHOLE_SECONDS, CorpusMeasure, counted, duration
+from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
 from seqdsd.text import ENGLISH_ALPHABET
 
 if TYPE_CHECKING:
@@ -210,15 +211,11 @@ def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
     seconds *= max(1.0, measure.hours / numbers.batches_grow_hours) ** 0.5
     seconds = max(seconds, numbers.utterances_a_batch * measure.mean_seconds)
     seconds = min(seconds, numbers.largest_batch_seconds)
-    why = ""
-    if seconds < measure.longest_whole_seconds:
-        seconds, why = measure.longest_whole_seconds, ", and the longest utterance must fit"
-        if measure.num_to_cut:
-            why += f" (of up to {LONGEST_WHOLE_SECONDS:g} s)"
     seconds = float(math.ceil(seconds))
+    alone = "" if measure.longest_seconds <= seconds else "; longer utterances are alone in theirs"
     steps = steps_an_epoch(measure, seconds)
-    given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch"
-    reason = f"batches of {seconds:g} s, long and short ones mixed from the first epoch on: {given}{why}"
+    given = f"{duration(measure.hours)} of audio give about {counted(steps, 'step')} an epoch{alone}"
+    reason = f"batches of {seconds:g} s, long and short ones mixed from the first epoch on: {given}"
     values = {"batches.max_batch_seconds": seconds, "batches.sorta_grad": False}
     return seconds, Choice(values, reason)
 
@@ -326,7 +323,7 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
         )
     if measure.num_to_cut:
         notes.append(
-            f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_WHOLE_SECONDS:g} s, too long for "
+            f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_ALONE_SECONDS:g} s, too long for "
             "a batch: cut the recordings, or leave them out (--on-bad-data skip)"
         )
     if measure.dev_utterances < FEW_DEV_UTTERANCES:

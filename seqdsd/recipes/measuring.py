@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from seqdsd.audio import FFMPEG_SUFFIXES, AudioError, audio_rate_hz
-from seqdsd.data import Corpus, Utterance
+from seqdsd.data import LONGEST_ALONE_SECONDS, Corpus, Utterance
 from seqdsd.data.shard_bytes import read_member
 
 HEADERS_READ = 50
-LONGEST_WHOLE_SECONDS = 300.0
-"""Longer recordings should be cut: no batch is made for them."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,8 @@ class CorpusMeasure:
     utterances: int
     mean_seconds: float
     longest_seconds: float
-    longest_whole_seconds: float
-    """Of those that need not be cut; 0 where all must be."""
     num_to_cut: int
-    """Utterances of more than ``LONGEST_WHOLE_SECONDS``."""
+    """Utterances of more than ``LONGEST_ALONE_SECONDS``, for which no batch is made."""
     characters_a_second: float
     """Of the transcripts, spaces included."""
     speakers: int | None
@@ -58,15 +54,13 @@ def measure(corpus: Corpus) -> CorpusMeasure:
     train = corpus.train.utterances
     seconds = [one.duration_seconds for one in train]
     total = math.fsum(seconds)
-    whole = [one for one in seconds if one <= LONGEST_WHOLE_SECONDS]
     speakers = {one.speaker for one in train} - {None}
     return CorpusMeasure(
         hours=total / 3600,
         utterances=len(train),
         mean_seconds=fmean(seconds),
         longest_seconds=max(seconds),
-        longest_whole_seconds=max(whole, default=0.0),
-        num_to_cut=len(seconds) - len(whole),
+        num_to_cut=sum(one > LONGEST_ALONE_SECONDS for one in seconds),
         characters_a_second=sum(len(one.text) for one in train) / total,
         speakers=len(speakers) or None,
         sample_rates_hz=_sample_rates(train),

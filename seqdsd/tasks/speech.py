@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from seqdsd.audio import LogSpectrogram, SpecAugment
 from seqdsd.audio.features import LINEAR_BINS, MOST_MELS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, Normalise
 from seqdsd.data import (
+    LONGEST_ALONE_SECONDS,
     BadDataError,
     BucketBatchSampler,
     Corpus,
@@ -46,8 +47,6 @@ USUAL_EPOCHS = 3
 """The least, however many steps they have."""
 USUAL_SHARE = 1 / 3
 """And the least of a phase: one that warms up over a fifth of it was at 1 % after 843 steps and ended well (AN4)."""
-LONGEST_EVALUATED_SECONDS = 300.0
-"""Of one utterance, however small the batches are: it is evaluated alone, without gradients."""
 
 
 class AcousticModel(Protocol):
@@ -66,7 +65,8 @@ class BatchSettings:
     """How utterances become batches."""
 
     max_batch_seconds: float = 120.0
-    """Budget of a batch in seconds of audio as recorded, padding included; bounds memory."""
+    """Budget of a batch in seconds of audio as recorded, padding included. A longer utterance is alone in its batch, up
+    to 300 s; what is longer than both is refused."""
     sorta_grad: bool = True
     """First epoch from the shortest utterance to the longest (Amodei et al. 2015, section 3.3)."""
     num_workers: int = 1
@@ -409,14 +409,11 @@ class SpeechTask:
             num_samples = math.floor(seconds / speed_factor * SAMPLE_RATE_HZ)
             return self.model.output_frames(LogSpectrogram.num_frames(num_samples))  # type: ignore[operator]
 
-        longest = self.batches_settings.max_batch_seconds
-        if split != "train":
-            longest = max(longest, LONGEST_EVALUATED_SECONDS)
         checked = check_transcripts(
             manifest,
             self.tokenizer,
             output_frames=output_frames,
-            longest_seconds=longest,
+            longest_seconds=max(self.batches_settings.max_batch_seconds, LONGEST_ALONE_SECONDS),
             on_bad_data=self.on_bad_data,
         )
         self.skipped |= {_source(message): message for message in checked.skipped}
@@ -429,8 +426,7 @@ class SpeechTask:
     def _evaluation_sampler(self, split: str) -> BucketBatchSampler:
         """By length; a batch has no more audio than a process computes at once in training, or one utterance."""
         at_once = self.batches_settings.max_batch_seconds / (self.processes.count * self.accumulate)
-        longest = max(utterance.duration_seconds for utterance in self._splits[split].utterances)
-        return self._sampler(split, max_batch_seconds=max(at_once, longest), by_length=True)
+        return self._sampler(split, max_batch_seconds=at_once, by_length=True)
 
     def _training_sampler(self, **options: Any) -> BucketBatchSampler:
         """With few shards open at a time, where training utterances are in shards."""

@@ -134,9 +134,16 @@ def test_all_shards_open_is_as_without():
     assert plan(seconds, by_length=True, shards=shards, open_shards=50) == plan(seconds, by_length=True)
 
 
-def test_an_utterance_longer_than_a_batch_is_refused():
-    with pytest.raises(ValueError, match=r"utterance 1 lasts 9\.0 s.*max_batch_seconds = 8"):
-        BucketBatchSampler([1.0, 9.0], max_batch_seconds=8.0)
+def test_an_utterance_longer_than_a_batch_is_alone_in_its_own():
+    """However lengths are jittered, and wherever it lies among them."""
+    for epoch in range(20):
+        batches = plan([4.0, 1.0, 9.0, 4.0, 8.5, 3.0], budget=8.0, epoch=epoch)
+        assert [2] in batches and [4] in batches
+        assert sorted(index for batch in batches for index in batch) == list(range(6))
+        assert max(len(batch) for batch in batches) > 1
+
+
+def test_nothing_makes_no_batches():
     with pytest.raises(ValueError, match="no utterance"):
         BucketBatchSampler([], max_batch_seconds=8.0)
 

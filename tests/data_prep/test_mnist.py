@@ -72,6 +72,22 @@ def test_the_seed_decides_which_are_held_out(corpus, tmp_path, capsys):
     assert dev("a", 0) == dev("b", 0) != dev("c", 1)
 
 
+def test_fewer_to_train_on_leave_dev_and_test_as_they_are(corpus, tmp_path, capsys):
+    def ids(**options):
+        out = tmp_path / "-".join(map(str, options.values()) or ["all"])
+        mnist.main(corpus, out, dev_per_class=2, **options)
+        found = read_image_corpus(out)
+        return {split: [image.id for image in found.split(split).images] for split in found.splits}
+
+    whole, few = ids(), ids(train_per_class=3)
+    assert few | {"train": whole["train"]} == whole
+    assert set(few["train"]) < set(whole["train"])
+    assert [few["train"][position].split("/")[-2] for position in range(0, 30, 3)] == list("0123456789")
+    assert len(few["train"]) == 30
+    with pytest.raises(ValueError, match="--train-per-class is 5, but the smallest class has 4"):
+        ids(train_per_class=5)
+
+
 def test_other_numbers_than_the_official_ones_are_said(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mnist, "OFFICIAL_DIGITS", {"train": 60_000, "test": 20})
     mnist.main(corpus, tmp_path / "out", dev_per_class=1)

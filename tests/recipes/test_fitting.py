@@ -23,7 +23,6 @@ def corpus(hours, mean_seconds=3.0, **changes):
         utterances=max(1, round(3600 * hours / mean_seconds)),
         mean_seconds=mean_seconds,
         longest_seconds=2 * mean_seconds,
-        longest_whole_seconds=2 * mean_seconds,
         num_to_cut=0,
         characters_a_second=14.0,
         speakers=20,
@@ -139,15 +138,14 @@ def test_a_training_whose_first_phase_is_given_is_none_of_the_short_ones(fit):
         assert (settings.augment, settings.network) == (long.augment, long.network)
 
 
-def test_a_batch_holds_the_longest_utterance_that_need_not_be_cut(fit):
-    """One recording that was never cut takes no other utterance along when it is left out."""
-    few = corpus(0.1, longest_seconds=59.2, longest_whole_seconds=59.2)
-    assert fit(few).settings.batches.max_batch_seconds == 60
-    found = fit(replace(few, longest_seconds=3000.0, num_to_cut=1))
-    assert found.settings.batches.max_batch_seconds == 60
-    assert any(line.endswith("must fit (of up to 300 s)") for line in found.lines(found.settings))
-    uncut = replace(few, longest_seconds=3000.0, longest_whole_seconds=0.0, num_to_cut=9)
-    assert fit(uncut).settings.batches.max_batch_seconds < 60
+def test_one_long_utterance_does_not_make_all_batches_large(fit):
+    usual, long = fit(corpus(0.1)), fit(corpus(0.1, longest_seconds=59.2))
+    assert long.settings.batches == usual.settings.batches
+    says_so = [
+        any("longer utterances are alone" in line for line in one.lines(one.settings))
+        for one in (usual, long)
+    ]
+    assert says_so == [False, True]
 
 
 def test_an_alphabet_is_not_said_to_be_chosen_for_sub_words(fit):
