@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from seqdsd.compression import CodebookTraining, SharedTensor, half_where_safe
-from seqdsd.engine.checkpoint import Checkpoint, restore_optimizer
+from seqdsd.engine.checkpoint import Checkpoint, load_checkpoint, restore_optimizer
 from seqdsd.engine.given_weights import GivenWeights
 from seqdsd.engine.interrupt import StopRequested, stop_on_signals
 from seqdsd.engine.loop import READ_EVERY_STEPS, TrainingDiverged, train_epoch
@@ -33,10 +33,11 @@ from seqdsd.engine.run_records import RunRecords
 from seqdsd.engine.run_state import MAX_RESTARTS, RunState
 from seqdsd.engine.saving import RunSaver
 from seqdsd.engine.task import Evaluation, Task
-from seqdsd.engine.weight_log import weight_row
+from seqdsd.engine.weight_log import regrowth_in, weight_row
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import DSD, Moment, Phase, Rule, Schedule
+from seqdsd.sparsity import DSD, Moment, Phase, RestoredStart, Rule, Schedule
 from seqdsd.sparsity.controller import copied_weights
+from seqdsd.sparsity.restoring import fresh_weights, pruned_values, restore_
 
 _STOPPING = "\nstopping after this step, or this evaluation, and saving; once more stops at once, unsaved\n"
 
@@ -55,6 +56,8 @@ class TrainSettings:
     """Decides the order of the data and all randomness."""
     score_test: bool = True
     """Score the test sets at each phase's end; without it the run never looks at them."""
+    restored_start: RestoredStart = "zero"
+    """What the weights that a redense phase restores begin with (see ``DSD``)."""
 
     def __post_init__(self) -> None:
         if self.patience < 0:
@@ -80,6 +83,7 @@ class DSDTraining:
         noted: Mapping[str, Any] | None = None,
         given: GivenWeights | None = None,
         share: Callable[[Phase], Mapping[str, SharedTensor]] | None = None,
+        make_fresh: Callable[[], nn.Module] | None = None,
         says_where: bool = True,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before training.
@@ -88,12 +92,18 @@ class DSDTraining:
         ``noted`` are the values that the training depends on, as JSON can hold them: a checkpoint carries them, and
         is refused where they are others. ``given`` are the weights that the task's model has where its first phase is
         somebody else's (``Phase.is_given``); not needed to go on. ``share`` gives, at the start of a phase of shared
-        weights, these by name, made of those that the model then has. ``says_where`` is whether a run that goes on says
+        weights, these by name, made of those that the model then has. ``make_fresh`` builds the network as it was built
+        at first, for restored weights that begin with fresh draws. ``says_where`` is whether a run that goes on says
         from where.
 
         Raises:
-            ValueError: See ``seqdsd.sparsity.DSD``; or if a phase is of shared weights and there is no ``share``.
+            ValueError: See ``seqdsd.sparsity.DSD``; or if a phase is of shared weights and there is no ``share``, or
+                restored weights are to begin fresh and there is no ``make_fresh``.
         """
+        if settings.restored_start == "fresh" and make_fresh is None:
+            raise ValueError(
+                "restored_start 'fresh': it is not said how the network is made anew (make_fresh)"
+            )
         if share is None and (odd := next((one for one in schedule if one.kind == "shared"), None)):
             raise ValueError(f"{odd.name}: it is not said which weights share which values (share)")
         self._task = task
@@ -107,12 +117,13 @@ class DSDTraining:
         self._start_from = start_from
         self._given = given
         self._share = share
+        self._make_fresh = make_fresh
         self._says_where = says_where
         self._codebooks: CodebookTraining | None = None
         self._model = fabric.setup_module(task.model)
         self._state = RunState()
         writes = self._processes.is_first
-        self._records = RunRecords(folder, task, self._dsd, writes)
+        self._records = RunRecords(folder, task, self._dsd, writes, settings.restored_start)
         self._saver = RunSaver(folder, task, self._dsd, noted or {}, settings.checkpoint_minutes, writes)
         self._optimizer: _FabricOptimizer
         self._tensorboard: TensorBoardLog | None = None
@@ -156,7 +167,9 @@ class DSDTraining:
             self._records.write_all(self._state)
             return checkpoint
         if self._start_from is not None:
-            self._state = self._saver.taken_over(self._start_from)
+            self._state = self._saver.taken_over(
+                self._start_from, restored_start=self._settings.restored_start
+            )
             self._records.write_all(self._state)
         return None
 
@@ -174,11 +187,13 @@ class DSDTraining:
         """Train a phase and write it down; ``is_first`` of those that this process trains."""
         optimizer = self._start_phase(phase, restored)
         with self._dsd.hold(optimizer), self._holding_codebooks(phase, restored, optimizer):
-            if not self._state.now.epoch and not self._state.now.step:
+            begins = not self._state.now.epoch and not self._state.now.step
+            if begins and phase.kind == "redense":
+                self._restore_weights()
+            if begins:
                 # To go back to; in a sparse phase it is pruned by now.
                 self._state.best = copied_weights(self._task.model)
-            if phase.kind == "sparse":
-                self._observe_weights("after pruning", phase)
+            self._observe_weights("after pruning" if phase.kind == "sparse" else "after restoring", phase)
             if is_first:
                 peak = try_largest_batch(self._fabric, self._model, self._task)
                 self._display.say(f"[dim]{peak}[/dim]")
@@ -224,17 +239,27 @@ class DSDTraining:
             raise
 
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> torch.optim.Optimizer:
-        """Make a fresh optimizer, or restore a checkpoint's; look at the weights before they are pruned, or free."""
+        """Make a fresh optimizer, or restore a checkpoint's; look at the weights before they are pruned."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
         self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         if restored is not None and (tensors := restored.under("optimizer")):
             restore_optimizer(optimizer, tensors)
-        if phase.kind != "sparse":
-            self._observe_weights("after restoring", phase)
-        elif self._dsd.masks is None:
+        if phase.kind == "sparse" and self._dsd.masks is None:
             self._dsd.choose_masks()
             self._observe_weights("before pruning", phase)
         return optimizer
+
+    def _restore_weights(self) -> None:
+        """Give the pruned weights what the redense phase begins with; once more, where nothing was trained since."""
+        masks, start, done = self._dsd.masks, self._settings.restored_start, len(self._state.records)
+        if start == "zero" or masks is None:
+            return
+        if start == "former":  # those of the phase before the sparse one, which were pruned
+            source = load_checkpoint(self._folder.weights(self._state.records[-2]["name"])).tensors
+        else:
+            assert self._make_fresh is not None  # or it was refused
+            source = fresh_weights(self._make_fresh, seed=self._settings.seed, place=done)
+        restore_(self._task.model, masks, pruned_values(source, masks))
 
     def _run_epoch(self, phase: Phase) -> None:
         """Train an epoch and judge it; one that has diverged is undone.
@@ -253,7 +278,8 @@ class DSDTraining:
             self._go_back(phase, None, why="no finite loss in too many steps")
             return
         train_loss, dev = self._state.meter.mean, self._evaluate("dev")
-        has_diverged = self._state.has_diverged(phase, dev)
+        begins_worse = phase.kind == "redense" and self._settings.restored_start != "zero"
+        has_diverged = self._state.has_diverged(phase, dev, begins_worse=begins_worse)
         if has_diverged and not self._state.can_go_back:
             raise TrainingDiverged(
                 f"{phase.name} has lost what it had learned once more, in epoch {self._state.now.epoch + 1} (training "
@@ -415,6 +441,9 @@ class DSDTraining:
     def _finish_phase(self, phase: Phase, evaluations: dict[str, Evaluation]) -> None:
         is_sparse = phase.kind == "sparse"
         self._observe_weights("after sparse retraining" if is_sparse else "after redense retraining", phase)
+        regrowth = regrowth_in(self._state.weight_rows, phase.name)
+        if regrowth is not None and regrowth.is_nearly_sparse:
+            self._display.warn(regrowth.warning(phase.name))
         self._hand_on(phase, evaluations)
 
     def _hand_on(

@@ -13,8 +13,9 @@ from typing import Any
 from seqdsd.engine.checkpoint import Checkpoint, save_checkpoint
 from seqdsd.engine.run_state import RunState
 from seqdsd.engine.task import Evaluation, Task
+from seqdsd.engine.weight_log import regrowth_in
 from seqdsd.records import RunFolder, write_json_lines
-from seqdsd.sparsity import DSD, Phase, Plan, measured_sparsity
+from seqdsd.sparsity import DSD, Phase, Plan, Regrowth, RestoredStart, measured_sparsity
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class RunRecords:
         task: What is trained.
         dsd: Phases, plans and masks.
         writes: Whether this process writes; the others only make records.
+        restored_start: What the weights that a redense phase restores have begun with.
     """
 
     folder: RunFolder
     task: Task[Any]
     dsd: DSD
     writes: bool
+    restored_start: RestoredStart = "zero"
 
     def write_plan(self) -> None:
         """What the sparse phases prune, if any does."""
@@ -90,6 +93,14 @@ class RunRecords:
             "nonfinite_steps": now.bad_steps,
             "restarts": [asdict(one) for one in now.restarts],
             "remarks": [asdict(one) for one in now.remarks],
+            **(self._restored(phase, state) if phase.kind == "redense" else {}),
+        }
+
+    def _restored(self, phase: Phase, state: RunState) -> dict[str, Any]:
+        regrowth = regrowth_in(state.weight_rows, phase.name)
+        return {
+            "restored_start": self.restored_start,
+            **({} if regrowth is None else {"restored": restored_record(regrowth)}),
         }
 
     def write_phase(self, phase: Phase, evaluations: Mapping[str, Evaluation]) -> None:
@@ -125,6 +136,16 @@ class RunRecords:
     def _prunable_names(self) -> list[str]:
         """What the run prunes in any sparse phase; a run without one has no prunable weights."""
         return list(dict.fromkeys(name for plan in self.dsd.plans.values() for name in plan.sparsities))
+
+
+def restored_record(regrowth: Regrowth) -> dict[str, Any]:
+    """What a redense phase's record says of the weights that it has restored."""
+    return {
+        **asdict(regrowth),
+        "share": regrowth.share,
+        "above_share": regrowth.above_share,
+        "is_nearly_sparse": regrowth.is_nearly_sparse,
+    }
 
 
 def plan_rows(plans: Mapping[Phase, Plan]) -> list[dict[str, Any]]:

@@ -201,19 +201,22 @@ class RunState:
         is_changed = self.meter.steps > 0 or not self.now.is_at_best
         return bool(self.best) and is_changed and len(self.now.restarts) < MAX_RESTARTS
 
-    def has_diverged(self, phase: Phase, dev: Evaluation) -> bool:
-        """Whether the epoch that ends has: by the phase's best one, or at its start by what it began with."""
-        good = self._good_losses(phase)
+    def has_diverged(self, phase: Phase, dev: Evaluation, *, begins_worse: bool = False) -> bool:
+        """Whether the epoch that ends has: by the phase's best one, or at its start by what it began with.
+
+        ``begins_worse`` is whether the phase begins with other weights than those that the one before has handed on.
+        """
+        good = self._good_losses(phase, begins_worse=begins_worse)
         now = Losses(self.meter.mean, dev.loss)
         if good is None or not self.best:  # of a checkpoint from before there were weights to go back to
             return False
         return has_diverged(now, good=good, first=self._first_losses(phase))
 
-    def _good_losses(self, phase: Phase) -> Losses | None:
+    def _good_losses(self, phase: Phase, *, begins_worse: bool) -> Losses | None:
         now = self.now
         if now.best_epoch >= 0:
             return Losses(now.train_loss[now.best_epoch], now.dev_loss[now.best_epoch])
-        if phase.kind in ("sparse", "shared") or not self.records:
+        if phase.kind in ("sparse", "shared") or begins_worse or not self.records:
             return None  # it takes away some of what the phase before had learned
         before = self.records[-1]
         return next(iter(_recorded_losses(before)[before["best_epoch"] - 1 :]), None)

@@ -16,7 +16,7 @@ from seqdsd.engine.run_state import RunState, read_saved
 from seqdsd.engine.takeover import take_over
 from seqdsd.engine.task import Task
 from seqdsd.records import RunFolder
-from seqdsd.sparsity import DSD, Schedule
+from seqdsd.sparsity import DSD, RestoredStart, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class RunSaver:
             state.now.step,
         )
 
-    def taken_over(self, parent: RunFolder) -> RunState:
+    def taken_over(self, parent: RunFolder, *, restored_start: RestoredStart = "zero") -> RunState:
         """Begin with the leading phases of another run (see ``take_over``), and save."""
         state = take_over(
             parent,
@@ -101,6 +101,7 @@ class RunSaver:
             dsd=self.dsd,
             fingerprint=self.task.fingerprint,
             copies_files=self.writes,
+            restored_start=restored_start,
         )
         self.save(state, optimizer=None)
         names = ", ".join(record["name"] for record in state.records)

@@ -12,7 +12,7 @@ from typing import Any
 from seqdsd.engine.checkpoint import load_checkpoint, load_latest
 from seqdsd.engine.run_state import RunState, read_saved
 from seqdsd.records import RunFolder, read_json_lines, shapes, write_atomically
-from seqdsd.sparsity import DSD, MaskSet, Phase, Schedule
+from seqdsd.sparsity import DSD, MaskSet, Phase, RestoredStart, Schedule
 
 
 def take_over(
@@ -22,6 +22,7 @@ def take_over(
     dsd: DSD,
     fingerprint: str,
     copies_files: bool = True,
+    restored_start: RestoredStart = "zero",
 ) -> RunState:
     """Take the leading phases of ``dsd.schedule`` that ``parent`` has finished: records, hypotheses and weights.
 
@@ -32,12 +33,14 @@ def take_over(
             them handed on.
         fingerprint: Of the training data (see ``Task``).
         copies_files: Whether the phases' files are copied: of several processes one does.
+        restored_start: What restored weights begin with in the run that begins: a redense phase with another start is
+            no phase of it.
 
     Raises:
         ValueError: If the runs have no phase in common, or were trained on other data or another network.
         CheckpointError, RunFolderError: If the parent's files are missing or damaged.
     """
-    records = _common_phases(parent, dsd.schedule)
+    records = _common_phases(parent, dsd.schedule, restored_start)
     latest = load_latest(parent.checkpoints, read_saved)
     if latest is None:
         raise ValueError(f"{parent.path}: its checkpoints are missing; train this run from its start")
@@ -60,10 +63,16 @@ def take_over(
     return RunState(records=records, weight_rows=_weight_rows(parent, records))
 
 
-def _common_phases(parent: RunFolder, schedule: Schedule) -> list[dict[str, Any]]:
+def _common_phases(
+    parent: RunFolder, schedule: Schedule, restored_start: RestoredStart
+) -> list[dict[str, Any]]:
     common = []
     for record, phase in zip(parent.read_phases(), schedule, strict=False):
-        if not _is_phase(record, phase):
+        # Folders from before there was a choice do not say it.
+        began_otherwise = (
+            record["kind"] == "redense" and record.get("restored_start", "zero") != restored_start
+        )
+        if not _is_phase(record, phase) or began_otherwise:
             break
         common.append({"taken_over_from": str(parent.path), **record})  # the run that trained it stays named
     if not common:

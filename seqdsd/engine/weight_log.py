@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from seqdsd.sparsity import LayerStatistics, MaskSet, Moment, weight_statistics
+from seqdsd.sparsity import LayerStatistics, MaskSet, Moment, Regrowth, weight_statistics
 
 
 def weight_row(
@@ -47,3 +48,26 @@ def weight_row(
         "seconds": round(time.monotonic() - started, 4),
         "layers": layers,
     }
+
+
+def regrowth_in(rows: Sequence[dict[str, Any]], phase_name: str) -> Regrowth | None:
+    """How far restored weights had come back at the end of a redense phase; None where its moments were not taken.
+
+    Args:
+        rows: Of the run, so far.
+        phase_name: Of the redense phase.
+    """
+    end = next((row for row in rows if (row["phase"], row["moment"]) == (phase_name, _END)), None)
+    begin = next((row for row in rows if end is not None and row["round"] == end["round"]), None)
+    if begin is None or end is None or not (count := sum(layer["pruned"] for layer in end["layers"])):
+        return None
+    before, after = (_sum_abs(row) / count for row in (begin, end))
+    return Regrowth(count, before, after, count - sum(layer["pruned_near_zero"] for layer in end["layers"]))
+
+
+_END: Moment = "after redense retraining"
+
+
+def _sum_abs(row: dict[str, Any]) -> float:
+    """|w| of the pruned weights of all layers, added up."""
+    return math.fsum(layer["pruned"] * (layer["pruned_mean_abs"] or 0.0) for layer in row["layers"])

@@ -6,16 +6,16 @@ What happens at which of Lightning's hooks; phases, masks and holding are ``seqd
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from seqdsd.integrations.walk import Walk
-from seqdsd.sparsity import DSD, Phase, Rule, Schedule
+from seqdsd.sparsity import DSD, Phase, RestoredStart, Rule, Schedule
 from seqdsd.sparsity.controller import Best
 
 try:
@@ -51,7 +51,8 @@ class DSDCallback(Callback):
       on anywhere.
     - **Best weights**: with ``monitor``, each phase hands on its best, otherwise its last.
     - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
-      counted from 0: every ``log_every_n_steps`` and after each epoch.
+      counted from 0: every ``log_every_n_steps`` and after each epoch. In a redense phase ``dsd/restored``, the mean
+      |w| of the restored weights in shares of what it was before; a phase that ends with too little of it is warned of.
 
     Whatever ends ``fit``, nothing holds the weights after it.
 
@@ -67,7 +68,15 @@ class DSDCallback(Callback):
     _walk: Walk
 
     def __init__(
-        self, schedule: Schedule, rules: Iterable[Rule], *, monitor: str | None = None, mode: Mode = "min"
+        self,
+        schedule: Schedule,
+        rules: Iterable[Rule],
+        *,
+        monitor: str | None = None,
+        mode: Mode = "min",
+        restored_start: RestoredStart = "zero",
+        make_fresh: Callable[[], nn.Module] | None = None,
+        seed: int = 0,
     ) -> None:
         """Nothing happens yet.
 
@@ -76,6 +85,10 @@ class DSDCallback(Callback):
             rules: What is pruned (``SPEECH_RULES``, ``CAPTION_RULES``, ``VISION_RULES``, or your own).
             monitor: A metric that the module logs (``self.log``) in validation or training steps.
             mode: Whether the lowest or the highest of it is the best.
+            restored_start: What pruned weights begin the redense phase with (see ``DSD``); ``former`` is in
+                checkpoints until then.
+            make_fresh: For ``fresh``: builds the module with the weights of its initialisation.
+            seed: Decides the draws of ``fresh``.
 
         Raises:
             ValueError: If ``mode`` is neither.
@@ -84,6 +97,8 @@ class DSDCallback(Callback):
             raise ValueError(f"mode must be one of {get_args(Mode)}, got {mode!r}")
         self.schedule, self.rules = schedule, tuple(rules)
         self.monitor, self.mode = monitor, mode
+        self._restored_start: RestoredStart = restored_start
+        self._make_fresh, self._seed = make_fresh, seed
         self.dsd: DSD | None = None
         self._saved: dict[str, Any] | None = None
         self._old_score: Tensor | None = None
@@ -118,7 +133,15 @@ class DSDCallback(Callback):
                 follow the schedule, or the checkpoint is of another schedule, model or length.
         """
         best: Best = "highest" if self.mode == "max" else "lowest"
-        self.dsd = DSD(pl_module, self.schedule, self.rules, best=best if self.monitor else None)
+        self.dsd = DSD(
+            pl_module,
+            self.schedule,
+            self.rules,
+            best=best if self.monitor else None,
+            restored_start=self._restored_start,
+            make_fresh=self._make_fresh,
+            seed=self._seed,
+        )
         self._walk = Walk(self.dsd, *self._length)
         if self._saved is not None:
             self._load(trainer, self._saved)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import FrameType
@@ -18,11 +18,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from seqdsd.integrations.walk import Walk
 from seqdsd.records import write_atomically
-from seqdsd.sparsity import DSD, Rule, Schedule
+from seqdsd.sparsity import DSD, RestoredStart, Rule, Schedule
 from seqdsd.sparsity.controller import Best
 from seqdsd.sparsity.held_weights import is_sharded
 
@@ -43,7 +44,7 @@ except ImportError as error:
 STATE_FILE = "dsd.safetensors"
 """In each checkpoint folder: the masks at one bit a weight, and in its metadata, as JSON, where the training stands."""
 
-_BEST = "best/"
+_BEST, _FORMER = "best/", "former/"
 
 
 class DSDCallback(TrainerCallback):
@@ -61,7 +62,8 @@ class DSDCallback(TrainerCallback):
     - **Best weights**: with ``load_best_model_at_end`` the best score is counted anew in each phase, which hands on its
       best weights (``STATE_FILE`` holds them, too); without it each hands on its last.
     - **Logs**: ``dsd/zeros``, the share of exact zeros among all weights that some phase prunes, and ``dsd/phase``,
-      counted from 0: beside the loss and at each phase's end.
+      counted from 0: beside the loss and at each phase's end. In a redense phase ``dsd/restored``, the mean |w| of the
+      restored weights in shares of what it was before; a phase that ends with too little of it is warned of.
 
     Whatever ends ``train()``, nothing holds the weights after it.
 
@@ -75,14 +77,27 @@ class DSDCallback(TrainerCallback):
     _walk: Walk
     _pushed_step: int | None
 
-    def __init__(self, schedule: Schedule, rules: Iterable[Rule]) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        rules: Iterable[Rule],
+        *,
+        restored_start: RestoredStart = "zero",
+        make_fresh: Callable[[], nn.Module] | None = None,
+    ) -> None:
         """Nothing happens yet.
 
         Args:
             schedule: As long as the training. ``schedule.lower_learning_rate_only()`` is the control without pruning.
             rules: What is pruned (``SPEECH_RULES``, ``CAPTION_RULES``, ``VISION_RULES``, or your own).
+            restored_start: What pruned weights begin the redense phase with (see ``DSD``); ``former`` is in
+                ``STATE_FILE`` until then.
+            make_fresh: For ``fresh``: builds the model with the weights of its initialisation, which the Trainer's
+                ``seed`` decides.
         """
         self.schedule, self.rules = schedule, tuple(rules)
+        self._restored_start: RestoredStart = restored_start
+        self._make_fresh = make_fresh
         self.dsd: DSD | None = None
         self._trainer: Trainer | None = None
         self._resumed_from: str | PathLike[str] | bool | None = None
@@ -96,7 +111,7 @@ class DSDCallback(TrainerCallback):
         """
         _refuse(trainer, self.schedule)
         assert trainer.model is not None
-        DSD(trainer.model, self.schedule, self.rules)
+        self._make_dsd(trainer.model, trainer.args)
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
         # Callbacks are told neither of exceptions nor of the folder from which a training goes on.
@@ -126,7 +141,7 @@ class DSDCallback(TrainerCallback):
             raise ValueError("DSDCallback cannot search hyperparameters: make a Trainer for each trial")
         self._release()  # what a first try left, with auto_find_batch_size
         self._pushed_step = None
-        self.dsd = DSD(kwargs["model"], self.schedule, self.rules, best=_best(args))
+        self.dsd = self._make_dsd(kwargs["model"], args)
         self._walk = Walk(self.dsd, "steps", state.max_steps)
         self.dsd.check(kwargs["optimizer"])
         if state.global_step:
@@ -203,12 +218,24 @@ class DSDCallback(TrainerCallback):
     def _save(self, args: TrainingArguments, state: TrainerState) -> None:
         if args.should_save:
             position = self._dsd.state_dict()
-            masks, best = position.pop("masks"), position.pop("best_weights")
+            masks, best, former = (position.pop(key) for key in ("masks", "best_weights", "former_weights"))
             position |= {"step": state.global_step, "max_steps": state.max_steps}
             # The format holds no tensor twice, as tied ones are here.
             tensors = masks | {_BEST + name: weight.clone() for name, weight in best.items()}
+            tensors |= {_FORMER + name: values for name, values in former.items()}
             content = safetensors.torch.save(tensors, metadata={"dsd": json.dumps(position)})
             write_atomically(_folder(args, state) / STATE_FILE, content)
+
+    def _make_dsd(self, model: nn.Module, args: TrainingArguments) -> DSD:
+        return DSD(
+            model,
+            self.schedule,
+            self.rules,
+            best=_best(args),
+            restored_start=self._restored_start,
+            make_fresh=self._make_fresh,
+            seed=args.seed,
+        )
 
     @property
     def _dsd(self) -> DSD:
@@ -255,9 +282,11 @@ class DSDCallback(TrainerCallback):
             for name, number in here.items():
                 if position[name] != number:
                     raise ValueError(f"saved with {name} {position[name]}, here {number}; go on as it began")
-            masks = {name: one for name, one in tensors.items() if not name.startswith(_BEST)}
-            best = {name.removeprefix(_BEST): one for name, one in tensors.items() if name.startswith(_BEST)}
-            self._dsd.load_state_dict(position | {"masks": masks, "best_weights": best})
+            masks = {name: one for name, one in tensors.items() if not name.startswith((_BEST, _FORMER))}
+            best, former = _under(_BEST, tensors), _under(_FORMER, tensors)
+            self._dsd.load_state_dict(
+                position | {"masks": masks, "best_weights": best, "former_weights": former}
+            )
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -329,6 +358,10 @@ def _best(args: TrainingArguments) -> Best | None:
     if not args.load_best_model_at_end:
         return None
     return "highest" if args.greater_is_better else "lowest"
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -48,17 +48,24 @@ class Walk:
             return False
         if not self.dsd.is_held:  # of a checkpoint that was saved between its last step and here
             self.dsd.enter(optimizer)
+        assert self.dsd.phase is not None  # or it could not be held
+        name = self.dsd.phase.name
         self.dsd.leave()
+        self.dsd.warn_if_nearly_sparse(name)
         return True
 
     def report(self) -> dict[str, float]:
         """For a trainer's log, which all loggers take as numbers: share of zeros, and the phase's place, from 0.
 
-        Once all are done, the phase is their number.
+        Once all are done, the phase is their number. In a redense phase, also the mean |w| of restored weights in
+        shares of what it was before they were pruned.
         """
         phases, phase = self.dsd.schedule.phases, self.dsd.phase
         place = len(phases) if phase is None else phases.index(phase)
-        return {"dsd/zeros": self.dsd.zeros(), "dsd/phase": float(place)}
+        regrowth = self.dsd.regrowth()
+        share = None if regrowth is None else regrowth.share
+        restored = {} if share is None else {"dsd/restored": share}
+        return {"dsd/zeros": self.dsd.zeros(), "dsd/phase": float(place), **restored}
 
     def warn_if_unfinished(self, done: int) -> None:
         """Say so in the log where the training is at its end and the schedule is not."""

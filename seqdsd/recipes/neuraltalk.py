@@ -191,6 +191,7 @@ def run(
         spelling="vocabulary",
         make_task=partial(make_task_with, config),
         save_parts=save_parts,
+        make_fresh=lambda task: make_model(config, task.vocabulary, feature_size=task.features.feature_size),
         resume=resume,
         start_from=start_from,
         console=console,

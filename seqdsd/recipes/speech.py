@@ -123,6 +123,7 @@ class SpeechRecipe:
             spelling="tokenizer",
             make_task=partial(self.make_task_with, config),
             save_parts=lambda task, path: {**save_parts(task, path), **(origin or {})},
+            make_fresh=lambda task: self.make_model(config, task.tokenizer),
             resume=resume,
             start_from=start_from,
             console=console,

@@ -39,7 +39,7 @@ from seqdsd.printable import printable
 from seqdsd.recipes import start_weights
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically
 from seqdsd.records.shapes import MAX_ITERS
-from seqdsd.sparsity import Rule, Schedule, resolve
+from seqdsd.sparsity import RestoredStart, Rule, Schedule, resolve
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,9 @@ class RunConfig:
     method: Literal["dsd", "llr", "baseline", "compress"] = "dsd"
     """llr: the same phases and learning rates, nothing pruned; baseline: one dense phase of as many epochs in all;
     compress: of a run of seqdsd compress, whose phases are in iters, epochs, sparsities (0: shared weights)."""
+    restored_start: RestoredStart = "zero"
+    """What pruned weights begin their redense phase with: zero, as in the paper; former, their values before they were
+    pruned; fresh, new draws of the network's initialisation, which the seed decides."""
     score_test: bool = True
     """Score the test sets at each phase's end; without it (while settings are still being chosen) they are not read."""
     patience: int = 10
@@ -178,7 +181,7 @@ LESS_MEMORY = (
     "compute less of it at once (--accumulate 4), keep less of it (--precision bf16-mixed; for recognisers "
     "--network.recompute-layers), or make batches smaller (docs/scaling.md)"
 )
-LATER_PHASES = ("out", "method", "iters", "epochs", "learning_rates", "sparsities")
+LATER_PHASES = ("out", "method", "iters", "epochs", "learning_rates", "sparsities", "restored_start")
 """Settings in which runs may differ that have their leading phases in common; the phases themselves are compared."""
 
 
@@ -315,6 +318,7 @@ def train_or_resume(
     spelling: str,
     make_task: Callable[[RunFolder | None, Fabric, GivenWeights | None], TaskT],
     save_parts: Callable[[TaskT, Path], Mapping[str, Any]],
+    make_fresh: Callable[[TaskT], nn.Module],
     resume: bool,
     start_from: Path | None,
     console: Console,
@@ -331,6 +335,7 @@ def train_or_resume(
         make_task: Makes what is trained of a run whose outputs' meaning goes on, if any, and the weights that are
             given, if any (see ``make_network``). Of a machine's processes the first makes it before the others.
         save_parts: As in ``train``, with the task before.
+        make_fresh: Likewise.
         resume: Whether a run may be there.
         start_from: A run whose leading phases are taken over, as far as both have them in common.
         console: See there.
@@ -364,6 +369,7 @@ def train_or_resume(
         fabric=fabric,
         console=console,
         save_parts=partial(save_parts, task),
+        make_fresh=partial(make_fresh, task),
         may_change=may_change,
         start_from=parent,
         given=given,
@@ -383,6 +389,7 @@ def train(
     console: Console,
     save_parts: Callable[[Path], Mapping[str, Any]],
     may_change: Sequence[str],
+    make_fresh: Callable[[], nn.Module] | None = None,
     start_from: RunFolder | None = None,
     given: GivenWeights | None = None,
 ) -> list[dict[str, Any]]:
@@ -400,6 +407,8 @@ def train(
         save_parts: Called once, when a run begins, with the folder's path: writes what the weights need beside them,
             and returns what is to be noted of it with the settings.
         may_change: Settings that do not change what is trained; checkpoints carry the others.
+        make_fresh: The task's network once more, with fresh weights from torch's generator; for ``restored_start``
+            "fresh".
         start_from: A run that may be taken over from (see ``find_parent``), if any.
         given: The weights that the task's network has been given (see ``make_network``), if any.
 
@@ -431,7 +440,12 @@ def train(
             config.schedule,
             rules,
             settings=TrainSettings(
-                optimizer, patience, config.checkpoint_minutes, config.seed, config.score_test
+                optimizer,
+                patience,
+                config.checkpoint_minutes,
+                config.seed,
+                config.score_test,
+                config.restored_start,
             ),
             folder=folder,
             fabric=fabric,
@@ -439,6 +453,7 @@ def train(
             start_from=start_from,
             noted={name: one for name, one in flat_values(config).items() if name not in may_change},
             given=given,
+            make_fresh=make_fresh,
         )
         try:
             return training.run()

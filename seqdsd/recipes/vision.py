@@ -207,6 +207,9 @@ def run(
         spelling="images",
         make_task=partial(make_task_with, config),
         save_parts=save_parts,
+        make_fresh=lambda task: make_model(
+            config, num_classes=len(task.labeller.classes), image_format=task.labeller.format
+        ),
         resume=resume,
         start_from=start_from,
         console=console,

@@ -87,6 +87,19 @@ class Given(Struct):
     dev_score: Number | None
 
 
+class Restored(Struct):
+    """Of the weights that a redense phase has restored: how far they had come back at its end (see ``Regrowth``)."""
+
+    weights: Ordinal
+    former_mean_abs: Rate
+    mean_abs: Rate
+    above_threshold: Count
+    share: Rate | None
+    """Mean |w| in shares of the former; null where that was 0."""
+    above_share: Share
+    is_nearly_sparse: bool
+
+
 class Phase(Struct):
     """A line of ``phases.jsonl``; beside ``dev`` there is an object for each test set.
 
@@ -116,6 +129,9 @@ class Phase(Struct):
     remarks: list[Remark] | UnsetType = UNSET
     taken_over_from: str | UnsetType = UNSET
     given: Given | UnsetType = UNSET
+    restored_start: Literal["zero", "former", "fresh"] | UnsetType = UNSET
+    """Of a redense phase: what restored weights began with."""
+    restored: Restored | UnsetType = UNSET
 
 
 class WordErrors(Struct):

@@ -32,7 +32,8 @@ from seqdsd.reports.weights import read_rounds, weight_grid
 
 CSV_COLUMNS = ("comparison", "run", "arm", "seed", "complete", "phase", "split", "metric", "value")
 _TRAINING = ("epochs", "learning_rate", "sparsity", "measured_sparsity", "train_seconds")
-_NOT_ALWAYS = ("evaluate_seconds", "statistics_seconds")
+_NOT_ALWAYS = ("evaluate_seconds", "statistics_seconds", "restored_start", "restored")
+_RESTORED = ("share", "above_share")
 _CURVES = ("train_loss", "dev_loss", "dev_score")
 
 
@@ -128,6 +129,11 @@ def _pruning_grids(run: Run) -> Iterator[Grid]:
 def _values(record: Record) -> Iterator[tuple[str, str, str, Any]]:
     name = record["name"]
     yield from ((name, "train", key, record[key]) for key in _TRAINING)
+    yield from (
+        (name, "train", f"restored.{key}", record["restored"][key])
+        for key in _RESTORED
+        if "restored" in record
+    )
     for split, scores in _scores(record).items():
         yield from ((name, split, key, value) for key, value in scores.items())
 

@@ -139,7 +139,7 @@ def phase_grid(
             else (),
         ),
         caption=f"{about} {measured.caption(best, splits)}{_improvement(records, baseline)}{_given(records)}"
-        f"{_undone([*records, *([baseline] if baseline else [])])}".strip(),
+        f"{restored_in_words(records)}{_undone([*records, *([baseline] if baseline else [])])}".strip(),
         num_last=len(_TRAINING),
         best=next(number for number, record in enumerate(records) if record is best),
     )
@@ -252,6 +252,36 @@ def _given(records: Sequence[Record]) -> str:
     """Which phase nobody trained here."""
     given = next((record["name"] for record in records if "given" in record), None)
     return f" {given}: weights that were given, as they came." if given else ""
+
+
+def restored_in_words(records: Sequence[Record]) -> str:
+    """How far the weights that each redense phase restored had come back; nothing where no record says it."""
+    said = [
+        f"{record['name']} {_share(one['share'])} % of their former mean |w|, {_share(one['above_share'])} % of them "
+        f"above the old threshold{_began(record)}"
+        for record in records
+        if (one := record.get("restored"))
+    ]
+    if not said:
+        return ""
+    nearly = [record["name"] for record in records if record.get("restored", {}).get("is_nearly_sparse")]
+    warning = (
+        f" {', '.join(nearly)}: the redense phase was too short or too slow, and this network is still nearly sparse; "
+        "raise that phase's rate (--learning-rates) or epochs (--epochs)."
+        if nearly
+        else ""
+    )
+    return f" Restored weights have come back to: {'; '.join(said)}.{warning}"
+
+
+def _share(fraction: _Number) -> str:
+    return NONE if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _began(record: Record) -> str:
+    """What restored weights began with, where it was not 0."""
+    began = {"former": "their former values", "fresh": "fresh draws"}.get(record.get("restored_start", ""))
+    return f" (from {began})" if began else ""
 
 
 def _undone(records: Sequence[Record]) -> str:

@@ -7,6 +7,8 @@ Nothing here knows the engine, a task or a corpus.
 from seqdsd.sparsity.controller import DSD, Best, CurrentPhase
 from seqdsd.sparsity.held_weights import MaskHandle
 from seqdsd.sparsity.masks import MaskSet, magnitude_mask
+from seqdsd.sparsity.regrowth import NEARLY_SPARSE, Regrowth
+from seqdsd.sparsity.restoring import RestoredStart
 from seqdsd.sparsity.rules import (
     CAPTION_RULES,
     SPEECH_RULES,
@@ -23,6 +25,7 @@ from seqdsd.sparsity.stats import LayerStatistics, Moment, measured_sparsity, we
 __all__ = [
     "CAPTION_RULES",
     "DSD",
+    "NEARLY_SPARSE",
     "SPEECH_RULES",
     "VISION_RULES",
     "Best",
@@ -36,6 +39,8 @@ __all__ = [
     "PhaseKind",
     "Plan",
     "PlanRow",
+    "Regrowth",
+    "RestoredStart",
     "Rule",
     "Schedule",
     "magnitude_mask",

@@ -8,10 +8,11 @@ and learning-rate curves are the loop's.
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from itertools import zip_longest
 from typing import Any, Literal, SupportsFloat, get_args
 
@@ -21,12 +22,26 @@ from torch import Tensor, nn
 from seqdsd.sparsity.held_weights import MaskHandle
 from seqdsd.sparsity.masks import MaskSet
 from seqdsd.sparsity.parameters import bare, by_alias, named_parameters
+from seqdsd.sparsity.regrowth import Former, Regrowth, former_weights, measure_regrowth
+from seqdsd.sparsity.restoring import (
+    RestoredStart,
+    current_weights,
+    fresh_weights,
+    pruned_values,
+    refuse_sharded,
+    restore_,
+)
 from seqdsd.sparsity.rules import Plan, Rule, resolve
 from seqdsd.sparsity.schedule import Number, Phase, PhaseKind, Schedule
 from seqdsd.sparsity.stats import measured_sparsity
 
 Best = Literal["lowest", "highest"]
 """Which of two scores is the better one."""
+
+_ADDED_SINCE = {"former", "former_weights", "is_restored", "regrown", "restored_start"}
+"""What states of earlier versions lack: there, restored weights began at 0, and were not measured."""
+
+_logger = logging.getLogger(__name__)
 
 
 class DSD:
@@ -67,12 +82,16 @@ class DSD:
         schedule: All phases.
         plans: What each sparse phase prunes, by which rule.
         masks: The round's masks: from the start of its sparse phase to the end of its redense phase; otherwise None.
+        regrown: How far restored weights had come back at the end of each redense phase so far, by its name.
     """
 
     # Where it stands; set by ``stand_at``.
     masks: MaskSet | None
     _best_score: float | None
     _best_weights: dict[str, Any]
+    _former: dict[str, Former]  # of the round
+    _former_weights: dict[str, Tensor]  # until they are restored, if they are to be
+    _is_restored: bool  # whether restored weights have had their start in this phase
 
     def __init__(
         self,
@@ -82,6 +101,9 @@ class DSD:
         *,
         best: Best | None = None,
         patience: int = 0,
+        restored_start: RestoredStart = "zero",
+        make_fresh: Callable[[], nn.Module] | None = None,
+        seed: int = 0,
     ) -> None:
         """Resolve every phase's plan, so that a rule that fits nothing is refused before any training.
 
@@ -93,10 +115,15 @@ class DSD:
             best: Hand on the weights of each phase's best epoch, by the lowest or highest score; None hands on those
                 of its last.
             patience: A phase ends early after this many epochs without a better score; 0 never ends it early.
+            restored_start: What pruned weights begin the redense phase with: ``zero``, as in the paper; ``former``,
+                their values before they were pruned, which are kept until then on the CPU and in ``state_dict`` (as
+                many bytes as the pruned weights take in the model); ``fresh``, draws of the initialisation.
+            make_fresh: For ``fresh``: builds the network as it was built at first, on the CPU.
+            seed: Decides the draws of ``fresh``, with the phase's place: a training that goes on has the same.
 
         Raises:
             ValueError: If the model is wrapped, or a rule matches nothing (see ``resolve``); if patience is negative,
-                or there is patience but no ``best``.
+                or there is patience but no ``best``; if there is no such start, or ``fresh`` has no ``make_fresh``.
         """
         if bare(model) is not model:
             raise ValueError(
@@ -110,6 +137,15 @@ class DSD:
                 f"patience must not be negative, and needs best='lowest' or 'highest' to tell which epoch is better; "
                 f"got patience={patience}, best={best!r}"
             )
+        if restored_start not in get_args(RestoredStart):
+            raise ValueError(
+                f"restored_start must be one of {get_args(RestoredStart)}, got {restored_start!r}"
+            )
+        if restored_start == "fresh" and make_fresh is None:
+            raise ValueError(
+                "restored_start='fresh' draws from the network's initialisation, of which its weights say nothing: "
+                f"give make_fresh, a function that builds the {type(model).__name__} as it was built at first"
+            )
         self.model = model
         self.schedule = schedule
         self._rules = rules if isinstance(rules, Mapping) else tuple(rules)
@@ -119,6 +155,8 @@ class DSD:
             if phase.sparsity
         }
         self._best, self._patience = best, patience
+        self._restored_start, self._make_fresh, self._seed = restored_start, make_fresh, seed
+        self.regrown: dict[str, Regrowth] = {}
         self._handle: MaskHandle | None = None
         self._is_held = False
         self._offered: int | None = None  # the phase that ``phases`` has given out
@@ -183,7 +221,9 @@ class DSD:
         try:
             yield
             if self._is_held and self.is_phase_over:
+                name = self._now.name
                 self.leave()
+                self.warn_if_nearly_sparse(name)
         finally:
             self.release()
 
@@ -239,6 +279,8 @@ class DSD:
         phase = self._now
         if phase.kind == "sparse":
             self._handle = self.choose_masks().attach(optimizer, *others)
+        elif phase.kind == "redense" and not self._is_restored:
+            self._restore()
         self._is_held = self._was_held = True
         return phase
 
@@ -255,9 +297,14 @@ class DSD:
         if self._best_weights:
             self.model.load_state_dict(self._best_weights)
         self.release()
+        if (regrowth := self.regrowth()) is not None:
+            self.regrown[self._now.name] = regrowth
         following = self._index + 1
         goes_on = following < len(self.schedule) and self.schedule.phases[following].kind == "redense"
+        former = (self._former, self._former_weights)
         self.stand_at(following, masks=self.masks if goes_on else None)
+        if goes_on:
+            self._former, self._former_weights = former
 
     def release(self) -> None:
         """Free all weights and stay in the phase, as ``hold`` does after an exception; ``enter`` goes on with it."""
@@ -274,17 +321,42 @@ class DSD:
             ValueError: See ``MaskSet.from_magnitude``.
         """
         if self.masks is None:
-            self.masks = MaskSet.from_magnitude(self.model, self.plans[self._now])
+            self._refuse_sharded(self.plans[self._now].sparsities)
+            masks = MaskSet.from_magnitude(self.model, self.plans[self._now])
+            if self._restored_start == "former":
+                self._former_weights = pruned_values(current_weights(self.model), masks)
+            self._former = former_weights(self.model, masks)
+            self.masks = masks
         return self.masks
+
+    def regrowth(self) -> Regrowth | None:
+        """In a redense phase, how far the restored weights have come back by now; otherwise None.
+
+        None, too, where the round's masks came from a state of before this was measured, or by ``stand_at``.
+        """
+        if self.phase is None or self.phase.kind != "redense" or self.masks is None:
+            return None
+        return measure_regrowth(self.model, self.masks, self._former)
+
+    def warn_if_nearly_sparse(self, phase_name: str) -> None:
+        """Say so in the log where a redense phase that is over has hardly brought weights back.
+
+        ``hold`` does it; this is for whoever ends phases by ``leave``.
+        """
+        regrowth = self.regrown.get(phase_name)
+        if regrowth is not None and regrowth.is_nearly_sparse:
+            _logger.warning("%s", regrowth.warning(phase_name))
 
     def check(self, optimizer: Any, *others: Any) -> None:
         """Raise now what ``enter`` would raise in the first sparse phase, perhaps days later; nothing changes.
 
         Raises:
-            TypeError, ValueError: See ``MaskSet.attach``.
+            TypeError, ValueError: See ``MaskSet.attach``; or if weights that are to begin anew in another way than at 0
+                are sharded.
         """
         if names := self._pruned_names:
             parameters = by_alias(self.model)
+            self._refuse_sharded(names)
             masks = {name: torch.ones_like(parameters[name].parameter, dtype=torch.bool) for name in names}
             MaskSet(self.model, masks).attach(optimizer, *others).remove()
 
@@ -318,6 +390,7 @@ class DSD:
         self._best_score = None
         self._best_epoch = -1
         self._best_weights = {}
+        self._former, self._former_weights, self._is_restored = {}, {}, False
 
     def control(self, model: nn.Module | None = None) -> DSD:
         """The same phases, epochs and learning rates with nothing pruned (LLR): what DSD is to be compared with.
@@ -337,8 +410,8 @@ class DSD:
     def state_dict(self) -> dict[str, Any]:
         """Where the training stands: for ``torch.save`` and ``torch.load(weights_only=True)``.
 
-        Masks take one bit a weight; the phase's best weights are as ``model.state_dict()`` has them. The model's own
-        weights and the optimizer's state are not in it.
+        Masks take one bit a weight; the phase's best weights are as ``model.state_dict()`` has them; values to which
+        pruned weights are to be restored are flat. The model's own weights and the optimizer's state are not in it.
         """
         return {
             "parameters": {one.name: list(one.parameter.shape) for one in named_parameters(self.model)},
@@ -351,6 +424,11 @@ class DSD:
             "best_score": self._best_score,
             "best_epoch": self._best_epoch,
             "best_weights": self._best_weights,
+            "restored_start": self._restored_start,
+            "is_restored": self._is_restored,
+            "former": {name: list(astuple(one)) for name, one in self._former.items()},
+            "former_weights": self._former_weights,
+            "regrown": {name: asdict(one) for name, one in self.regrown.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -361,7 +439,7 @@ class DSD:
             ValueError: If it is no such state, or one of another model, schedule, plan or ``best``; it stands then
                 where it stood.
         """
-        if missing := self.state_dict().keys() - state.keys():
+        if missing := self.state_dict().keys() - state.keys() - _ADDED_SINCE:
             raise ValueError(
                 f"not what dsd.state_dict() gave: it lacks {', '.join(sorted(missing))}; load that part"
             )
@@ -370,14 +448,19 @@ class DSD:
         self.stand_at(state["phase"], epoch=state["epoch"], masks=masks)
         self._best_score, self._best_epoch = state["best_score"], state["best_epoch"]
         self._best_weights = state["best_weights"]
+        self._former = {name: Former(*one) for name, one in state.get("former", {}).items()}
+        self._former_weights = state.get("former_weights", {})
+        self._is_restored = state.get("is_restored", False)
+        self.regrown = {name: Regrowth(**one) for name, one in state.get("regrown", {}).items()}
 
     def summary(self) -> str:
         """The phases, where the training stands among them, and what the sparse phases prune by which rule."""
         lines = [repr(self)]
         for index, phase in enumerate(self.schedule):
             pruned = f", {phase.sparsity:.1%} pruned" if phase.sparsity else ""
+            grown = f"; {self.regrown[phase.name]}" if phase.name in self.regrown else ""
             lines.append(
-                f"  {self._mark(index)} {phase.name}: {phase.epochs} epochs at {phase.learning_rate:g}{pruned}"
+                f"  {self._mark(index)} {phase.name}: {phase.epochs} epochs at {phase.learning_rate:g}{pruned}{grown}"
             )
         if not self.plans:
             return "\n".join([*lines, "Nothing is pruned."])
@@ -407,6 +490,28 @@ class DSD:
     def _pruned_names(self) -> list[str]:
         """Of the parameters that some phase prunes."""
         return sorted({name for plan in self.plans.values() for name in plan.sparsities})
+
+    def _refuse_sharded(self, names: Iterable[str]) -> None:
+        """Raise ValueError where weights that are to begin in another way than at 0 are split over processes."""
+        if self._restored_start != "zero":
+            parameters = by_alias(self.model)
+            for name in names:
+                refuse_sharded(name, parameters[name].parameter)
+
+    def _restore(self) -> None:
+        """Give the pruned weights what they begin the redense phase with."""
+        if self._restored_start != "zero":
+            if self.masks is None:
+                raise RuntimeError(
+                    f"{self._now.name}: which weights were pruned is not known; load a whole state"
+                )
+            values = self._former_weights
+            if self._restored_start == "fresh":
+                assert self._make_fresh is not None  # or it was refused
+                made = fresh_weights(self._make_fresh, seed=self._seed, place=self._index)
+                values = pruned_values(made, self.masks)
+            restore_(self.model, self.masks, values)
+        self._former_weights, self._is_restored = {}, True
 
     def _rules_of(self, phase: Phase) -> Iterable[Rule]:
         return self._rules[phase.name] if isinstance(self._rules, Mapping) else self._rules
@@ -447,6 +552,10 @@ class DSD:
         if state["best"] != own["best"]:
             raise ValueError(
                 f"saved with best={state['best']!r}, this DSD has best={own['best']!r}; {remedy}"
+            )
+        if (start := state.get("restored_start", "zero")) != own["restored_start"]:
+            raise ValueError(
+                f"saved with restored_start={start!r}, this DSD has {own['restored_start']!r}; {remedy}"
             )
         for number, (then, here) in enumerate(zip_longest(state["schedule"], own["schedule"]), start=1):
             if then != here:

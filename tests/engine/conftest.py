@@ -114,6 +114,7 @@ def start(tmp_path, monkeypatch):
         start_from=None,
         noted=None,
         share=None,
+        make_fresh=None,
         **settings,
     ):
         settings.setdefault("checkpoint_minutes", 60.0)
@@ -128,6 +129,7 @@ def start(tmp_path, monkeypatch):
             start_from=RunFolder(tmp_path / start_from) if start_from else None,
             noted=noted,
             share=share,
+            make_fresh=make_fresh,
         )
         return training.run()
 

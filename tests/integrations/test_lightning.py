@@ -374,6 +374,28 @@ def test_a_training_goes_on_to_the_same_bits(whole, moment, step):
         assert torch.equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("start", ["former", "fresh"])
+def test_restored_weights_begin_as_asked_and_a_training_goes_on_to_the_same_bits(tmp_path, start):
+    def train(folder, **settings):
+        callback = DSDCallback(SCHEDULE, RULES, restored_start=start, make_fresh=lambda: Module(), seed=3)
+        module, see = Module(of_a_function), See()
+        moments = saving(folder, SAVED["steps"])
+        fit(module, callback, see, *moments, loader=alike(), enable_checkpointing=True, **settings)
+        return module, see
+
+    whole, see = train(tmp_path / "whole")
+    pruned = see.after[6] == 0  # of 15 steps 6 are dense, 6 sparse, 3 redense
+    expected = see.after[5] if start == "former" else layers()[0].weight
+    assert int(pruned.sum()) == PRUNED and torch.equal(see.before[12][pruned], expected[pruned])
+    for step in (8, 12, 14):  # in the sparse phase, between both, in the redense phase
+        [path] = (tmp_path / "whole").glob(f"*-step={step}.ckpt")
+        again, _ = train(tmp_path / f"from {step}", ckpt_path=path)
+        for one, other in zip(again.parameters(), whole.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
 @pytest.mark.filterwarnings("ignore:Be aware that when using .ckpt_path")
 def test_a_checkpoint_of_the_end_gives_the_best_weights(tmp_path):
     """It holds the last weights, and the best in the callback's state; nothing is left to train."""

@@ -192,7 +192,7 @@ def whole(tmp_path_factory):
     return trainer
 
 
-def resumable(folder, schedule=SCHEDULE, rules=RULES, **changes) -> Trainer:
+def resumable(folder, schedule=SCHEDULE, rules=RULES, *, callback=None, **changes) -> Trainer:
     settings = {"num_train_epochs": schedule.total_epochs, "lr_scheduler_type": "linear", **changes}
     arguments = TrainingArguments(
         output_dir=folder,
@@ -203,7 +203,45 @@ def resumable(folder, schedule=SCHEDULE, rules=RULES, **changes) -> Trainer:
         use_cpu=True,
         **settings,
     )
-    return Trainer(bert(), arguments, train_dataset=sentences(), callbacks=[DSDCallback(schedule, rules)])
+    callbacks = [callback or DSDCallback(schedule, rules)]
+    return Trainer(bert(), arguments, train_dataset=sentences(), callbacks=callbacks)
+
+
+@pytest.mark.parametrize("start", ["former", "fresh"])
+def test_restored_weights_begin_as_asked_and_a_training_goes_on_to_the_same_bits(tmp_path, start):
+    def trainer(folder):
+        callback = DSDCallback(SCHEDULE, RULES, restored_start=start, make_fresh=bert)
+        made = resumable(folder, callback=callback)
+        made.add_callback(watch := Watch(callback))
+        return made, watch
+
+    whole, watch = trainer(tmp_path / "whole")
+    whole.train()
+    names = watch.dsd.dsd.plans[SCHEDULE.phases[1]].sparsities
+    first = torch.cat([bert().get_parameter(name).detach().flatten() for name in names])
+    pruned = watch.before[4] == 0  # of ten steps 4 are dense, 4 sparse, 2 redense
+    expected = watch.after[3] if start == "former" else first
+    assert 0 < int(pruned.sum()) and torch.equal(watch.before[8][pruned], expected[pruned])
+    for step in (5, 8, 9):  # in the sparse phase, between both, in the redense phase
+        again, _ = trainer(tmp_path / f"from {step}")
+        again.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{step}")
+        assert_same_bits(again.model, whole.model)
+
+
+def test_how_far_restored_weights_have_come_back_is_logged_and_too_little_warned_of(arguments, caplog):
+    callback = DSDCallback(SCHEDULE, RULES)
+    trainer = Trainer(bert(), arguments(), train_dataset=sentences(), callbacks=[callback])
+    trainer.add_callback(watch := Watch(callback))
+    trainer.train()
+    logs = {log["step"]: log["dsd/restored"] for log in trainer.state.log_history if "dsd/restored" in log}
+    pruned = watch.before[4] == 0
+    now = watch.weights(trainer.model)
+    share = float(now[pruned].abs().sum() / watch.after[3][pruned].abs().sum())
+    assert list(logs) == [9, 10] and logs[10] == pytest.approx(share, rel=1e-4)
+    assert callback.dsd.regrown["Dense Iter 1"].share == pytest.approx(share, rel=1e-4)
+    assert share < 0.25
+    [said] = [one for one in caplog.messages if "nearly sparse" in one]
+    assert said.startswith("Dense Iter 1 was too short or too slow")
 
 
 # In each phase, and between two.

@@ -239,6 +239,37 @@ def test_epochs_that_were_undone_are_named(records):
     assert f"Diverged and undone at half the rate: {expected}" in phase_markdown(records)
 
 
+def restored(share: float | None, above_share: float, *, is_nearly_sparse: bool = False) -> dict:
+    return {
+        "weights": 1000,
+        "former_mean_abs": 0.02,
+        "mean_abs": 0.02 * (share or 0),
+        "above_threshold": round(1000 * above_share),
+        "share": share,
+        "above_share": above_share,
+        "is_nearly_sparse": is_nearly_sparse,
+    }
+
+
+def test_how_far_restored_weights_have_come_back_stands_below_the_table(records):
+    plain = phase_markdown(records)
+    assert "estored" not in plain and "nearly sparse" not in plain
+    records[2] |= {"restored": restored(0.104, 0.0, is_nearly_sparse=True), "restored_start": "zero"}
+    records[4] |= {"restored": restored(0.85, 0.123), "restored_start": "former"}
+    told = phase_markdown(records)
+    assert cells(told) == cells(plain)
+    caption = told.splitlines()[-1]
+    assert (
+        "Restored weights have come back to: Dense Iter 1 10.4 % of their former mean |w|, 0.0 % of them above the old "
+        "threshold; Dense Iter 2 85.0 % of their former mean |w|, 12.3 % of them above the old threshold (from their "
+        "former values). Dense Iter 1: the redense phase was too short or too slow, and this network is still nearly "
+        "sparse; raise that phase's rate (--learning-rates) or epochs (--epochs)." in caption
+    )
+    assert "Dense Iter 1 10.4 %" in " ".join(printed(records, 200).split())
+    records[2]["restored"] = restored(None, 0.0)
+    assert "Dense Iter 1 - % of" in phase_markdown(records) and "nearly" not in phase_markdown(records)
+
+
 def test_a_perfect_start_has_no_relative_improvement(records):
     records[0]["test"]["wer"] = 0.0
     *_, absolute, relative = cells(phase_markdown(records))

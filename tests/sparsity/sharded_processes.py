@@ -1,6 +1,7 @@
 """What one of two processes finds of sharded tensors; started by ``torchrun`` from ``test_sharded.py``."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seqdsd.models import DeepSpeech2
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, Rule, magnitude_mask, resolve
+from seqdsd.sparsity.regrowth import former_weights, measure_regrowth
 
 SHAPES = {"even": (8, 6), "uneven": (5, 7), "fewer rows than processes": (1, 9), "cube": (2, 5, 3)}
 SPARSITIES = (0.0, 0.3, 0.5, 0.9)
@@ -88,6 +90,8 @@ def dsd_on_deepspeech2(mesh, rank):
         torch.equal(restored.masks[name].to_local(), masks.masks[name].to_local()) for name in masks.masks
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+    former = former_weights(model, masks)
+    former_abs = {name: abs_of_pruned(model, masks, name) for name in masks.masks}
     handle = masks.attach(optimizer)
     parameters = dict(model.named_parameters())
     zeros, gradients = [], []
@@ -110,7 +114,15 @@ def dsd_on_deepspeech2(mesh, rank):
         "zeros": all(zeros),
         "gradients": all(gradients),
         "moved": all(moved),
+        "regrowth": asdict(measure_regrowth(model, masks, former)),
+        "whole": [(former_abs[name], abs_of_pruned(model, masks, name)) for name in masks.masks],
     }
+
+
+def abs_of_pruned(model, masks, name):
+    """|w| of a tensor's pruned weights, of all processes."""
+    pruned = ~masks.masks[name].full_tensor()
+    return model.get_parameter(name).full_tensor().detach().abs()[pruned]
 
 
 def nan_is_zeroed(mesh):

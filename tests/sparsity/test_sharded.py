@@ -45,6 +45,16 @@ def test_dsd_on_a_network_split_by_fully_shard(found):
         assert dsd["moved"]  # in the redense phase
 
 
+def test_how_far_the_weights_of_all_processes_have_come_back(found):
+    for one in found:
+        regrowth, whole = one["dsd"]["regrowth"], one["dsd"]["whole"]
+        former, now = (torch.cat(parts) for parts in zip(*whole, strict=True))
+        assert regrowth["weights"] == former.numel() > 100
+        assert regrowth["former_mean_abs"] == pytest.approx(float(former.mean()), rel=1e-5)
+        assert regrowth["mean_abs"] == pytest.approx(float(now.mean()), rel=1e-5)
+        assert regrowth["above_threshold"] == sum(int((now > was.max()).sum()) for was, now in whole)
+
+
 def test_a_pruned_nan_of_a_shard_is_zeroed(found):
     assert [bool(one["nan"]) for one in found] == [True, True]
 

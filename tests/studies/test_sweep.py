@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -236,9 +237,53 @@ def test_points_that_come_to_the_same_are_one(settings, tmp_path):
     assert names == ["dense_0.005", f"0.5_{LADDER}", f"0.5-0.3_{LADDER}", f"llr_{LADDER}"]
 
 
+def test_redense_rates_and_lengths_are_tried_with_every_point(settings, tmp_path):
+    """By hand: the redense phase's rate is its sparse phase's times the factor, and the others keep theirs."""
+    flags = ["--sparsities", "0.5", "--redense-rates", "1", "0.1", "--redense-epochs", "2", "5"]
+    epochs = jobs_of(settings, tmp_path / "out", *flags)
+    names = {name.removeprefix("seed-0/"): number for name, number in epochs.items()}
+    # Of those that prune (or not) alike, the first trains the second phase, of 2 epochs, for the others.
+    assert names == {
+        "dense_0.005": 6,
+        "0.5_0.005-0.002-0.002_epochs-6-2-2": 4,
+        "llr_0.005-0.002-0.002_epochs-6-2-2": 4,
+        "0.5_0.005-0.002-0.002_epochs-6-2-5": 5,
+        "llr_0.005-0.002-0.002_epochs-6-2-5": 5,
+        "0.5_0.005-0.002-0.0002_epochs-6-2-2": 2,
+        "llr_0.005-0.002-0.0002_epochs-6-2-2": 2,
+        "0.5_0.005-0.002-0.0002_epochs-6-2-5": 5,
+        "llr_0.005-0.002-0.0002_epochs-6-2-5": 5,
+    }
+
+
+def test_every_round_s_redense_phase_is_meant(settings, tmp_path):
+    flags = ["--iters", "2", "--sparsities", "0.5", "--learning-rates", "1e-2,4e-3,7e-4,3e-4,1e-5"]
+    names = jobs_of(settings, tmp_path / "out", *flags, "--redense-rates", "0.1")
+    assert list(names)[1:] == [f"seed-0/{pruned}_0.01-0.004-0.0004-0.0003-3e-05" for pruned in ("0.5", "llr")]
+    names = jobs_of(settings, tmp_path / "out", *flags, "--redense-epochs", "9")
+    assert list(names)[1] == "seed-0/0.5_0.01-0.004-0.0007-0.0003-1e-05_epochs-6-2-9-2-9"
+
+
+def test_a_point_begins_with_the_phases_of_the_first_that_has_them_in_common(settings, tmp_path):
+    recipe = RECIPES["neuraltalk"]
+    common = replace(read_config(settings, neuraltalk.Config()), out=tmp_path)
+    names = {rate: f"seed-0/0.5_0.005-0.002-{rate}" for rate in ("0.002", "0.0002")}
+    points = tuple(Point((0.5,), (5e-3, 2e-3, float(rate))) for rate in names)
+    jobs = {job.name: job for job in SweepPlan(recipe, common, {}, points, (0,), tmp_path).jobs()}
+    assert [jobs[name].needs for name in names.values()] == ["seed-0/dense_0.005", names["0.002"]]
+    for name in names.values():
+        start_from = jobs[name].command[jobs[name].command.index("--start-from") + 1]
+        assert start_from == str(tmp_path / jobs[name].needs)
+
+
 @pytest.mark.parametrize(
     "point",
-    [Point((0.5, 0.3), (1e-3, 1e-3 / 3)), Point((), (1e-3,)), DensePhase(1e-5)],
+    [
+        Point((0.5, 0.3), (1e-3, 1e-3 / 3)),
+        Point((), (1e-3,)),
+        Point((0.5,), (1e-3,), (4, 3, 2)),
+        DensePhase(1e-5),
+    ],
     ids=lambda point: point.name,
 )
 def test_flags_give_the_recipe_the_point_s_settings(settings, point):
@@ -279,6 +324,39 @@ def test_the_best_point_is_that_of_the_best_mean_over_the_seeds(tmp_path, phase_
         ["0.5", "0.001", "17.50", "5.00", "30.00"],
     ]
     assert "sparsities = [0.8]" in printed and "without pruning dev is better" in printed
+    assert "restored" not in printed and "nearly sparse" not in printed
+
+
+def test_the_table_says_how_far_restored_weights_have_come_back(tmp_path, phase_records):
+    """By hand: the mean over the seeds, and a warning of the best point if one of its runs is nearly sparse."""
+    points = [Point((0.5,), (1e-3,), (4, 3, 2)), Point((), (1e-3,), (4, 3, 2))]
+    plan = SweepPlan(RECIPES["ds1"], RECIPES["ds1"].without_data(), {}, tuple(points), (0, 1), tmp_path)
+    for point in points:
+        for seed, share in enumerate((0.125, 0.375)):
+            folder = plan.folder(seed, point)
+            folder.path.mkdir(parents=True)
+            *_, last = records = phase_records(Schedule.dsd(1, 1).phases)
+            if point.sparsities:
+                last["restored"] = {
+                    "weights": 8,
+                    "former_mean_abs": 0.5,
+                    "mean_abs": share / 2,
+                    "above_threshold": 0,
+                    "share": share,
+                    "above_share": 0.0,
+                    "is_nearly_sparse": share < 0.25,
+                }
+            folder.write_phases(records)
+    console = Console(file=io.StringIO(), width=120)
+    show_scores(plan, console)
+    printed = console.file.getvalue()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+    assert [row[:4] for row in rows] == [
+        ["0.5", "0.001", "4, 3, 2", "25"],
+        ["nothing (llr)", "0.001", "4, 3, 2", "-"],
+    ]
+    assert "epochs = [4, 3, 2]\nlearning_rates = [0.001]\nsparsities = [0.5]" in printed
+    assert "still nearly sparse after its redense phase" in printed
 
 
 # Settings that were chosen for the corpus.
@@ -347,6 +425,15 @@ def test_a_wrong_command_line(settings, tmp_path, capsys, flags, message):
             r"Dense Iter 0: learning_rate must be in \(0, inf\)",
         ),
         (["--sparsities", "0.5", "--learning-rates", "1e-3,nan"], "learning_rate must be in .* got nan"),
+        (
+            ["--sparsities", "0.5", "--redense-rates", "0"],
+            r"Dense Iter 1: learning_rate must be in \(0, inf\)",
+        ),
+        (["--sparsities", "0.5", "--redense-epochs", "0"], "Dense Iter 1: epochs must be at least 1, got 0"),
+        (
+            ["--sparsities", "0.5", "--redense-epochs", *map(str, range(1, 102))],
+            "202 points, each with every seed: a sweep has at most 200; ask for fewer",
+        ),
         (["--sparsities", "0.5", "--iters", "0"], r"at least one round \(--iters 1\), got 0"),
         (
             ["--sparsities", "0.5", "--", "--score-test"],

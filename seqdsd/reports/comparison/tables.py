@@ -189,7 +189,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"Not there: {'; '.join(missing)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
-    return notes + _undone(comparison) + _circumstances(comparison)
+    return notes + _undone(comparison) + _nearly_sparse(comparison) + _circumstances(comparison)
 
 
 def _undone(comparison: Comparison) -> list[str]:
@@ -205,6 +205,23 @@ def _undone(comparison: Comparison) -> list[str]:
         for (phase, seed, epochs), names in arms.items()
     )
     return [f"Diverged, undone and trained on at half the rate, each time: {'; '.join(said)}"] if arms else []
+
+
+def _nearly_sparse(comparison: Comparison) -> list[str]:
+    """Where a redense phase has hardly brought weights back: what is compared there is a sparse network."""
+    said = []
+    for arm in comparison.arms:
+        for phase in arm.phases:
+            restored = {seed: record.get("restored") for seed, record in phase.records.items()}
+            shares = {seed: one["share"] for seed, one in restored.items() if one and one["is_nearly_sparse"]}
+            if shares:
+                percent = ", ".join(f"{100 * share:.0f} % with seed {seed}" for seed, share in shares.items())
+                said.append(f"{phase.name} of {arm.name} ({percent})")
+    return [
+        "Still nearly sparse, for the redense phase was too short or too slow; mean |w| of restored weights, of the "
+        f"former: {'; '.join(said)}"
+        for _ in said[:1]
+    ]
 
 
 def _missing(comparison: Comparison) -> list[str]:
