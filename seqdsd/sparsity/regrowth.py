@@ -97,7 +97,7 @@ def former_weights(model: nn.Module, masks: MaskSet) -> dict[str, Former]:
     for name in masks.masks:
         pruned, mask = _pruned(parameters[name].parameter, masks, name)
         if pruned.numel():
-            found[name] = Former(_number(~mask, "sum"), _number(pruned, "sum"), _number(pruned, "max"))
+            found[name] = Former(int(_number(~mask, "sum")), _number(pruned, "sum"), _number(pruned, "max"))
     return found
 
 

@@ -241,8 +241,8 @@ def show_scores(plan: SweepPlan, console: Console) -> None:
         pruned = ", ".join(f"{one:g}" for one in point.sparsities) or "nothing (llr)"
         found = [metric.written(score) for score in (fmean(scores[point]), *scores[point])]
         lengths = [", ".join(map(str, point.epochs))] if has_epochs else []
-        share = [f"{100 * restored[point]:.0f}" if point in restored else NONE] if restored else []
-        table.add_row(pruned, ", ".join(texts(point.learning_rates)), *lengths, *share, *found)
+        came_back = [f"{100 * restored[point]:.0f}" if point in restored else NONE] if restored else []
+        table.add_row(pruned, ", ".join(texts(point.learning_rates)), *lengths, *came_back, *found)
     console.print(table)
     console.print(f"dev {metric.title}: of the last phase, mean over the seeds; no test set was looked at")
     if restored:
@@ -277,7 +277,8 @@ def _redensed(common: RunConfig, point: Point, factor: float | None, epochs: int
     if factor is None and epochs is None:
         return point
     config = replace(common, learning_rates=point.learning_rates)
-    rates, lengths = [], []
+    rates: list[float | int] = []
+    lengths: list[int] = []
     for phase in Schedule.dsd(config.iters, config.epochs, config.sparsities, config.learning_rates):
         is_redense = phase.kind == "redense"
         # Without the last digits, which are rounding: 3e-4 times 0.1 is 2.9999999999999997e-05.

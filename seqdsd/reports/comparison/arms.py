@@ -58,8 +58,8 @@ _ADDED_SINCE = (
     ("restored_start", "zero"),
 )
 """Settings that older folders do not have, with what these did."""
-SPARSITIES = "sparsities"
-"""Of no effect on runs that prune nothing."""
+OF_PRUNING = ("sparsities", "restored_start")
+"""Settings of no effect on runs that prune nothing."""
 
 _EMBEDDED = "the embedded corpus"
 
@@ -235,7 +235,7 @@ def compare_runs(runs: Sequence[Run]) -> tuple[Comparison, ...]:
 
 
 def _key(run: Run) -> str:
-    common = {name: value for name, value in common_settings(run).items() if name != SPARSITIES}
+    common = {name: value for name, value in common_settings(run).items() if name not in OF_PRUNING}
     return json.dumps([run.recipe, run.kind.name, common], sort_keys=True, default=str)
 
 
@@ -261,12 +261,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _of_each_sparsity(group: Sequence[Run]) -> Iterator[list[Run]]:
-    """Divide runs by the sparsities at which they prune; those that prune nothing join each part."""
-    pruning = _by(_sparsities, [run for run in group if run.method == "dsd"])
+    """Divide runs by how much they prune and restore; those that prune nothing join each part."""
+    pruning = _by(_of_pruning, [run for run in group if run.method == "dsd"])
     others = [run for run in group if run.method != "dsd"]
-    used = {_sparsities(part[0]) for part in pruning if part}
+    used = {_of_pruning(part[0]) for part in pruning if part}
     for part in pruning:
-        yield [*part, *(_joining(others, _sparsities(part[0]), used) if part else others)]
+        yield [*part, *(_joining(others, _of_pruning(part[0]), used) if part else others)]
 
 
 def _joining(others: Sequence[Run], wanted: str, used: set[str]) -> list[Run]:
@@ -276,18 +276,19 @@ def _joining(others: Sequence[Run], wanted: str, used: set[str]) -> list[Run]:
     where these are ``used``, so that it need not be named as left out here.
     """
     first: dict[tuple[Any, ...], str] = {}
-    ranked = sorted(others, key=lambda run: (not run.is_complete, _sparsities(run) != wanted))
+    ranked = sorted(others, key=lambda run: (not run.is_complete, _of_pruning(run) != wanted))
     for run in ranked:
-        first.setdefault(_place(run), _sparsities(run))
-    return [run for run in ranked if _sparsities(run) == first[_place(run)] or _sparsities(run) not in used]
+        first.setdefault(_place(run), _of_pruning(run))
+    return [run for run in ranked if _of_pruning(run) == first[_place(run)] or _of_pruning(run) not in used]
 
 
 def _place(run: Run) -> tuple[Any, ...]:
     return run.arm, run.seed, run.iters, str(_anneal(run))
 
 
-def _sparsities(run: Run) -> str:
-    return str(run.settings.get(SPARSITIES))
+def _of_pruning(run: Run) -> str:
+    known = dict(_ADDED_SINCE)
+    return str([run.settings.get(name, known.get(name)) for name in OF_PRUNING])
 
 
 def _divided(group: Sequence[Run]) -> Iterator[list[Run]]:

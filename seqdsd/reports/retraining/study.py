@@ -14,11 +14,8 @@ from typing import Any
 
 from seqdsd.kinds import Kind, Metric, Number
 from seqdsd.records.retraining import Place
-from seqdsd.reports.comparison.arms import common_settings, corpus_name, of_one_set
+from seqdsd.reports.comparison.arms import OF_PRUNING, common_settings, corpus_name, of_one_set
 from seqdsd.reports.runs.reading import Refusal, Run
-
-_OF_PRUNING = ("sparsities", "restored_start")
-"""Of no effect where nothing is pruned."""
 
 Scores = Mapping[int, Mapping[int, Number]]
 """By parent, then by repeat."""
@@ -64,6 +61,19 @@ class StudyArm:
             for parent, repeats in self.runs.items()
         }
         return {parent: scores for parent, scores in found.items() if scores}
+
+    @property
+    def nearly_sparse(self) -> tuple[float, ...]:
+        """Of the retrainings that are still nearly sparse at their end: mean |w| of restored weights, of the former."""
+        ends = (run.phases[-1].get("restored") for run in self._all())
+        return tuple(
+            end["share"] for end in ends if end and end["is_nearly_sparse"] and end["share"] is not None
+        )
+
+    @property
+    def num_runs(self) -> int:
+        """Of all parents."""
+        return sum(map(len, self.runs.values()))
 
     def _all(self) -> Iterator[Run]:
         return (run for repeats in self.runs.values() for run in repeats.values())
@@ -189,7 +199,7 @@ def _ladder(run: Run) -> str:
     common = {
         name: value
         for name, value in common_settings(run).items()
-        if name not in (*_OF_PRUNING, "start_weights")
+        if name not in (*OF_PRUNING, "start_weights")
     }
     return repr((run.iters, sorted(common.items())))
 

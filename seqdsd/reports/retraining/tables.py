@@ -109,6 +109,16 @@ def study_notes(study: RetrainingStudy) -> list[str]:
         notes.append(
             f"Parents have {span(study.num_repeats)} repeats in an arm, so that p across parents is approximate"
         )
+    sparse = [
+        f"{arm.name} ({len(arm.nearly_sparse)} of {arm.num_runs}, {100 * fmean(arm.nearly_sparse):.0f} %)"
+        for arm in study.arms.values()
+        if arm.nearly_sparse
+    ]
+    if sparse:
+        notes.append(
+            "Still nearly sparse, for the redense phase was too short or too slow; mean |w| of restored weights, of "
+            f"the former: {', '.join(sparse)}"
+        )
     if study.unfinished:
         names = ", ".join(run.name for run in study.unfinished[:3])
         more = f" and {len(study.unfinished) - 3} more" if len(study.unfinished) > 3 else ""

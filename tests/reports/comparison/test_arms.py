@@ -209,6 +209,20 @@ def test_runs_that_prune_nothing_stand_beside_every_sparsity(of):
     assert [arm.name for arm in alone.arms] == ["Baseline", "LLR"]
 
 
+def test_runs_that_prune_nothing_stand_beside_every_start_of_restored_weights(of):
+    """A folder of before there was a choice is one of zero."""
+    old, zero, former = (
+        of("dsd", 0),
+        of("dsd", 1, restored_start="zero"),
+        of("dsd", 0, restored_start="former"),
+    )
+    llr = [of("llr", 0), of("llr", 1, restored_start="zero")]
+    found = compare_runs([old, zero, former, *llr])
+    assert [dict(one.arm("DSD").runs) for one in found] == [{0: old, 1: zero}, {0: former}]
+    assert [dict(one.arm("LLR").runs) for one in found] == [dict(enumerate(llr))] * 2
+    assert [one.told_apart_by for one in found] == [" (restored_start not set)", " (restored_start former)"]
+
+
 def test_of_two_that_prune_nothing_each_stands_beside_its_own_sparsities(of):
     def run(arm, share):
         return of(arm, sparsities=[share])

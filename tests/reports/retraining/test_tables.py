@@ -8,6 +8,7 @@ import re
 import pytest
 import vl_convert
 
+from seqdsd.records import RunFolder
 from seqdsd.reports import report
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.numbers import to_csv, to_json, to_latex, to_markdown
@@ -15,7 +16,7 @@ from seqdsd.reports.page.report import report_page
 from seqdsd.reports.page.run_charts import improvement_chart
 from seqdsd.reports.retraining.contrasts import study_contrasts
 from seqdsd.reports.retraining.study import retraining_studies
-from seqdsd.reports.retraining.tables import across_grid, parent_grid, study_grids
+from seqdsd.reports.retraining.tables import across_grid, parent_grid, study_grids, study_notes
 from seqdsd.reports.runs.reading import read_runs
 
 ARMS = {
@@ -65,6 +66,25 @@ def test_what_is_missing_is_noted(make_study):
     (study,), _ = retraining_studies(read_runs([make_study(arms)]).runs)
     caption = across_grid(study, split="test", metric=study.kind.primary).caption
     assert "2–3 repeats in an arm, so that p across parents is approximate" in caption
+
+
+def test_retrainings_that_stay_nearly_sparse_are_named(make_study):
+    folder = make_study(ARMS)
+    for parent, share in ((0, 0.1), (1, 0.2)):
+        run = RunFolder(folder / f"parent-{parent}" / "repeat-0" / "dsd-0.8")
+        *others, last = run.read_phases()
+        restored = {
+            "weights": 9,
+            "former_mean_abs": 1.0,
+            "mean_abs": share,
+            "above_threshold": 0,
+            "share": share,
+        }
+        restored |= {"above_share": 0.0, "is_nearly_sparse": True}
+        run.write_phases([*others, {**last, "restored": restored}])
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    (said,) = [note for note in study_notes(study) if "nearly sparse" in note]
+    assert said.endswith("of the former: dsd-0.8 (2 of 9, 15 %)")
 
 
 def test_numbers_for_other_programs(read):
