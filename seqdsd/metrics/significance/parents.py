@@ -65,7 +65,7 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
     approximation, since the means of fewer repeats scatter more.
 
     Args:
-        before: Scores of one arm, [parents][repeats]; one repeat or more of each of two or more parents.
+        before: Scores of one arm, by parent and then by repeat; one repeat or more of each of two or more parents.
         after: Those of the other, of the same parents in the same order; the repeats need not pair up.
         confidence: Of the interval, in (0, 1).
 
