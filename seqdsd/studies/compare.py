@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_training_options(
         parser,
-        dry_run="print arms, epochs, an estimate of the time from one measured epoch, and what the seeds will be able to "
-        "find by the scatter of those that are trained",
+        dry_run="print arms, epochs, an estimate of the time from one measured epoch, and what the seeds will be able "
+        "to find by the scatter of those that are trained",
     )
     return parser
