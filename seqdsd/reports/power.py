@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,19 @@ from seqdsd.records import json_values
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.comparison.power import ItemScatter, Scatter, item_scatters, main_scatter, scatters
 from seqdsd.reports.layout import Grid
+from seqdsd.reports.retraining.contrasts import study_contrasts
+from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
 from seqdsd.reports.runs.reading import read_runs
 
 PROG = "seqdsd power"
 _POINTS = Metric("points", "points", 1, 2, False, "")
 """Of numbers by hand: in and out in the same units, such as percentage points."""
+_REPEATS = (1, 2, 4, 8, 16)
 _EPILOG = """\
 examples:
   seqdsd power runs/compare-ds1 --improvement 1.0       points: of a WER in percent, of BLEU from 0 to 100
   seqdsd power runs/compare-ds1 --relative 10           percent of the score before
+  seqdsd power runs/retrain-lenet300 --relative 2       how many parents, and what more repeats of each save
   seqdsd power --sd 1.2 --seeds 5                       what five seeds find whose differences have an SD of 1.2 points
   seqdsd power --sd 1.2 --improvement 1.0               how many seeds one point needs
   seqdsd power --sd-parents 0.05 --sd-repeats 0.1 --repeats 4 --improvement 0.05
@@ -123,20 +128,41 @@ def _of_folder(folder: Path) -> tuple[list[Scatter], list[ItemScatter]]:
     Raises:
         ValueError: If there are no runs, or they tell nothing.
     """
-    comparisons = compare_runs(read_runs([folder]).runs)
-    found = [one for comparison in comparisons for one in scatters(comparison)]
+    studies, others = retraining_studies(read_runs([folder]).runs)
+    comparisons = compare_runs(others)
+    found = [one for study in studies for one in _over_parents(study)]
+    found += [one for comparison in comparisons for one in scatters(comparison)]
     items = [one for comparison in comparisons for one in item_scatters(comparison)]
     if not found and not items:
         raise ValueError(
-            f"{folder}: no two seeds of two arms are complete, nor hypotheses there to compare, so nothing is known of "
-            "the scatter yet; train two seeds, or give it by --sd"
+            f"{folder}: no two seeds (or parents) of two arms are complete, nor hypotheses there to compare, "
+            "so nothing is known of the scatter yet; train two seeds, or give it by --sd"
         )
     return found, items
+
+
+def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
+    """Of each arm with pruning: what its effect scatters by over parents, retrained as often as these were."""
+    metric = study.kind.primary
+    for one in study_contrasts(study, split=study.splits[0], metric=metric):
+        if one.test and one.test.sd_seen > 0:
+            yield Scatter(
+                name=one.name,
+                unit="parents",
+                count=one.test.num_parents,
+                sd=one.test.sd_seen,
+                before=one.means[0],
+                metric=metric,
+                num_tests=one.family,
+                components=(one.test.sd_between_parents, one.test.sd_between_repeats),
+            )
 
 
 def _print(found: Sequence[Scatter], items: Sequence[ItemScatter], asked: _Asked, console: Console) -> None:
     if found and found[0].before is not None:
         console.print(_scatter_grid(found, asked).to_terminal())
+    if found and any(repeats := [_repeat_cells(one, asked) for one in found]):
+        console.print(_repeat_grid([cells for cells in repeats if cells]).to_terminal())
     if items:
         console.print(_item_grid(items, asked).to_terminal())
     console.print(_sentence(found, items, asked), highlight=False, markup=False)
@@ -164,6 +190,30 @@ def _scatter_cells(one: Scatter, asked: _Asked) -> tuple[str, ...]:
         needed, corrected = (one.needed(size, num_tests=n, **asked.how) for n in (1, asked.num_tests(one)))
         takes = f"{needed} ({corrected})"
     return one.name, str(one.count), written(one.sd), f"{find} ({find_corrected})", written(size), takes
+
+
+def _repeat_grid(rows: Sequence[tuple[str, ...]]) -> Grid:
+    """How many parents it takes, by how often each is retrained."""
+    return Grid(
+        name="power-repeats",
+        header=("Contrast", *(f"{number} repeat{'' if number == 1 else 's'}" for number in _REPEATS)),
+        sections=(tuple(rows),),
+        caption="Parents that it takes, each retrained so often in each arm (not corrected): repeats take away what "
+        "they scatter, not what parents differ by.",
+    )
+
+
+def _repeat_cells(one: Scatter, asked: _Asked) -> tuple[str, ...]:
+    """A row; none where there is nothing to find, or parents and repeats cannot be told apart."""
+    size = asked.of(one)
+    if size is None or one.components is None or not all(map(math.isfinite, one.components)):
+        return ()
+    parents, repeats = one.components
+    sds = [
+        sd_of_parents(sd_between_parents=parents, sd_between_repeats=repeats, num_repeats=number)
+        for number in _REPEATS
+    ]
+    return one.name, *(str(replace(one, sd=sd).needed(size, **asked.how)) if sd else "-" for sd in sds)
 
 
 def _item_grid(items: Sequence[ItemScatter], asked: _Asked) -> Grid:

@@ -31,6 +31,7 @@ class Scatter:
         before: Mean score before; None where it is not known.
         metric: The score.
         num_tests: How many tests a p-value is corrected for, contrasts times looks.
+        components: Of parents, the SDs between them and between their repeats; None of seeds.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scatter:
     before: float | None
     metric: Metric
     num_tests: int
+    components: tuple[float, float] | None = None
 
     @property
     def sd_interval(self) -> tuple[float, float]:

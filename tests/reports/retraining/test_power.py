@@ -1,0 +1,34 @@
+"""``seqdsd power`` of a study of retraining: its parents, and what more repeats of each would save."""
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from seqdsd.cli import main
+
+LLR = [[50, 58, 51], [60, 61, 68], [55, 51, 58], [49, 56, 49]]
+DSD = [[48, 41, 48], [58, 57, 66], [54, 48, 53], [45, 46, 43]]
+
+
+def parents(improvement: float, sd: float, alpha: float = 0.05) -> int:
+    return int(np.ceil(TTestPower().solve_power(improvement / sd, alpha=alpha, power=0.8)))
+
+
+@pytest.fixture
+def said(make_study, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["power", str(make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD)})), "--improvement", "0.3"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_parents_needed_and_what_repeats_save(said):
+    """Wrong items of 1,000: a tenth of a point each."""
+    llr, dsd = np.array(LLR) / 10, np.array(DSD) / 10
+    differences = (llr - dsd).mean(1)
+    seen = differences.std(ddof=1)
+    assert f"0.30 points (dsd-0.3 on llr) need {parents(0.3, seen)} parents at 80 % power;" in said
+    within = np.mean([*llr.var(1, ddof=1), *dsd.var(1, ddof=1)])
+    between = max(0.0, seen**2 - within * 2 / 3)
+    needed = [parents(0.3, np.sqrt(between + 2 * within / repeats)) for repeats in (1, 2, 4, 8, 16)]
+    assert "1 repeat 2 repeats 4 repeats 8 repeats 16 repeats" in said
+    assert f"dsd-0.3 on llr {' '.join(map(str, needed))}" in said and needed[0] > needed[-1]
