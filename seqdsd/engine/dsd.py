@@ -171,6 +171,8 @@ class DSDTraining:
                 self._start_from, restored_start=self._settings.restored_start
             )
             self._records.write_all(self._state)
+            # The first copies the phases' files, of which a redense phase may read the weights before pruning.
+            self._processes.wait()
         return None
 
     def _measure_given(self, phase: Phase) -> None:

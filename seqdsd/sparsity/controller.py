@@ -377,8 +377,9 @@ class DSD:
 
         Args:
             index: Of the phase, from 0; the number of phases where all are done.
-            epoch: How many of its epochs are done.
-            masks: Of the round, if the phase is within one.
+            epoch: How many of its epochs are done; after one, restored weights have had their start.
+            masks: Of the round, if the phase is within one. They say nothing of former values: a redense phase that is
+                to begin with these needs ``load_state_dict``.
 
         Raises:
             RuntimeError: If a phase is held.
@@ -390,7 +391,8 @@ class DSD:
         self._best_score = None
         self._best_epoch = -1
         self._best_weights = {}
-        self._former, self._former_weights, self._is_restored = {}, {}, False
+        self._former, self._former_weights = {}, {}
+        self._is_restored = epoch > 0  # weights that have trained since are not restored once more
 
     def control(self, model: nn.Module | None = None) -> DSD:
         """The same phases, epochs and learning rates with nothing pruned (LLR): what DSD is to be compared with.
@@ -506,6 +508,11 @@ class DSD:
                     f"{self._now.name}: which weights were pruned is not known; load a whole state"
                 )
             values = self._former_weights
+            if self._restored_start == "former" and values.keys() != self.masks.masks.keys():
+                raise RuntimeError(
+                    f"{self._now.name}: the former values of the pruned weights are not known, only their masks; "
+                    "load what dsd.state_dict() gave, or take restored_start='zero' or 'fresh'"
+                )
             if self._restored_start == "fresh":
                 assert self._make_fresh is not None  # or it was refused
                 made = fresh_weights(self._make_fresh, seed=self._seed, place=self._index)

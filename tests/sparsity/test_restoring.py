@@ -124,6 +124,29 @@ def test_an_interrupted_phase_is_not_restored_again():
         assert (model.first.weight == 7).all()
 
 
+def test_within_a_redense_phase_that_is_taken_up_nothing_is_restored_again():
+    """By whoever saves in another way, weights and position alone."""
+    model, dsd = make("fresh")
+    masks = []
+    train(model, dsd, stop=5, watch=lambda phase: masks.append(dsd.masks))
+    before = copy.deepcopy(model.state_dict())
+    _, again = make("fresh")
+    again.model.load_state_dict(before)
+    again.stand_at(2, epoch=1, masks=masks[2])
+    with again.hold(torch.optim.SGD(again.model.parameters(), lr=1e-3)):
+        assert all(torch.equal(one, before[name]) for name, one in again.model.state_dict().items())
+
+
+def test_former_values_that_nobody_knows_are_missed_in_words():
+    model, dsd = make("former")
+    masks = []
+    train(model, dsd, stop=4, between=True, watch=lambda phase: masks.append(dsd.masks))
+    _, again = make("former")
+    again.stand_at(2, masks=masks[1])
+    with pytest.raises(RuntimeError, match="Dense Iter 1: the former values .* are not known.*load what"):
+        again.enter(torch.optim.SGD(again.model.parameters(), lr=1e-3))
+
+
 def test_other_seeds_have_other_draws():
     models = []
     for seed in (0, 1):
