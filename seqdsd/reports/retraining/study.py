@@ -14,7 +14,7 @@ from typing import Any
 
 from seqdsd.kinds import Kind, Metric, Number
 from seqdsd.records.retraining import Place
-from seqdsd.reports.comparison.arms import OF_PRUNING, common_settings, corpus_name, of_one_set
+from seqdsd.reports.comparison.arms import OF_PRUNING, annealing, common_settings, corpus_name, of_one_set
 from seqdsd.reports.runs.reading import Refusal, Run
 
 Scores = Mapping[int, Mapping[int, Number]]
@@ -201,7 +201,7 @@ def _ladder(run: Run) -> str:
         for name, value in common_settings(run).items()
         if name not in (*OF_PRUNING, "start_weights")
     }
-    return repr((run.iters, sorted(common.items())))
+    return repr((run.iters, annealing(run), sorted(common.items())))
 
 
 def _order(run: Run) -> tuple[Any, ...]:
