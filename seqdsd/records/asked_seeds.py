@@ -1,4 +1,6 @@
-"""Which seeds a comparison was asked for, and of which it had results by then: ``seeds.jsonl`` in its folder.
+"""Which seeds a study was asked for, and of which it had results by then: ``seeds.jsonl`` in its folder.
+
+Of a comparison these are its seeds; of a study of retraining those of its retrainings, one a parent and repeat.
 
 Seeds that are added after a look at a result make its p-values too small: who adds seeds until a test is significant
 finds something sooner or later, whatever is there. Reports count the looks from here.

@@ -278,9 +278,10 @@ def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:
             "p_value": contrast.p_value,
             "p_holm": contrast.p_holm,
             "family": contrast.family,
+            "looks": contrast.num_looks,
             "sd_between_parents": test.sd_between_parents,
             "sd_between_repeats": test.sd_between_repeats,
-            "detectable": contrast.detectable,
+            "detectable": contrast.could_find(),
         }
         if test
         else None,

@@ -145,7 +145,7 @@ def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
     """Of each arm with pruning: what its effect scatters by over parents, retrained as often as these were."""
     metric = study.kind.primary
     for one in study_contrasts(study, split=study.splits[0], metric=metric):
-        if one.test and one.test.sd_seen > 0:
+        if one.test and one.test.test.standard_error:  # else nothing varies by more than rounding
             yield Scatter(
                 name=one.name,
                 unit="parents",
@@ -153,7 +153,7 @@ def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
                 sd=one.test.sd_seen,
                 before=one.means[0],
                 metric=metric,
-                num_tests=one.family,
+                num_tests=one.family * one.num_looks,
                 components=(one.test.sd_between_parents, one.test.sd_between_repeats),
             )
 
