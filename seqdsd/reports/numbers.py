@@ -279,8 +279,9 @@ def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:
             "p_holm": contrast.p_holm,
             "family": contrast.family,
             "looks": contrast.num_looks,
-            "sd_between_parents": test.sd_between_parents,
-            "sd_between_repeats": test.sd_between_repeats,
+            # Parents themselves are there once, and do not scatter as repeats do.
+            "sd_between_parents": test.sd_between_parents if contrast.parents else None,
+            "sd_between_repeats": test.sd_between_repeats if contrast.parents else None,
             "detectable": contrast.could_find(),
         }
         if test

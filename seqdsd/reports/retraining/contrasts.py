@@ -177,8 +177,10 @@ def headline(study: RetrainingStudy) -> str:
     if len(made) > 1:
         significant = [one for one in made if one.p_holm is not None and one.p_holm < ALPHA]
         better = sum(one.improvement > 0 for one in significant)
-        said += f". It is the best of {len(made)} contrasts; significantly better are {better}"
-        said += f", worse {len(significant) - better}"
+        said += f". It is the best of {len(made)} contrasts, for which p is Holm-corrected; "
+        said += f"significantly better are {better}, worse {len(significant) - better}"
+    if best.num_looks > 1:
+        said += f". p is multiplied by {best.num_looks} looks at the result"
     said += _power_in_words(best, parents)
     found = [one.finding for contrast in made for one in contrast.parents]
     return (

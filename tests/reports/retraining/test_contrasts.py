@@ -96,7 +96,9 @@ def test_the_headline_says_what_both_tests_find(make_study):
     assert said.startswith(
         "ResNet-20 on CIFAR-10, retrained, 4 parents: dsd-0.3 on llr improves test Top-1 error by 0.28 points"
     )
-    assert "the best of 2 contrasts; significantly better are 1, worse 0" in said
+    assert (
+        "the best of 2 contrasts, for which p is Holm-corrected; significantly better are 1, worse 0" in said
+    )
     assert f"would have said {better} times better and 0 times worse, of 8." in said
 
 
@@ -125,3 +127,4 @@ def test_retrainings_that_come_after_a_look_are_corrected_for(make_study):
     assert [one.p_holm for one in after] == pytest.approx([min(1, 2 * one.p_holm) for one in before])
     assert [one.p_value for one in after] == [one.p_value for one in before]
     assert "6 retrainings of each arm came after a look at the result of 6:" in " ".join(study_notes(study))
+    assert "p is multiplied by 2 looks at the result" in headline(study)
