@@ -66,3 +66,9 @@ def looks_before(asked: Sequence[AskedSeeds], seeds: Collection[int]) -> tuple[A
         for one in asked
         if {*one.seeds} & {*seeds} and len({*one.with_results} & {*seeds}) >= FEWEST_SEEDS
     )
+
+
+def still_to_come(asked: Sequence[AskedSeeds], seeds: Collection[int]) -> tuple[int, ...]:
+    """Those that were asked for together with some of these seeds, and are not among them."""
+    own = [one for one in asked if {*one.seeds} & {*seeds}]
+    return tuple(sorted({seed for one in own for seed in one.seeds} - {*seeds}))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.kinds import CORPORA, Kind, Metric, Number
-from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds, still_to_come
 from seqdsd.records.phases import SET_COUNTS
 from seqdsd.reports.runs.reading import ArmName, Record, Refusal, Run
 
@@ -173,6 +173,11 @@ class Comparison:
     def looks(self) -> tuple[AskedSeeds, ...]:
         """Seeds that were added when a result of others could be looked at: what was tested so once more."""
         return looks_before(self.asked, self.seeds)
+
+    @property
+    def still_to_come(self) -> tuple[int, ...]:
+        """Seeds that were asked for with those that are there, and of which no run is complete."""
+        return still_to_come(self.asked, self.seeds)
 
     @property
     def runs(self) -> tuple[Run, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.kinds import Kind, Metric, Number
-from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds, still_to_come
 from seqdsd.records.retraining import Place
 from seqdsd.reports.comparison.arms import OF_PRUNING, annealing, common_settings, corpus_name, of_one_set
 from seqdsd.reports.runs.reading import Refusal, Run
@@ -108,6 +108,11 @@ class RetrainingStudy:
     def looks(self) -> tuple[AskedSeeds, ...]:
         """Retrainings that were added when a result of others could be looked at: what was tested so once more."""
         return looks_before(self.asked, {run.seed for _, run in self.runs if run.is_complete})
+
+    @property
+    def still_to_come(self) -> tuple[int, ...]:
+        """Seeds of retrainings that were asked for and of which no two arms are complete."""
+        return still_to_come(self.asked, self.seeds_with_results)
 
     @property
     def seeds_with_results(self) -> set[int]:

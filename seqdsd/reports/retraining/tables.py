@@ -127,6 +127,11 @@ def study_notes(study: RetrainingStudy) -> list[str]:
     if study.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in study.left_out)}")
     notes += [added_in_words(one, num_looks=len(study.looks) + 1) for one in study.looks[-1:]]
+    if missing := len(study.still_to_come):
+        notes.append(
+            f"Asked for and not there yet: {missing} retrainings of each arm; finish them, for who stops where a "
+            "result pleases finds too much"
+        )
     if len(study.parents) == 1:
         notes.append("With one parent nothing can be said of others: train more (--num-parents, --parents)")
     return notes

@@ -128,3 +128,17 @@ def test_retrainings_that_come_after_a_look_are_corrected_for(make_study):
     assert [one.p_value for one in after] == [one.p_value for one in before]
     assert "6 retrainings of each arm came after a look at the result of 6:" in " ".join(study_notes(study))
     assert "p is multiplied by 2 looks at the result" in headline(study)
+
+
+def test_retrainings_that_were_asked_for_and_are_not_there_are_said(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD)})
+    there = [1000 * (parent + 1) + repeat for parent in range(4) for repeat in range(3)]
+    note_asked_seeds(folder, AskedSeeds((*there, 5000, 5001), ()))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert "Asked for and not there yet: 2 retrainings of each arm; finish them" in " ".join(
+        study_notes(study)
+    )
+    (folder / "seeds.jsonl").unlink()
+    note_asked_seeds(folder, AskedSeeds(tuple(there), ()))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert study_notes(study) == []
