@@ -1,4 +1,6 @@
-"""Which seeds a comparison was asked for, and of which it had results by then: ``seeds.jsonl`` in its folder.
+"""Which seeds a study was asked for, and of which it had results by then: ``seeds.jsonl`` in its folder.
+
+Of a comparison these are its seeds; of a study of retraining those of its retrainings, one a parent and repeat.
 
 Seeds that are added after a look at a result make its p-values too small: who adds seeds until a test is significant
 finds something sooner or later, whatever is there. Reports count the looks from here.
@@ -64,3 +66,9 @@ def looks_before(asked: Sequence[AskedSeeds], seeds: Collection[int]) -> tuple[A
         for one in asked
         if {*one.seeds} & {*seeds} and len({*one.with_results} & {*seeds}) >= FEWEST_SEEDS
     )
+
+
+def still_to_come(asked: Sequence[AskedSeeds], seeds: Collection[int]) -> tuple[int, ...]:
+    """Those that were asked for together with some of these seeds, and are not among them."""
+    own = [one for one in asked if {*one.seeds} & {*seeds}]
+    return tuple(sorted({seed for one in own for seed in one.seeds} - {*seeds}))

@@ -278,9 +278,11 @@ def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:
             "p_value": contrast.p_value,
             "p_holm": contrast.p_holm,
             "family": contrast.family,
-            "sd_between_parents": test.sd_between_parents,
-            "sd_between_repeats": test.sd_between_repeats,
-            "detectable": contrast.detectable,
+            "looks": contrast.num_looks,
+            # Parents themselves are there once, and do not scatter as repeats do.
+            "sd_between_parents": test.sd_between_parents if contrast.parents else None,
+            "sd_between_repeats": test.sd_between_repeats if contrast.parents else None,
+            "detectable": contrast.could_find(),
         }
         if test
         else None,

@@ -28,6 +28,7 @@ PROG = "seqdsd power"
 _POINTS = Metric("points", "points", 1, 2, False, "")
 """Of numbers by hand: in and out in the same units, such as percentage points."""
 _REPEATS = (1, 2, 4, 8, 16)
+_BY_HAND = ("sd", "seeds", "sd_parents", "sd_repeats", "repeats", "parents")
 _EPILOG = """\
 examples:
   seqdsd power runs/compare-ds1 --improvement 1.0       points: of a WER in percent, of BLEU from 0 to 100
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     asked = _Asked(options.improvement, options.relative, options.alpha, options.power, options.tests)
     try:
+        _check_together(options)
         found, items = _by_hand(options) if options.folder is None else _of_folder(options.folder)
         if options.json:
             print(json.dumps(json_values(_as_json(found, items, asked)), indent=2, allow_nan=False))
@@ -86,6 +88,23 @@ def main(argv: Sequence[str]) -> None:
             _print(found, items, asked, Console())
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {printable(str(error))}\n")
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """See that no flag is given that would have no effect.
+
+    Raises:
+        ValueError: If one is; the message names it.
+    """
+    given = {name for name in _BY_HAND if getattr(options, name) is not None}
+    if options.folder is not None:
+        idle, why = given, "is of a scatter that is given by hand, and a folder has its own"
+    elif "sd" in given:
+        idle, why = given - {"sd", "seeds"}, "has no effect beside --sd"
+    else:
+        idle, why = given & {"seeds"}, "goes with --sd; parents are --parents"
+    if idle:
+        raise ValueError(f"--{min(idle).replace('_', '-')} {why}; leave it out")
 
 
 def _by_hand(options: argparse.Namespace) -> tuple[list[Scatter], list[ItemScatter]]:
@@ -118,7 +137,7 @@ def _sd_of_parents(options: argparse.Namespace) -> float:
     return sd_of_parents(
         sd_between_parents=options.sd_parents,
         sd_between_repeats=options.sd_repeats,
-        num_repeats=options.repeats,
+        num_repeats=options.repeats or 1,
     )
 
 
@@ -145,7 +164,7 @@ def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
     """Of each arm with pruning: what its effect scatters by over parents, retrained as often as these were."""
     metric = study.kind.primary
     for one in study_contrasts(study, split=study.splits[0], metric=metric):
-        if one.test and one.test.sd_seen > 0:
+        if one.test and one.test.test.standard_error:  # else nothing varies by more than rounding
             yield Scatter(
                 name=one.name,
                 unit="parents",
@@ -153,7 +172,7 @@ def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
                 sd=one.test.sd_seen,
                 before=one.means[0],
                 metric=metric,
-                num_tests=one.family,
+                num_tests=one.family * one.num_looks,
                 components=(one.test.sd_between_parents, one.test.sd_between_repeats),
             )
 
@@ -324,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         type=Path,
         metavar="FOLDER",
-        help="of seqdsd compare: two seeds of two arms or more",
+        help="of seqdsd compare or retrain: two seeds, or parents, of two arms or more",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--improvement", type=_positive, metavar="POINTS", help="to be found, such as 1.0")
@@ -357,7 +376,6 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--repeats",
         type=_whole,
-        default=1,
         metavar="N",
         help="retrainings of a parent in an arm (default: 1)",
     )

@@ -24,13 +24,13 @@ from seqdsd.config import differences, read_config
 from seqdsd.engine import GivenWeights, make_fabric
 from seqdsd.recipes.catalog import Recipe
 from seqdsd.recipes.command import run_command
-from seqdsd.recipes.start_weights import given_run, weights_file
+from seqdsd.recipes.start_weights import NOTED, given_run, weights_file
 from seqdsd.recipes.training import LATER_PHASES, RunConfig, finished_phases, read_run_provenance
-from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records import RunFolder, RunFolderError, asked_seeds
 from seqdsd.records.retraining import SETTINGS, Place
 from seqdsd.reports.retraining.contrasts import headline
 from seqdsd.reports.retraining.study import retraining_studies
-from seqdsd.reports.retraining.tables import across_grid
+from seqdsd.reports.retraining.tables import across_grid, added_in_words
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import Phase
 from seqdsd.studies.command_line import (
@@ -72,7 +72,8 @@ without:
 
 Table 10 of the paper is one parent and 16 repeats. Retrainings of one parent hardly differ, so that its t-test speaks
 of this parent alone; the report sets beside it the test across parents. Phases that arms share are trained once. Stop
-it when you like: the same command goes on. More parents, repeats or arms may be asked for later.
+it when you like: the same command goes on. More parents, repeats or arms may be asked for later; but parents and
+repeats that are added after a look at a result make p-values too small, so reports multiply these by the looks.
 """
 _EPILOG = """\
 examples:
@@ -173,6 +174,7 @@ class RetrainPlan:
         self.recipe.write_common(self.settings, self.common, self.chosen)
         for arm in self.arms:
             self.recipe.write_common(self.settings_of(arm), arm.config, self.chosen)
+        _note_asked(self)
 
     @cached_property
     def shared(self) -> Mapping[str, tuple[Arm, int]]:
@@ -191,6 +193,13 @@ class RetrainPlan:
         """Whether all its retrainings have begun: then they no longer need it."""
         runs = (self._name(parent, repeat, arm) for repeat in range(self.repeats) for arm in self.arms)
         return all(RunFolder(self.out / run).config.is_file() for run in runs)
+
+    def begun_with(self, parent: Parent) -> set[str]:
+        """The sha256 of its weights, as those of its retrainings noted it that have begun."""
+        runs = (RunFolder(self.out / self._name(parent, 0, arm)) for arm in self.arms)
+        noted = [read_run_provenance(run).get(NOTED) for run in runs if run.config.is_file()]
+        # Retrainings of another parent, whose number this one has now, are refused as runs with other settings.
+        return {one["sha256"] for one in noted if one and Path(one["file"]).is_relative_to(parent.weights)}
 
     def _name(self, parent: Parent, repeat: int, arm: Arm) -> str:
         return Place(self.out, parent.number, repeat, arm.name).name
@@ -238,9 +247,35 @@ def retrain(argv: Sequence[str], console: Console) -> None:
     if options.dry_run:
         console.print(_arms_table(plan))
         console.print(f"parents: {len(plan.parents)}, repeats of each arm from each: {plan.repeats}")
+        if (new := _asked(plan)) and (warning := added_in_words(new)):
+            console.print(warning, style="yellow", highlight=False, markup=False)
         estimate(plan, options, console)
     elif carry_out(plan, options, console):
         show_result(plan.out, console)
+
+
+def _note_asked(plan: RetrainPlan) -> None:
+    """Keep which retrainings are asked for, and say it where they are added after a look at a result."""
+    if asked := _asked(plan):
+        asked_seeds.note_asked_seeds(plan.out, asked)
+        if warning := added_in_words(asked):
+            Console(stderr=True).print(warning, style="yellow", highlight=False, markup=False)
+
+
+def _asked(plan: RetrainPlan) -> asked_seeds.AskedSeeds | None:
+    seeds = [parent.seed(repeat) for parent in plan.parents for repeat in range(plan.repeats)]
+    # A folder from before it was kept does not tell what it was asked for: not that it was less than this.
+    is_kept = (plan.out / asked_seeds.FILE).is_file()
+    with_results = _seeds_with_results(plan.out) if is_kept else set[int]()
+    return asked_seeds.newly_asked(plan.out, seeds, with_results=with_results)
+
+
+def _seeds_with_results(out: Path) -> set[int]:
+    try:
+        studies, _ = retraining_studies(read_runs([out]).runs)
+    except RunFolderError:  # no runs yet
+        return set()
+    return {seed for study in studies for seed in study.seeds_with_results}
 
 
 def show_result(out: Path, console: Console) -> None:
@@ -320,7 +355,7 @@ def check_parents(plan: RetrainPlan) -> None:
         ValueError: If one is not; the message names it.
     """
     given = [parent for parent in plan.parents if not parent.is_trained_here and not plan.has_begun(parent)]
-    known: dict[str, Path] = {}
+    known = {digest: parent.weights for parent in plan.parents for digest in plan.begun_with(parent)}
     task = None
     for parent in given:
         config = plan.arms[0].of(parent.weights, parent.seed(0))

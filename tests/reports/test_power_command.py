@@ -90,6 +90,10 @@ def test_parents_and_their_repeats_by_hand(power):
         (["--sd", "1", "--seeds", "1"], "--seeds must be 2 or more"),
         (["--sd", "1", "--relative", "5"], "--relative is a share"),
         (["nowhere"], "nowhere: no such folder"),
+        (["runs", "--seeds", "5"], "--seeds is of a scatter that is given by hand, and a folder has its own"),
+        (["runs", "--sd-parents", "1", "--sd-repeats", "1"], "--sd-parents is of a scatter"),
+        (["--sd", "1", "--parents", "5"], "--parents has no effect beside --sd"),
+        (["--sd-parents", "1", "--sd-repeats", "1", "--seeds", "5"], "--seeds goes with --sd"),
         (["--sd", "1", "--seeds", "5", "--power", "2"], "power must lie from 0.5"),
     ],
 )

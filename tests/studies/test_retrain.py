@@ -24,6 +24,7 @@ from seqdsd.recipes import vision
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.recipes.command import parse_command
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.records.asked_seeds import AskedSeeds, read_asked_seeds
 from seqdsd.studies import retrain as command
 from seqdsd.studies.retrain import RetrainPlan, retrain
 
@@ -197,6 +198,17 @@ def test_more_parents_repeats_and_arms_may_be_asked_for_later(settings, study, c
     assert "parent-0/repeat-0/dsd-0.3_0.005-0.005" in left
 
 
+def test_retrainings_that_are_added_after_a_look_are_noted(settings, study, commands, capsys):
+    first, out = (1000, 1001, 2000, 2001), study[0]
+    commands(settings, out, "--num-parents", "4", "--repeats", "2", *LADDERS)
+    lines = read_asked_seeds(out)
+    assert lines[0] == AskedSeeds(first, ())
+    assert {4000, 4001} <= {*lines[-1].seeds} and lines[-1].with_results == first
+    assert "came after a look at the result of 4: who adds" in " ".join(capsys.readouterr().err.split())
+    commands(settings, out, "--num-parents", "4", "--repeats", "2", *LADDERS)
+    assert read_asked_seeds(out) == lines and "a look" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_that_is_missing_is_trained_in_a_process_of_its_own_and_the_result_is_printed(
     settings, study, monkeypatch
@@ -244,6 +256,17 @@ def test_runs_and_files_are_retrained(settings, parents, commands, tmp_path):
         given = records(tmp_path / "out", parent, 1, DSD)[0]["given"]
         assert given["file"] == str(parents[parent]) and len(given["sha256"]) == 64
     assert len(commands(settings, tmp_path / "out", *asked)) == len(left) - 3
+
+
+def test_a_parent_that_comes_later_is_not_one_that_is_retrained_already(
+    settings, parents, commands, tmp_path
+):
+    asked = ["--repeats", "2", "--learning-rates", "5e-3,5e-3"]
+    for arguments in commands(settings, tmp_path / "out", "--parents", str(parents[0]), *asked).values():
+        vision.main(arguments)
+    twin = changed_copy(parents[0], tmp_path / "twin", lambda run: None)
+    with pytest.raises(ValueError, match=r"twin: the same weights as .*dense; a parent counts once"):
+        ask(settings, tmp_path / "out", "--parents", str(parents[0]), str(twin), *asked, "--submit", "print")
 
 
 def changed_copy(run, folder, change):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.kinds import CORPORA, Kind, Metric, Number
-from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds, still_to_come
 from seqdsd.records.phases import SET_COUNTS
 from seqdsd.reports.runs.reading import ArmName, Record, Refusal, Run
 
@@ -175,6 +175,11 @@ class Comparison:
         return looks_before(self.asked, self.seeds)
 
     @property
+    def still_to_come(self) -> tuple[int, ...]:
+        """Seeds that were asked for with those that are there, and of which no run is complete."""
+        return still_to_come(self.asked, self.seeds)
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """All runs, arm by arm, the unfinished ones after the complete ones."""
         return tuple(run for arm in self.arms for runs in (arm.runs, arm.unfinished) for run in runs.values())
@@ -283,7 +288,7 @@ def _joining(others: Sequence[Run], wanted: str, used: set[str]) -> list[Run]:
 
 
 def _place(run: Run) -> tuple[Any, ...]:
-    return run.arm, run.seed, run.iters, str(_anneal(run))
+    return run.arm, run.seed, run.iters, str(annealing(run))
 
 
 def _of_pruning(run: Run) -> str:
@@ -296,12 +301,13 @@ def _divided(group: Sequence[Run]) -> Iterator[list[Run]]:
     lengths = sorted({run.iters for run in group if run.arm != "DSD"}) or [1]
     for length in lengths:
         members = [run for run in group if run.arm == "DSD" or run.iters == length]
-        baselines = _by(_anneal, [run for run in members if run.arm == "Baseline"])
-        others = _by(_anneal, [run for run in members if run.arm != "Baseline"])
+        baselines = _by(annealing, [run for run in members if run.arm == "Baseline"])
+        others = _by(annealing, [run for run in members if run.arm != "Baseline"])
         yield from ([*one, *other] for one, other in product(baselines, others))
 
 
-def _anneal(run: Run) -> Any:
+def annealing(run: Run) -> Any:
+    """What a run's learning rate is divided by after every epoch."""
     return dict(_flat(run.settings)).get(ANNEAL)
 
 
@@ -329,8 +335,8 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
         kind=first.kind,
         iters=max(run.iters for run in kept),
         settings=common_settings(first),
-        baseline_anneal=_anneal(baselines[0]) if baselines else None,
-        anneal=_anneal(others[0]) if others else None,
+        baseline_anneal=annealing(baselines[0]) if baselines else None,
+        anneal=annealing(others[0]) if others else None,
         arms=tuple(_arm(name, own) for name in ARMS if (own := [run for run in kept if run.arm == name])),
         left_out=(*of_other_sets, *twins),
         asked=tuple(line for folder in _folders_above(kept) for line in read_asked_seeds(folder)),
@@ -339,7 +345,7 @@ def _comparison(runs: Sequence[Run]) -> Comparison:
 
 def _folders_above(runs: Sequence[Run]) -> list[Path]:
     """Those of the comparisons that runs lie in: two above, as in ``compare-ds1/seed-0/dsd``."""
-    return list(dict.fromkeys(run.folder.path.resolve().parents[1] for run in runs))
+    return list(dict.fromkeys(run.folder.path.resolve().parent.parent for run in runs))
 
 
 def of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:

@@ -71,6 +71,7 @@ class StudyContrast:
         means: Over the parents, before and after.
         p_holm: The p-value of ``test``, corrected for the contrasts of its sort; None where there is none.
         family: How many contrasts were corrected for.
+        num_looks: How often a result was looked at before retrainings were added, this time included: likewise.
     """
 
     before: str
@@ -83,6 +84,7 @@ class StudyContrast:
     means: tuple[float, float]
     p_holm: float | None = None
     family: int = 1
+    num_looks: int = 1
 
     @property
     def name(self) -> str:
@@ -116,13 +118,21 @@ class StudyContrast:
             return "no test: one parent" if self.test is None else "no test: all parents differ by the same"
         return verdict(self.p_holm, self.improvement)
 
-    @property
-    def detectable(self) -> float | None:
-        """The smallest true improvement that so many parents find in four of five studies, going by their scatter."""
-        if self.test is None or not self.test.sd_seen > 0:
+    def could_find(self, *, num_tests: int = 1) -> float | None:
+        """The smallest true improvement that so many parents find in four of five studies, going by their scatter.
+
+        None where there is none.
+
+        Args:
+            num_tests: Over how many alpha is divided: what is found then is so after Holm's correction, too.
+        """
+        if self.test is None or not self.test.test.standard_error:
             return None
-        count = self.test.num_parents
-        return detectable(standard_error=self.test.sd_seen / math.sqrt(count), degrees_of_freedom=count - 1)
+        return detectable(
+            standard_error=self.test.test.standard_error,
+            degrees_of_freedom=self.test.num_parents - 1,
+            alpha=ALPHA / num_tests,
+        )
 
     def count(self, finding: Finding) -> int:
         """Of how many parents Table 10's test finds so."""
@@ -130,16 +140,16 @@ class StudyContrast:
 
 
 def study_contrasts(study: RetrainingStudy, *, split: str, metric: Metric) -> list[StudyContrast]:
-    """Every arm with pruning on the one without, corrected for their number."""
+    """Every arm with pruning on the one without, corrected for their number and for looks."""
     made = [
         _contrast(before.name, after, before.scores(split, metric), split, metric)
         for before, after in study.pairs()
     ]
-    return _corrected([one for one in made if one])
+    return _corrected([one for one in made if one], 1 + len(study.looks))
 
 
 def gains_on_parents(study: RetrainingStudy, *, split: str, metric: Metric) -> list[StudyContrast]:
-    """Every arm on the parents as they were, corrected for their number: what the longer training brings."""
+    """Every arm on the parents as they were, corrected likewise: what the longer training brings."""
     made = []
     for arm in study.arms.values():
         given = {
@@ -148,7 +158,7 @@ def gains_on_parents(study: RetrainingStudy, *, split: str, metric: Metric) -> l
         }
         if one := _contrast("parents", arm, given, split, metric):
             made.append(replace(one, parents=()))
-    return _corrected(made)
+    return _corrected(made, 1 + len(study.looks))
 
 
 def headline(study: RetrainingStudy) -> str:
@@ -162,13 +172,16 @@ def headline(study: RetrainingStudy) -> str:
     said = f"{study.title}, {parents}: {best.after} on {best.before} improves {split} {metric.title} by {_points(best)}"
     if best.interval:
         low, high = (metric.written(end) for end in best.interval)
-        said += f", 95 % CI [{low}, {high}] across parents"
+        said += f", 95 % CI [{low}, {high}] across parents, of this contrast alone"
     said += f": {best.verdict}"
     if len(made) > 1:
         significant = [one for one in made if one.p_holm is not None and one.p_holm < ALPHA]
         better = sum(one.improvement > 0 for one in significant)
-        said += f". It is the best of {len(made)} contrasts; significantly better are {better}"
-        said += f", worse {len(significant) - better}"
+        said += f". It is the best of {len(made)} contrasts, for which p is Holm-corrected; "
+        said += f"significantly better are {better}, worse {len(significant) - better}"
+    if best.num_looks > 1:
+        said += f". p is multiplied by {best.num_looks} looks at the result"
+    said += _power_in_words(best, parents)
     found = [one.finding for contrast in made for one in contrast.parents]
     return (
         f"{said}. Table 10's test, of one parent at a time, would have said {found.count('better')} times better and "
@@ -179,6 +192,16 @@ def headline(study: RetrainingStudy) -> str:
 def _points(contrast: StudyContrast) -> str:
     points = f"{contrast.metric.written(contrast.improvement)} points"
     return points if contrast.relative is None else f"{points} ({100 * contrast.relative:z.1f} % relative)"
+
+
+def _power_in_words(contrast: StudyContrast, parents: str) -> str:
+    """What the test could have found; nothing where nothing varies."""
+    num_tests = contrast.family * contrast.num_looks
+    alone, corrected = contrast.could_find(), contrast.could_find(num_tests=num_tests)
+    if alone is None or corrected is None:
+        return ""
+    said = f". With {parents} it could have found {contrast.metric.written(corrected)} points at 80 % power"
+    return said if num_tests == 1 else f"{said} ({contrast.metric.written(alone)} if it were the only test)"
 
 
 def _contrast(
@@ -228,9 +251,15 @@ def _known(p_value: float) -> float | None:
     return None if math.isnan(p_value) else p_value
 
 
-def _corrected(made: Sequence[StudyContrast]) -> list[StudyContrast]:
-    """Holm's method; a contrast whose parents all differ by the same counts with p = 1."""
+def _corrected(made: Sequence[StudyContrast], num_looks: int) -> list[StudyContrast]:
+    """Holm's method, times the looks; a contrast whose parents all differ by the same counts with p = 1."""
     tried = [one for one in made if one.test]
     p_values = holm([1.0 if one.p_value is None else one.p_value for one in tried])
-    corrected = {one.name: p for one, p in zip(tried, p_values, strict=True) if one.p_value is not None}
-    return [replace(one, p_holm=corrected.get(one.name), family=len(tried)) for one in made]
+    corrected = {
+        one.name: min(1.0, num_looks * p)
+        for one, p in zip(tried, p_values, strict=True)
+        if one.p_value is not None
+    }
+    return [
+        replace(one, p_holm=corrected.get(one.name), family=len(tried), num_looks=num_looks) for one in made
+    ]

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from seqdsd.kinds import Kind, Metric, Number
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before, read_asked_seeds, still_to_come
 from seqdsd.records.retraining import Place
-from seqdsd.reports.comparison.arms import OF_PRUNING, common_settings, corpus_name, of_one_set
+from seqdsd.reports.comparison.arms import OF_PRUNING, annealing, common_settings, corpus_name, of_one_set
 from seqdsd.reports.runs.reading import Refusal, Run
 
 Scores = Mapping[int, Mapping[int, Number]]
@@ -91,6 +92,7 @@ class RetrainingStudy:
         runs: All retrainings, the unfinished too.
         unfinished: Those that do not count.
         left_out: Runs that cannot stand beside the others.
+        asked: The seeds of retrainings that were asked for, one a parent and repeat; empty where the folder says none.
     """
 
     folder: Path
@@ -100,6 +102,23 @@ class RetrainingStudy:
     runs: tuple[tuple[Place, Run], ...]
     unfinished: tuple[Run, ...]
     left_out: tuple[Refusal, ...]
+    asked: tuple[AskedSeeds, ...] = ()
+
+    @property
+    def looks(self) -> tuple[AskedSeeds, ...]:
+        """Retrainings that were added when a result of others could be looked at: what was tested so once more."""
+        return looks_before(self.asked, {run.seed for _, run in self.runs if run.is_complete})
+
+    @property
+    def still_to_come(self) -> tuple[int, ...]:
+        """Seeds of retrainings that were asked for and of which no two arms are complete."""
+        return still_to_come(self.asked, self.seeds_with_results)
+
+    @property
+    def seeds_with_results(self) -> set[int]:
+        """Of the parents and repeats of which two arms are complete: what a report compares."""
+        counted = Counter(run.seed for _, run in self.runs if run.is_complete)
+        return {seed for seed, num_arms in counted.items() if num_arms > 1}
 
     @property
     def parents(self) -> tuple[int, ...]:
@@ -155,6 +174,7 @@ def _study(folder: Path, placed: Sequence[tuple[Place, Run]]) -> RetrainingStudy
         runs=tuple(placed),
         unfinished=tuple(run for _, run in kept if not run.is_complete),
         left_out=(*of_other_sets, *of_other_parents),
+        asked=read_asked_seeds(folder),
     )
 
 
@@ -201,7 +221,7 @@ def _ladder(run: Run) -> str:
         for name, value in common_settings(run).items()
         if name not in (*OF_PRUNING, "start_weights")
     }
-    return repr((run.iters, sorted(common.items())))
+    return repr((run.iters, annealing(run), sorted(common.items())))
 
 
 def _order(run: Run) -> tuple[Any, ...]:

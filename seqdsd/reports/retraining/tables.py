@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 
 from seqdsd.kinds import NONE, Metric, Number
 from seqdsd.records import slug
+from seqdsd.records.asked_seeds import FEWEST_SEEDS, AskedSeeds
 from seqdsd.reports.comparison.contrasts import verdict
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.retraining.contrasts import (
@@ -125,9 +126,27 @@ def study_notes(study: RetrainingStudy) -> list[str]:
         notes.append(f"Unfinished and not counted: {names}{more}")
     if study.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in study.left_out)}")
+    notes += [added_in_words(one, num_looks=len(study.looks) + 1) for one in study.looks[-1:]]
+    if missing := len(study.still_to_come):
+        notes.append(
+            f"Asked for and not there yet: {missing} retrainings of each arm; finish them, for who stops where a "
+            "result pleases finds too much"
+        )
     if len(study.parents) == 1:
         notes.append("With one parent nothing can be said of others: train more (--num-parents, --parents)")
     return notes
+
+
+def added_in_words(asked: AskedSeeds, *, num_looks: int | None = None) -> str:
+    """What adding parents or repeats after a look does to p-values; empty where no result could be looked at before."""
+    if len(asked.with_results) < FEWEST_SEEDS:
+        return ""
+    looks = "number of looks" if num_looks is None else f"{num_looks} looks"
+    return (
+        f"{len(asked.seeds)} retrainings of each arm came after a look at the result of {len(asked.with_results)}: who "
+        "adds parents or repeats until a test is significant finds too much, so p across parents is multiplied by the "
+        f"{looks} in verdicts"
+    )
 
 
 def _metrics(study: RetrainingStudy) -> list[Metric]:
@@ -151,7 +170,7 @@ def _across_cells(contrast: StudyContrast) -> Cells:
         _found(contrast),
         _fine(test.sd_between_parents if test and contrast.parents else None, metric),
         _fine(test.sd_between_repeats if test and contrast.parents else None, metric),
-        _fine(contrast.detectable, metric),
+        _fine(contrast.could_find(), metric),
     )
 
 
@@ -208,7 +227,7 @@ def _across_caption(study: RetrainingStudy, split: str, metric: Metric, made: Se
         f"Interval and p are of each contrast alone; the verdict is Holm-corrected for the {family} contrasts of its "
         "section. The last section: each arm on its parents as they were",
         "SD: of the improvement from parent to parent, and of the retrainings of one parent. Detectable: the true "
-        "improvement that such a test finds four times of five",
+        "improvement that such a test finds four times of five, not corrected",
         TABLE_10_SAYS,
         *study_notes(study),
     )

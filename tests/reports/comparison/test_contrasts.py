@@ -285,6 +285,17 @@ def test_a_look_before_seeds_were_added_is_corrected_for(made):
     assert note.endswith("multiplied by the 3 looks")
 
 
+def test_seeds_that_were_asked_for_and_are_not_there_are_said(made):
+    planned = made(baseline=BASELINE_NEAR, dsdsd=DSDSD_NEAR)
+    (note,) = (
+        note
+        for note in comparison_notes(looked(planned, (list(range(6)), []), ([8], [])))
+        if "Asked for" in note
+    )
+    assert note.startswith("Asked for and not there yet: seeds 4, 5; finish them")
+    assert not any("Asked for" in note for note in comparison_notes(looked(planned, ([0, 1, 2, 3], []))))
+
+
 def test_what_looking_does_and_what_the_correction_leaves_of_it():
     """No effect; after 5 seeds a look, and 2 more where nothing was found, up to 13: what docs/comparing.md says."""
     scores = np.random.default_rng(0).normal(size=(10_000, 13))

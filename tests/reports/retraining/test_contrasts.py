@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.power import TTestPower
 
+from seqdsd.records.asked_seeds import AskedSeeds, note_asked_seeds
 from seqdsd.reports.retraining.contrasts import gains_on_parents, headline, study_contrasts
 from seqdsd.reports.retraining.study import retraining_studies
+from seqdsd.reports.retraining.tables import study_notes
 from seqdsd.reports.runs.reading import read_runs
 
 LLR = [[50, 52, 51], [60, 61, 62], [55, 55, 58], [49, 50, 49]]
@@ -80,7 +83,7 @@ def test_what_cannot_be_tested_is_said(make_study):
 def test_parents_that_all_differ_by_the_same_have_no_test(make_study):
     alike = {"llr": (0, [[50, 50], [60, 60]]), "dsd-0.3": (0.3, [[49, 49], [59, 59]])}
     (one,) = contrasts_of(make_study(alike))
-    assert one.p_value is None and one.detectable is None
+    assert one.p_value is None and one.could_find() is None
     assert one.verdict == "no test: all parents differ by the same"
     assert [parent.finding for parent in one.parents] == ["neither", "neither"]
 
@@ -93,5 +96,49 @@ def test_the_headline_says_what_both_tests_find(make_study):
     assert said.startswith(
         "ResNet-20 on CIFAR-10, retrained, 4 parents: dsd-0.3 on llr improves test Top-1 error by 0.28 points"
     )
-    assert "the best of 2 contrasts; significantly better are 1, worse 0" in said
+    assert (
+        "the best of 2 contrasts, for which p is Holm-corrected; significantly better are 1, worse 0" in said
+    )
     assert f"would have said {better} times better and 0 times worse, of 8." in said
+
+
+def test_the_headline_says_what_so_many_parents_could_have_found(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, BAD)})
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    differences = (np.mean(LLR, axis=1) - np.mean(DSD, axis=1)) / 10
+    alone, corrected = (
+        TTestPower().solve_power(nobs=4, alpha=alpha, power=0.8) * differences.std(ddof=1)
+        for alpha in (0.05, 0.05 / 2)
+    )
+    said = f"With 4 parents it could have found {corrected:.2f} points at 80 % power ({alone:.2f} if it were the only"
+    assert said in headline(study)
+
+
+def test_retrainings_that_come_after_a_look_are_corrected_for(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, BAD)})
+    before = contrasts_of(folder)
+    by_parent = [[1000 * (parent + 1) + repeat for repeat in range(3)] for parent in range(4)]
+    first, later = [*by_parent[0], *by_parent[1]], [*by_parent[2], *by_parent[3]]
+    note_asked_seeds(folder, AskedSeeds(tuple(first), ()))
+    assert [one.p_holm for one in contrasts_of(folder)] == [one.p_holm for one in before]
+    note_asked_seeds(folder, AskedSeeds(tuple(later), tuple(first)))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    after = contrasts_of(folder)
+    assert [one.p_holm for one in after] == pytest.approx([min(1, 2 * one.p_holm) for one in before])
+    assert [one.p_value for one in after] == [one.p_value for one in before]
+    assert "6 retrainings of each arm came after a look at the result of 6:" in " ".join(study_notes(study))
+    assert "p is multiplied by 2 looks at the result" in headline(study)
+
+
+def test_retrainings_that_were_asked_for_and_are_not_there_are_said(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD)})
+    there = [1000 * (parent + 1) + repeat for parent in range(4) for repeat in range(3)]
+    note_asked_seeds(folder, AskedSeeds((*there, 5000, 5001), ()))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert "Asked for and not there yet: 2 retrainings of each arm; finish them" in " ".join(
+        study_notes(study)
+    )
+    (folder / "seeds.jsonl").unlink()
+    note_asked_seeds(folder, AskedSeeds(tuple(there), ()))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert study_notes(study) == []

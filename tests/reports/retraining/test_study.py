@@ -42,6 +42,16 @@ def test_each_arm_with_pruning_stands_beside_the_one_without_at_its_rates(make_s
     assert set(study.arms["llr"].epochs) == {4}
 
 
+def test_arms_that_anneal_otherwise_stand_beside_their_own_like(make_study):
+    folder = make_study({name: ARMS[name] for name in ("llr", "dsd-0.3")})
+    for run in folder.glob("parent-*/repeat-*"):
+        for arm in ("llr", "dsd-0.3"):
+            config = shutil.copytree(run / arm, run / f"fast-{arm}") / "config.toml"
+            config.write_text(config.read_text().replace("anneal = 1.0", "anneal = 1.5"))
+    beside = {after.name: before.name for before, after in study_in(folder)[0].pairs()}
+    assert beside == {"dsd-0.3": "llr", "fast-dsd-0.3": "fast-llr"}
+
+
 def test_other_runs_are_compared_as_ever(make_study, make_comparison):
     study, comparison = make_study(ARMS), make_comparison(seeds=[0])
     shutil.copytree(study / "parent-0/repeat-0/llr", study.parent / "parent-0/repeat-0/llr")  # of no study

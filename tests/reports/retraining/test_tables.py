@@ -100,6 +100,8 @@ def test_numbers_for_other_programs(read):
     one = next(one for one in study["contrasts"] if (one["split"], one["metric"]) == ("test", "top1_error"))
     assert one["improvement"] == pytest.approx(0.0027777778)
     assert one["across_parents"]["parents"] == 3 and one["across_parents"]["family"] == 2
+    on_parents = [one["across_parents"] for one in study["contrasts"] if one["before"] == "parents"]
+    assert on_parents and not any(one["sd_between_parents"] is not None for one in on_parents)
     assert [parent["parent"] for parent in one["table_10_of_each_parent"]] == [0, 1, 2]
     rows = list(csv.DictReader(io.StringIO(to_csv(*read))))
     assert {row["arm"] for row in rows} == set(ARMS) and {row["comparison"] for row in rows} == {
