@@ -9,6 +9,7 @@ from the paper's. What a run does is ``SpeechRecipe``'s.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not math.isfinite(self.blank_bias):
+            raise ValueError(f"blank_bias must be finite, got {self.blank_bias}")
 
 
 @dataclass(frozen=True, kw_only=True)
