@@ -190,9 +190,9 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         notes.append(f"Not there: {'; '.join(missing)}")
     if comparison.left_out:
         notes.append(f"Not counted: {'; '.join(refusal.message for refusal in comparison.left_out)}")
-    if missing := comparison.still_to_come:
+    if to_come := comparison.still_to_come:
         notes.append(
-            f"Asked for and not there yet: seed{'' if len(missing) == 1 else 's'} {', '.join(map(str, missing))}; "
+            f"Asked for and not there yet: seed{'' if len(to_come) == 1 else 's'} {', '.join(map(str, to_come))}; "
             "finish them, for who stops where a result pleases finds too much"
         )
     notes += [added_in_words(one, num_looks=len(comparison.looks) + 1) for one in comparison.looks[-1:]]
