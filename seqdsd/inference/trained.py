@@ -312,11 +312,13 @@ def load_encoder(
                 "--weights"
             )
     encoder = make_encoder(name, weights)
-    if trained.config.features is not None and not name_is_given:
+    features = trained.config.features
+    # efficientnet_lite0_feats.npy says itself which CNN made it.
+    if features is not None and not name_is_given and name not in features.name:
         log.warning(
             "the run was trained on the features in %s; those that %s makes of images may differ from them, if only "
             "by its preprocessing. Name the CNN that made that file by --encoder, which silences this",
-            trained.config.features,
+            features,
             name,
         )
     return encoder.to(trained.device)

@@ -348,6 +348,10 @@ def test_features_from_a_file_are_taken_for_those_of_the_cnn_in_the_settings_whi
     caplog.clear()
     assert call(capsys, "caption", run_copy.path, path, "--encoder", "efficientnet_lite0")[0] == 0
     assert caplog.text == ""
+    named = run_copy.config.read_text().replace("feats.npy", "efficientnet_lite0_feats.npy")
+    run_copy.config.write_text(named)  # the file's name says which CNN made it
+    assert call(capsys, "caption", run_copy.path, path)[0] == 0
+    assert caplog.text == ""
 
 
 def test_a_cnn_whose_features_do_not_fit_is_refused(run, run_copy, shapes, capsys):
