@@ -5,12 +5,13 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from seqdsd.config import differences, read_config, to_toml
 from seqdsd.recipes import ds1, ds2
 from seqdsd.recipes.fitting import AS_CHOSEN, DS1, DS2, Planned, fitted, steps_an_epoch
 from seqdsd.recipes.measuring import CorpusMeasure
-from seqdsd.text import ENGLISH_ALPHABET
+from seqdsd.text import ENGLISH_ALPHABET, CharacterTokenizer
 
 HOURS = (1 / 12, 1 / 6, 1 / 4, 0.5, 0.7, 1, 2.5, 5, 10, 30, 100, 300, 960, 1000)
 MEAN_SECONDS = (0.5, 3.0, 12.0)
@@ -146,6 +147,26 @@ def test_one_long_utterance_does_not_make_all_batches_large(fit):
         for one in (usual, long)
     ]
     assert says_so == [False, True]
+
+
+@pytest.mark.parametrize("recipe", [ds1, ds2])
+def test_the_network_begins_with_a_likely_blank(recipe):
+    """As chosen, beside the paper's own of the same first weights."""
+    base, numbers = RECIPES[recipe.__name__.rpartition(".")[2]]
+    chosen = fitted(corpus(0.5), base, numbers).settings
+    tokenizer = CharacterTokenizer()
+
+    def first_bias(settings):
+        torch.manual_seed(0)
+        return recipe.make_model(settings, tokenizer).output.bias.detach()
+
+    plain = replace(chosen, network=replace(chosen.network, blank_bias=base.network.blank_bias))
+    added = first_bias(chosen) - first_bias(plain)
+    expected = torch.zeros_like(added)
+    expected[tokenizer.blank_id] = 3.0
+    torch.testing.assert_close(added, expected)
+    with pytest.raises(ValueError, match="blank_bias must be finite, got nan"):
+        replace(chosen.network, blank_bias=float("nan"))
 
 
 def test_an_alphabet_is_not_said_to_be_chosen_for_sub_words(fit):
