@@ -24,7 +24,8 @@ class ParentsTest:
             of parents.
         num_repeats: Fewest and most retrainings of a parent in an arm; equal where the design is balanced.
         sd_between_parents: Standard deviation of the effect from parent to parent, without what repeats scatter; 0
-            where these explain all of it, NaN where no parent has repeats: then the two cannot be told apart.
+            where these explain all of it, NaN where no parent has repeats: then the two cannot be told apart. Repeats
+            count as independent: where those of both arms rise and fall together (a common seed) it is too small.
         sd_between_repeats: Standard deviation of the retrainings of one parent in one arm; NaN where there are none.
         sd_seen: Of the parents' mean differences, with what repeats leave in them: what the test goes by.
     """
