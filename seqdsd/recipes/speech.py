@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -61,6 +61,26 @@ class TokenizerSettings:
             raise ValueError(f"alphabet: {error}") from None
 
 
+@dataclass(frozen=True)
+class EmbeddedCorpusSettings:
+    """Of the corpus that is synthesised where no data is named."""
+
+    train_utterances: int | None = None
+    """By its voices for training; by default 1,200."""
+    dev_utterances: int | None = None
+    """By its voices for dev; by default 100."""
+    test_utterances: int | None = None
+    """By its voices for test; by default 200. With 5,000, hardly more to make, scores of networks scatter less."""
+
+    def __post_init__(self) -> None:
+        _ = self.spec  # raises for numbers below 1
+
+    @property
+    def spec(self) -> SyntheticSpeech:
+        """What is made."""
+        return SyntheticSpeech(**{name: size for name, size in asdict(self).items() if size is not None})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SpeechConfig(RunConfig):
     """The settings that every recogniser's recipe has."""
@@ -70,6 +90,7 @@ class SpeechConfig(RunConfig):
     data: Path | None = None
     """Folder with train.jsonl, dev.jsonl and test.jsonl (or several test_NAME.jsonl); scripts in data_prep/ write them.
     Or with Kaldi's, Lhotse's or seqdsd shard's. Without it a small corpus is synthesised."""
+    corpus: EmbeddedCorpusSettings = field(default_factory=EmbeddedCorpusSettings)
     iters: int = 2
     """Rounds of sparse and redense phases after the first dense phase (Tables 7 and 9: 2)."""
     hidden_size: int
@@ -79,6 +100,13 @@ class SpeechConfig(RunConfig):
     batches: BatchSettings = field(default_factory=BatchSettings)
     features: FeatureSettings = field(default_factory=FeatureSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is not None and self.corpus != EmbeddedCorpusSettings():
+            raise ValueError(
+                f"corpus: sizes of the synthesised corpus, but data names {self.data}; leave out one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,7 @@ class SpeechRecipe:
         Raises:
             ValueError: For data or weights that cannot be used.
         """
-        folder = config.data or synthetic_speech(SyntheticSpeech())
+        folder = config.data or synthetic_speech(config.corpus.spec)
         corpus = read_corpus(folder, on_bad_data=config.on_bad_data, with_test=config.score_test)
         tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
         make = partial(self.make_model, config, tokenizer)

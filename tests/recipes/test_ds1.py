@@ -666,3 +666,23 @@ def test_a_whole_run_on_a_gpu(tone_corpus, tmp_path, tiny_ds1, precision):
     assert [round(record["measured_sparsity"], 2) for record in result.phases] == [0.0, 0.5, 0.0]
     losses_of_all = [loss for record in result.phases for loss in record["train_loss"]]
     assert losses_of_all[-1] < losses_of_all[0] and all(map(math.isfinite, losses_of_all))
+
+
+def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path / "cache"))
+    flags = ["--corpus.train-utterances", "26", "--corpus.dev-utterances", "5", "--corpus.test-utterances", "9"]
+    command = parse_command(
+        ds1.Config, prog="ds1", description="", without_data=ds1.RECIPE.embedded_settings, argv=flags
+    )
+    task = ds1.RECIPE.make_task(command.settings)
+    assert [len(task.utterances(split)) for split in ("train", "dev", "test")] == [26, 5, 9]
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(command.settings))
+    assert read_config(file, ds1.Config()).corpus == command.settings.corpus
+
+
+def test_sizes_of_the_synthesised_corpus_beside_data_are_refused(tmp_path, tiny_ds1):
+    with pytest.raises(ValueError, match="corpus: sizes of the synthesised corpus, but data names"):
+        tiny_ds1(tmp_path, tmp_path / "run", corpus=speech.EmbeddedCorpusSettings(test_utterances=5))
+    with pytest.raises(ValueError, match="test_utterances must be at least 1, got 0"):
+        speech.EmbeddedCorpusSettings(test_utterances=0)
