@@ -178,6 +178,7 @@ CORPORA = {
     "an4": "AN4",
     "flickr8k": "Flickr8k",
     "mnist": "MNIST",
+    "mnist-5000": "5,000 digits of MNIST",
     "cifar10": "CIFAR-10",
     "imagenet": "ImageNet",
 }

@@ -13,8 +13,17 @@ from seqdsd.atomic import write_atomically
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object a line, atomically. NaN and infinity, which JSON does not have, become null."""
-    lines = (json.dumps(json_values(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_atomically(path, "".join(lines))
+    write_atomically(path, "".join(f"{_line(row)}\n" for row in rows))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (
+        TypeError,
+        ValueError,
+    ):  # not many: looking through every row for what JSON lacks takes twice as long
+        return json.dumps(json_values(row), ensure_ascii=False, allow_nan=False)
 
 
 def json_values(value: Any) -> Any:

@@ -8,22 +8,20 @@ from __future__ import annotations
 import heapq
 import os
 import re
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from seqdsd.engine import StopRequested
 from seqdsd.engine.interrupt import stop_on_signals
 from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.studies.processes import Running, start
 
 POLL_SECONDS = 0.2
 SECONDS_TO_SAVE = 110
@@ -33,12 +31,6 @@ LOG_LINES_SHOWN = 15
 _TORCHRUN_FAILED = re.compile(
     r"E\d{4} .*torch/distributed/elastic.* failed \(exitcode: (?P<exitcode>-?\d+)\)"
 )
-_TIED_TO_PARENT = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class JobsFailed(ValueError):
@@ -236,16 +228,16 @@ def run_jobs(jobs: Sequence[Job], *, share: Share, logs: Path, show: JobsView) -
 
 
 @contextmanager
-def _processes() -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _processes() -> Iterator[dict[str, Running]]:
     """The running processes by name; none outlives the block."""
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    processes: dict[str, Running] = {}
     try:
         yield processes
     finally:
         _stop(processes)
 
 
-def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Mapping[str, Running]) -> None:
     """Let all processes save and end."""
     for process in processes.values():
         process.terminate()
@@ -253,9 +245,7 @@ def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _start_ready(
-    states: JobStates, processes: dict[str, subprocess.Popen[bytes]], logs: Path, show: JobsView
-) -> None:
+def _start_ready(states: JobStates, processes: dict[str, Running], logs: Path, show: JobsView) -> None:
     for job in filter(states.is_ready, states.jobs):
         free = sorted(set(range(states.share.runs)) - set(states.running.values()))
         if not free:
@@ -266,9 +256,8 @@ def _start_ready(
             states.waiting.add(job.name)
             continue
         states.waiting.discard(job.name)
-        with _log(logs, job).open("ab") as output:
-            command = states.share.command(job)
-            processes[job.name] = _start(command, output, states.share.environment(free[0]))
+        command, environment = states.share.command(job), states.share.environment(free[0])
+        processes[job.name] = start(command, _log(logs, job), environment)
         states.running[job.name] = free[0]
         show.started(job, _log(logs, job))
 
@@ -284,39 +273,14 @@ def _is_held(folder: RunFolder) -> bool:
         return True
 
 
-def _start(command: list[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    output.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode())
-    output.flush()
-    return subprocess.Popen(
-        _tied_to_us(command),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # Ctrl-C in the terminal must reach it once, through us
-    )
-
-
-def _tied_to_us(command: list[str]) -> list[str]:
-    """The command, started so that it gets SIGTERM and saves when this process ends, however that happens.
-
-    What prctl(2) sets outlives exec, so the run need not know of it. Only Linux has it.
-    """
-    if sys.platform != "linux":
-        return command
-    return [sys.executable, "-ISc", _TIED_TO_PARENT, str(os.getpid()), *command]
-
-
-def _collect(
-    states: JobStates, processes: dict[str, subprocess.Popen[bytes]], logs: Path, show: JobsView
-) -> None:
+def _collect(states: JobStates, processes: dict[str, Running], logs: Path, show: JobsView) -> None:
     for job in states.jobs:
         process = processes.get(job.name)
-        if process is None or process.poll() is None:
+        if process is None or (status := process.poll()) is None:
             continue
         del processes[job.name], states.running[job.name]
-        failure = _failure(process.returncode)
-        if process.returncode == 1 and _was_killed_under_torchrun(_log(logs, job)):
+        failure = _failure(status)
+        if status == 1 and _was_killed_under_torchrun(_log(logs, job)):
             failure = _failure(-signal.SIGKILL)
         if failure is None:
             states.done.add(job.name)
