@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from seqdsd.records import json_values
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.comparison.power import ItemScatter, Scatter, item_scatters, main_scatter, scatters
 from seqdsd.reports.layout import Grid
-from seqdsd.reports.retraining.contrasts import study_contrasts
-from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
+from seqdsd.reports.retraining.power import scatters as scatters_of_parents
+from seqdsd.reports.retraining.study import retraining_studies
 from seqdsd.reports.runs.reading import read_runs
 
 PROG = "seqdsd power"
@@ -149,7 +149,7 @@ def _of_folder(folder: Path) -> tuple[list[Scatter], list[ItemScatter]]:
     """
     studies, others = retraining_studies(read_runs([folder]).runs)
     comparisons = compare_runs(others)
-    found = [one for study in studies for one in _over_parents(study)]
+    found = [one for study in studies for one in scatters_of_parents(study)]
     found += [one for comparison in comparisons for one in scatters(comparison)]
     items = [one for comparison in comparisons for one in item_scatters(comparison)]
     if not found and not items:
@@ -158,23 +158,6 @@ def _of_folder(folder: Path) -> tuple[list[Scatter], list[ItemScatter]]:
             "so nothing is known of the scatter yet; train two seeds, or give it by --sd"
         )
     return found, items
-
-
-def _over_parents(study: RetrainingStudy) -> Iterator[Scatter]:
-    """Of each arm with pruning: what its effect scatters by over parents, retrained as often as these were."""
-    metric = study.kind.primary
-    for one in study_contrasts(study, split=study.splits[0], metric=metric):
-        if one.test and one.test.test.standard_error:  # else nothing varies by more than rounding
-            yield Scatter(
-                name=one.name,
-                unit="parents",
-                count=one.test.num_parents,
-                sd=one.test.sd_seen,
-                before=one.means[0],
-                metric=metric,
-                num_tests=one.family * one.num_looks,
-                components=(one.test.sd_between_parents, one.test.sd_between_repeats),
-            )
 
 
 def _print(found: Sequence[Scatter], items: Sequence[ItemScatter], asked: _Asked, console: Console) -> None:

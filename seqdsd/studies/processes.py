@@ -7,6 +7,7 @@ network, and studies have hundreds of runs. Other commands are started as if the
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -122,6 +123,7 @@ def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) ->
         for theirs, ours in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(theirs.fileno(), ours)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # what was imported is looked through no more: a fifth of a small network's run
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))

@@ -29,7 +29,8 @@ from seqdsd.recipes.training import LATER_PHASES, RunConfig, finished_phases, re
 from seqdsd.records import RunFolder, RunFolderError, asked_seeds
 from seqdsd.records.retraining import SETTINGS, Place
 from seqdsd.reports.retraining.contrasts import headline
-from seqdsd.reports.retraining.study import retraining_studies
+from seqdsd.reports.retraining.power import outlook
+from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
 from seqdsd.reports.retraining.tables import across_grid, added_in_words
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import Phase
@@ -247,6 +248,7 @@ def retrain(argv: Sequence[str], console: Console) -> None:
     if options.dry_run:
         console.print(_arms_table(plan))
         console.print(f"parents: {len(plan.parents)}, repeats of each arm from each: {plan.repeats}")
+        console.print(outlook(_trained(plan.out), len(plan.parents)), highlight=False, markup=False)
         if (new := _asked(plan)) and (warning := added_in_words(new)):
             console.print(warning, style="yellow", highlight=False, markup=False)
         estimate(plan, options, console)
@@ -266,16 +268,17 @@ def _asked(plan: RetrainPlan) -> asked_seeds.AskedSeeds | None:
     seeds = [parent.seed(repeat) for parent in plan.parents for repeat in range(plan.repeats)]
     # A folder from before it was kept does not tell what it was asked for: not that it was less than this.
     is_kept = (plan.out / asked_seeds.FILE).is_file()
-    with_results = _seeds_with_results(plan.out) if is_kept else set[int]()
+    trained = _trained(plan.out) if is_kept else ()
+    with_results = {seed for study in trained for seed in study.seeds_with_results}
     return asked_seeds.newly_asked(plan.out, seeds, with_results=with_results)
 
 
-def _seeds_with_results(out: Path) -> set[int]:
+def _trained(out: Path) -> Sequence[RetrainingStudy]:
+    """What the folder holds already."""
     try:
-        studies, _ = retraining_studies(read_runs([out]).runs)
+        return retraining_studies(read_runs([out]).runs)[0]
     except RunFolderError:  # no runs yet
-        return set()
-    return {seed for study in studies for seed in study.seeds_with_results}
+        return ()
 
 
 def show_result(out: Path, console: Console) -> None:
@@ -544,6 +547,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--iters", type=int, metavar="N", help="rounds; by default the recipe's")
     add("--out", type=Path, help="folder of the study; by default runs/retrain-NAME")
     add_training_options(
-        parser, dry_run="print arms, epochs and an estimate of the time from one measured epoch"
+        parser,
+        dry_run="print arms, epochs, an estimate of the time from one measured epoch, and what the parents "
+        "will be able to tell apart by the scatter of those that are trained",
     )
     return parser

@@ -670,7 +670,14 @@ def test_a_whole_run_on_a_gpu(tone_corpus, tmp_path, tiny_ds1, precision):
 
 def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path / "cache"))
-    flags = ["--corpus.train-utterances", "26", "--corpus.dev-utterances", "5", "--corpus.test-utterances", "9"]
+    flags = [
+        "--corpus.train-utterances",
+        "26",
+        "--corpus.dev-utterances",
+        "5",
+        "--corpus.test-utterances",
+        "9",
+    ]
     command = parse_command(
         ds1.Config, prog="ds1", description="", without_data=ds1.RECIPE.embedded_settings, argv=flags
     )

@@ -465,6 +465,7 @@ def test_a_dry_run_writes_nothing_and_tells_arms_epochs_and_time(settings, tmp_p
     assert (
         "parents: 3, repeats of each arm from each: 2" in printed
         and "runs: 27, of which finished: 0" in printed
+        and "What it will be able to find is not known yet" in printed
     )
     epochs = 3 * 2 + 3 * 2 * (2 + 2 + 1 + 1)
     assert any(

@@ -108,18 +108,20 @@ def outlook(comparisons: Sequence[Comparison], seeds: Collection[int]) -> str:
         found = scatters(comparison)
         main = main_scatter(found) if found else None
         if main and len(comparison.arms) > 1:
-            count = len({*seeds} | {*comparison.seeds})
-            alone, corrected = (
-                main.metric.written(main.could_find(count, num_tests=n)) for n in (1, main.num_tests)
-            )
-            more = f" ({corrected} corrected for {main.num_tests} tests)" if main.num_tests > 1 else ""
-            return (
-                f"With {count} seeds it will be able to find {alone} points at 80 % power{more} ({main.name}), by the "
-                f"scatter of the {main.count} seeds that are there."
-            )
+            return expected(main, len({*seeds} | {*comparison.seeds}))
     return (
         "What it will be able to find is not known yet: no two seeds of two arms are complete here. seqdsd power says "
         "it for a scatter that you give."
+    )
+
+
+def expected(one: Scatter, count: int) -> str:
+    """The sentence on what so many will be able to find, by a scatter."""
+    alone, corrected = (one.metric.written(one.could_find(count, num_tests=n)) for n in (1, one.num_tests))
+    more = f" ({corrected} corrected for {one.num_tests} tests)" if one.num_tests > 1 else ""
+    return (
+        f"With {count} {one.unit} it will be able to find {alone} points at 80 % power{more} ({one.name}), by the "
+        f"scatter of the {one.count} {one.unit} that are there."
     )
 
 

@@ -1,0 +1,38 @@
+"""What a study of retraining will be able to find, by what has been trained of it: its scatter over parents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from seqdsd.reports.comparison.power import Scatter, expected
+from seqdsd.reports.retraining.contrasts import study_contrasts
+from seqdsd.reports.retraining.study import RetrainingStudy
+
+
+def scatters(study: RetrainingStudy) -> Iterator[Scatter]:
+    """Of each arm with pruning: what its effect scatters by over parents, retrained as often as these were."""
+    metric = study.kind.primary
+    for one in study_contrasts(study, split=study.splits[0], metric=metric):
+        if one.test and one.test.test.standard_error:  # else nothing varies by more than rounding
+            yield Scatter(
+                name=one.name,
+                unit="parents",
+                count=one.test.num_parents,
+                sd=one.test.sd_seen,
+                before=one.means[0],
+                metric=metric,
+                num_tests=one.family * one.num_looks,
+                components=(one.test.sd_between_parents, one.test.sd_between_repeats),
+            )
+
+
+def outlook(studies: Sequence[RetrainingStudy], num_parents: int) -> str:
+    """What a study will be able to find with so many parents, by the arm whose effect scatters most of those it has."""
+    found = [one for study in studies for one in scatters(study)]
+    if not found:
+        return (
+            "What it will be able to find is not known yet: no two parents of two arms are complete here. seqdsd power "
+            "says it for a scatter that you give."
+        )
+    widest = max(found, key=lambda one: one.sd)
+    return expected(widest, max(num_parents, widest.count))
