@@ -348,7 +348,7 @@ class ClassificationTask:
 
 def judged_id(image: LabelledImage) -> str:
     """The image's name in records, with its set's folder: dev and test may have images of the same name."""
-    return f"{image.path.parts[-1 - len(Path(image.id).parts)]}/{image.id}"
+    return f"{image.path.parts[-2 - image.id.count('/')]}/{image.id}"
 
 
 def _judged(
