@@ -16,9 +16,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing import connection
+from collections.abc import Mapping, Sequence
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,6 +29,7 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM)
 
 
 @runtime_checkable
@@ -88,8 +88,8 @@ class _Forked:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([arguments[1]])  # of the first run: a study has one recipe
         self._process = context.Process(target=_run, args=(arguments, log.absolute(), dict(environment)))
-        with _one_thread():
-            self._process.start()
+        _start_server()
+        self._process.start()
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -102,23 +102,28 @@ class _Forked:
         return self._process.exitcode
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """For the server, which the first run starts: a process with threads is none to be forked."""
-    before = os.environ.get("OMP_NUM_THREADS")
+def _start_server() -> None:
+    """The process that forks, which the first run starts: with one thread, since one with more is none to be forked.
+
+    Ctrl-C, and a SIGTERM to the whole group (as from ``timeout``), are for us to hand on: it waits for its children.
+    """
+    resource_tracker.ensure_running()  # else the next line but one would, and unblock these signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
+    threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        yield
+        forkserver.ensure_running()
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        del os.environ["OMP_NUM_THREADS"]
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
     """In the forked process: what the interpreter would do with these arguments."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
     with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
         for theirs, ours in ((nothing, 0), (output, 1), (output, 2)):
             os.dup2(theirs.fileno(), ours)

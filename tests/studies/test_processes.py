@@ -1,9 +1,11 @@
 """Real processes: a recipe's are forked, others are started as they would be typed."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -76,7 +78,9 @@ def test_how_a_forked_run_fails_is_told(settings, tmp_path):
 
 
 @linux_only
-def test_a_forked_run_that_is_asked_to_end_saves_first(settings, tmp_path):
+@pytest.mark.parametrize("to_all", [False, True], ids=["to it", "to the server, too"])
+def test_a_forked_run_that_is_asked_to_end_saves_first(settings, tmp_path, to_all):
+    """Also where ``timeout``, or a scheduler, signals all processes of the group: its end is waited for."""
     run = RunFolder(tmp_path / "run")
     flags = ("--out", str(run.path), "--epochs", "200")
     process = start(command(settings, *flags), tmp_path / "log", environment(1))
@@ -84,8 +88,11 @@ def test_a_forked_run_that_is_asked_to_end_saves_first(settings, tmp_path):
     while run.read_progress() is None:
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.01)
+    if to_all:
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)
+        time.sleep(0.5)
     process.terminate()
-    assert process.wait() not in (0, None)
+    assert process.wait() == 130
     assert (run.path / "checkpoints" / "last.safetensors").is_file()
     assert "--resume" in (tmp_path / "log").read_text(encoding="utf-8")
 
