@@ -9,7 +9,6 @@ import functools
 import io
 import logging
 import math
-import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from torchaudio.transforms import Resample
 
 from seqdsd.audio.containers import is_unfinished_ogg, missing_share
@@ -422,7 +422,7 @@ def _check_length(path: AudioFile, seconds: float, promised: float) -> None:
 @functools.cache
 def _resampler(original_hz: int, wanted_hz: int) -> Resample:
     """Build the resampling kernel once per rate, and say so once, but not from a data loader's worker."""
-    if multiprocessing.parent_process() is None:
+    if get_worker_info() is None:
         _logger.warning("resampling audio from %d Hz to %d Hz", original_hz, wanted_hz)
     # The kernel grows with both terms of the ratio: 48 001 : 16 000 as it stands would fill gigabytes. The
     # nearest ratio of small terms is at most 0.1 % off, and exact for all rates in use.

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqdsd.data import Manifest, OnBadData, find_splits, is_split_folder, read_split
-from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
+from seqdsd.data.synthetic import synthetic_speech
 from seqdsd.inference.scoring import Evaluate, Scores, Scoring, print_facts, print_remarks, progress_bar
 from seqdsd.inference.trained import TrainedRecogniser
 from seqdsd.printable import printable
@@ -57,7 +57,7 @@ def score_speech(trained: TrainedRecogniser, asked: EvaluateSpeech, console: Con
     Raises:
         ValueError: For a manifest or an utterance that cannot be used; the message says what to do.
     """
-    data = asked.data or trained.saved.data(trained.config) or synthetic_speech(SyntheticSpeech())
+    data = asked.data or trained.saved.data(trained.config) or synthetic_speech(trained.config.corpus.spec)
     on_bad_data = asked.on_bad_data or trained.config.on_bad_data
     manifests = _read_manifests(data, asked.split, on_bad_data=on_bad_data)
     task = SpeechTask(

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from seqdsd.data import find_splits, read_split
-from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
+from seqdsd.data.synthetic import synthetic_speech
 from seqdsd.decode.ctc_lexicon import LexiconDecoder
 from seqdsd.inference.scoring import progress_bar
 from seqdsd.inference.trained import TrainedRecogniser, find_saved, load_recogniser
@@ -116,7 +116,7 @@ def tune(asked: TuneDecoding, console: Console) -> dict[tuple[float, float], flo
 
 
 def _dev_outputs(trained: TrainedRecogniser, data: Path | None, console: Console) -> DevOutputs:
-    folder = data or trained.saved.data(trained.config) or synthetic_speech(SyntheticSpeech())
+    folder = data or trained.saved.data(trained.config) or synthetic_speech(trained.config.corpus.spec)
     path = find_splits(folder).get("dev", folder / "dev.jsonl")
     dev = read_split(path, on_bad_data=trained.config.on_bad_data)
     task = SpeechTask(

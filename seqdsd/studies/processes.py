@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Mapping, Sequence
 from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
@@ -89,7 +90,14 @@ class _Forked:
         context.set_forkserver_preload([arguments[1]])  # of the first run: a study has one recipe
         self._process = context.Process(target=_run, args=(arguments, log.absolute(), dict(environment)))
         _start_server()
-        self._process.start()
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType(
+            "__main__"
+        )  # else each run would begin by running our script again
+        try:
+            self._process.start()
+        finally:
+            sys.modules["__main__"] = main
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -103,7 +111,7 @@ class _Forked:
 
 
 def _start_server() -> None:
-    """The process that forks, which the first run starts: with one thread, since one with more is none to be forked.
+    """The process that forks, which the first run starts: without a pool of threads, which would not be forked with it.
 
     Ctrl-C, and a SIGTERM to the whole group (as from ``timeout``), are for us to hand on: it waits for its children.
     """

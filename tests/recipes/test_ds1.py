@@ -13,9 +13,11 @@ import soundfile
 import torch
 from rich.console import Console
 
+from seqdsd.cli import main
 from seqdsd.config import read_config, to_toml
 from seqdsd.data import read_corpus
 from seqdsd.engine import Checkpoint, CheckpointError, StopRequested, load_checkpoint, save_checkpoint, saving
+from seqdsd.inference import tune_decoding
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.recipes import ds1, speech
 from seqdsd.recipes.command import parse_command
@@ -668,7 +670,8 @@ def test_a_whole_run_on_a_gpu(tone_corpus, tmp_path, tiny_ds1, precision):
     assert losses_of_all[-1] < losses_of_all[0] and all(map(math.isfinite, losses_of_all))
 
 
-def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch):
+def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch, capsys):
+    """Of the run, and of those who judge it later."""
     monkeypatch.setenv("SEQDSD_CACHE", str(tmp_path / "cache"))
     flags = [
         "--corpus.train-utterances",
@@ -678,14 +681,20 @@ def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch):
         "--corpus.test-utterances",
         "9",
     ]
+    flags += ["--iters", "0", "--epochs", "1", "--hidden-size", "8", "--out", str(tmp_path / "run")]
     command = parse_command(
         ds1.Config, prog="ds1", description="", without_data=ds1.RECIPE.embedded_settings, argv=flags
     )
     task = ds1.RECIPE.make_task(command.settings)
     assert [len(task.utterances(split)) for split in ("train", "dev", "test")] == [26, 5, 9]
-    file = tmp_path / "config.toml"
-    file.write_text(to_toml(command.settings))
-    assert read_config(file, ds1.Config()).corpus == command.settings.corpus
+    result = run(command.settings)
+    assert read_config(result.folder.config, ds1.Config()) == command.settings
+    capsys.readouterr()
+    main(["evaluate", str(result.folder.path)])
+    said = capsys.readouterr().out
+    assert f"{100 * result.phases[0]['test']['wer']:.2f}" in said and said.split("WER")[1].split()[6] == "9"
+    outputs = tune_decoding._dev_outputs(load_recogniser(result.folder.path), None, Console(quiet=True))
+    assert len(outputs.refs) == 5
 
 
 def test_sizes_of_the_synthesised_corpus_beside_data_are_refused(tmp_path, tiny_ds1):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,9 +66,32 @@ def test_a_forked_run_has_a_session_threads_and_a_folder_of_its_own(settings, tm
         folder.mkdir()
         monkeypatch.chdir(folder)
         process = start(command(settings, "--out", "run"), tmp_path / "log", environment(threads))
+        number = process._process.pid
+        parent = subprocess.check_output(["ps", "-o", "ppid=", "-p", str(number)], text=True)
+        assert int(parent) == forkserver._forkserver._forkserver_pid != os.getpid()
+        until = time.monotonic() + 60
+        while os.getsid(number) != number:
+            assert time.monotonic() < until
+            time.sleep(0.01)
         assert process.wait() == 0
         assert read_provenance(RunFolder(folder / "run").config)["threads"] == threads
-    assert os.environ.get("COLUMNS") != "90"
+
+
+@linux_only
+def test_runs_of_a_script_do_not_begin_with_the_script(settings, tmp_path):
+    """Even where it has no ``if __name__ == "__main__"``: what it says, it says once."""
+    arguments = command(settings, "--out", str(tmp_path / "run"))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\nfrom pathlib import Path\nfrom seqdsd.studies.processes import start\n"
+        "print('begun', flush=True)\n"
+        f"log = Path({str(tmp_path / 'log')!r})\n"
+        f"print(start({arguments!r}, log, {{**os.environ, 'OMP_NUM_THREADS': '1'}}).wait())\n"
+    )
+    environment_of_script = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.check_output([sys.executable, script], text=True, env=environment_of_script)
+    assert said.split() == ["begun", "0"]
+    assert "begun" not in (tmp_path / "log").read_text(encoding="utf-8")
 
 
 @linux_only

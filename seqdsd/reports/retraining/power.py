@@ -27,7 +27,10 @@ def scatters(study: RetrainingStudy) -> Iterator[Scatter]:
 
 
 def outlook(studies: Sequence[RetrainingStudy], num_parents: int) -> str:
-    """What a study will be able to find with so many parents, by the arm whose effect scatters most of those it has."""
+    """What a study will be able to find with so many parents, each retrained as often as those that it has.
+
+    By the arm whose effect scatters most; arms and looks that are still to come are not corrected for.
+    """
     found = [one for study in studies for one in scatters(study)]
     if not found:
         return (
