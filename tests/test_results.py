@@ -17,6 +17,7 @@ from seqdsd.reports import phase_markdown
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.comparison.contrasts import headlines
 from seqdsd.reports.numbers import to_markdown
+from seqdsd.reports.retraining.study import retraining_studies
 from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import Phase
 
@@ -28,6 +29,8 @@ RECORDS = [run for run in RUNS if run.parent.name == "records"]
 COMPARISONS = sorted(RECIPES.glob("*/records/compare-*"))
 DECODED = sorted(RECIPES.glob("*/records/decoded/*.jsonl"))
 SHEETS = sorted(RECIPES.glob("*/RESULTS.md"))
+STUDIES = sorted(RECIPES.glob("*/records/retrain-*.tar.gz"))
+DOES_IT_PAY = runpy.run_path(str(ROOT / "docs" / "does_it_pay.py"))
 
 
 @pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: f"{folder.parents[1].name}/{folder.name}")
@@ -153,9 +156,9 @@ def test_comparison_is_generated_from_the_records(comparison):
 
 
 def test_readme_shows_what_the_comparisons_say():
-    """The table is what ``docs/results_table.py`` makes of the records; its numbers, what their own sentences say."""
+    """The table is what ``docs/does_it_pay.py`` makes of the records; its numbers, what their own sentences say."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = runpy.run_path(str(ROOT / "docs" / "results_table.py"))["results_table"]()
+    table = DOES_IT_PAY["results_table"]()
     assert f"<!-- results -->\n{table}<!-- end results -->" in readme
     for folder in COMPARISONS:
         (one,) = compare_runs(read_runs([folder]).runs)
@@ -164,7 +167,38 @@ def test_readme_shows_what_the_comparisons_say():
         for sentence in sentences:
             numbers = re.findall(r"improvement (\S+) points|CI (\[.*?\])|(\S+ ± \S+)", sentence)
             assert numbers and all(number in table for found in numbers for number in found), sentence
-            assert ("not significant" in sentence or "no statistics" in sentence) and "better, " not in table
+            assert "not significant" in sentence or "no statistics" in sentence
+
+
+@pytest.mark.parametrize("archive", STUDIES, ids=lambda one: one.name.removesuffix(".tar.gz"))
+def test_study_of_retraining_is_generated_from_the_records(archive, tmp_path):
+    runs = DOES_IT_PAY["read_packed"](archive, tmp_path)
+    assert not runs.refused
+    studies, others = retraining_studies(runs.runs)
+    (study,) = studies
+    assert not study.unfinished and not study.left_out and not study.still_to_come
+    assert len(study.parents) >= 5 and min(study.num_repeats) >= 2
+    written = to_markdown(runs, compare_runs(others), studies)
+    assert written.count("|") > 100
+    assert written in (archive.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_page_on_whether_it_pays_shows_what_the_records_say():
+    """No study is lost on the way, nor a comparison that has LLR; the pictures show the table's rows."""
+    page = (ROOT / "docs" / "does-it-pay.md").read_text(encoding="utf-8")
+    rows = DOES_IT_PAY["all_rows"]()
+    assert len({row.study for row in rows}) == len(STUDIES) + sum(
+        one.arm("LLR") is not None for one in DOES_IT_PAY["comparisons"]()
+    )
+    assert f"<!-- studies -->\n{DOES_IT_PAY['page_table'](rows)}<!-- end studies -->" in page
+    for name, num_lines in (
+        ("pruning", len(rows)),
+        ("ladder", len({(row.study, row.llr) for row in rows})),
+    ):
+        lines = DOES_IT_PAY[f"{name}_lines"](rows)
+        picture = (ROOT / "docs" / f"does-it-pay-{name}.svg").read_text(encoding="utf-8")
+        assert len(lines) == num_lines
+        assert all(line.arm in picture and line.task in picture for line in lines)
 
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.parent.name)
