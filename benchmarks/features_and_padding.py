@@ -42,7 +42,7 @@ from seqdsd.data import (
     read_manifest,
     write_manifest,
 )
-from seqdsd.data.synthetic import synthetic_speech
+from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine.loop import LossMeter, train_epoch
 from seqdsd.recipes import ds1
 from seqdsd.tasks import SpeechTask
@@ -238,7 +238,7 @@ def peak_bytes() -> float:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     console = Console()
-    folder = settings.data or synthetic_speech(settings.corpus.spec)
+    folder = settings.data or synthetic_speech(SyntheticSpeech())
     console.print(memory_table(settings))
     console.print(padding_table(settings, folder))
     console.print(feature_table(settings, folder))

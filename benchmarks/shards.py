@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.data import BucketBatchSampler, SpeechDataset, Utterance, find_splits, load_batches, read_split
-from seqdsd.data.synthetic import synthetic_speech
+from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.inference.shard import shard_split
 from seqdsd.text import CharacterTokenizer
 
@@ -69,7 +69,7 @@ def forget(utterances: Iterable[Utterance]) -> None:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     torch.set_num_threads(1)
-    train = read_split(find_splits(settings.data or synthetic_speech(settings.corpus.spec))["train"])
+    train = read_split(find_splits(settings.data or synthetic_speech(SyntheticSpeech()))["train"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "train"
         shard_split(train, folder, shard_bytes=round(settings.shard_mb * 1e6))

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.timing import Ratio
 from seqdsd.data import read_manifest, write_manifest
-from seqdsd.data.synthetic import synthetic_speech
+from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.records import RunFolder
 
 
@@ -98,7 +98,7 @@ def train_seconds(
 
 def main(config: Config) -> None:
     console = Console()
-    data = config.data or synthetic_speech(config.corpus.spec)
+    data = config.data or synthetic_speech(SyntheticSpeech())
     table = Table("recipe", *(f"{way}: audio s / s" for way in WAYS), "2 processes / 1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
