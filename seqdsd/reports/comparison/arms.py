@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -62,6 +63,9 @@ OF_PRUNING = ("sparsities", "restored_start")
 """Settings of no effect on runs that prune nothing."""
 
 _EMBEDDED = "the embedded corpus"
+
+SetSizes = tuple[tuple[str, str, int], ...]
+"""Split, what is counted of it, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -353,8 +357,16 @@ def of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
     complete = [run for run in runs if run.is_complete]
     if not complete:
         return list(runs), ()
-    usual = max(complete, key=lambda run: sum(_other_set(run, other) is None for other in complete))
-    told = {run.folder.path: problem for run in complete if (problem := _other_set(run, usual))}
+    sizes = {run.folder.path: _set_sizes(run) for run in complete}
+    counted = Counter(sizes.values())  # hundreds of runs have a handful of sizes
+    alike = {
+        one: sum(count for other, count in counted.items() if _other_set(one, other) is None)
+        for one in counted
+    }
+    usual = max(complete, key=lambda run: alike[sizes[run.folder.path]])
+    told = {
+        path: problem for path, one in sizes.items() if (problem := _other_set(one, sizes[usual.folder.path]))
+    }
     left_out = tuple(
         Refusal(
             path,
@@ -366,14 +378,23 @@ def of_one_set(runs: Sequence[Run]) -> tuple[list[Run], tuple[Refusal, ...]]:
     return [run for run in runs if run.folder.path not in told], left_out
 
 
-def _other_set(run: Run, usual: Run) -> str | None:
+def _set_sizes(run: Run) -> SetSizes:
+    """How much the run's last phase is scored on."""
+    last = run.phases[-1]
+    return tuple(
+        (split, key, size)
+        for split in ("dev", *run.test_splits)
+        for key in SET_COUNTS
+        if (size := last.get(split, {}).get(key)) is not None
+    )
+
+
+def _other_set(found: SetSizes, usual: SetSizes) -> str | None:
     """Where two runs are scored on sets of other sizes."""
-    last, other = run.phases[-1], usual.phases[-1]
-    for split in ("dev", *run.test_splits):
-        for key in SET_COUNTS:
-            found, expected = (record.get(split, {}).get(key) for record in (last, other))
-            if found is not None and expected is not None and found != expected:
-                return f"{split} has {found} {key.replace('ref_', '')}, not {expected}"
+    expected = {(split, key): size for split, key, size in usual}
+    for split, key, size in found:
+        if (other := expected.get((split, key), size)) != size:
+            return f"{split} has {size} {key.replace('ref_', '')}, not {other}"
     return None
 
 
