@@ -3,7 +3,7 @@
 `python docs/does_it_pay.py` writes the table of the one, and the table and the pictures of the other.
 
 Comparisons (compare-*) are folders, studies of retraining (retrain-*.tar.gz) packed ones. Of a study's arms the README
-shows the one that is best on dev, tested once on test.
+shows the one that is best on dev.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -122,6 +123,7 @@ class Line:
     found: Relative
 
 
+@cache
 def comparisons() -> list[Comparison]:
     """Those that are kept."""
     folders = sorted(ROOT.glob("recipes/*/records/compare-*"))
@@ -135,6 +137,7 @@ def read_packed(archive: Path, folder: Path) -> RunSet:
     return read_runs([folder])
 
 
+@cache
 def studies() -> list[RetrainingStudy]:
     """Those that are kept."""
     found = []

@@ -199,6 +199,8 @@ def test_page_on_whether_it_pays_shows_what_the_records_say():
         picture = (ROOT / "docs" / f"does-it-pay-{name}.svg").read_text(encoding="utf-8")
         assert len(lines) == num_lines
         assert all(line.arm in picture and line.task in picture for line in lines)
+        drawn = [float(high.replace("−", "-")) for high in re.findall(r"high: ([−\d.]+)", picture)]
+        assert drawn == pytest.approx([line.found.high for line in lines], rel=1e-9)
 
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.parent.name)

@@ -70,7 +70,7 @@ class EmbeddedCorpusSettings:
     dev_utterances: int | None = None
     """By its voices for dev; by default 100."""
     test_utterances: int | None = None
-    """By its voices for test; by default 200. With 5,000, hardly more to make, scores of networks scatter less."""
+    """By its voices for test; by default 200. The more, the less the test set limits what scores tell."""
 
     def __post_init__(self) -> None:
         _ = self.spec  # raises for numbers below 1

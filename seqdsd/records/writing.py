@@ -19,10 +19,8 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def _line(row: Mapping[str, Any]) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (
-        TypeError,
-        ValueError,
-    ):  # not many: looking through every row for what JSON lacks takes twice as long
+    except (TypeError, ValueError):
+        # Few rows have what JSON lacks, and looking through all of them takes as long as writing them.
         return json.dumps(json_values(row), ensure_ascii=False, allow_nan=False)
 
 

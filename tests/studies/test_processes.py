@@ -69,6 +69,8 @@ def test_a_forked_run_has_a_session_threads_and_a_folder_of_its_own(settings, tm
         number = process._process.pid
         parent = subprocess.check_output(["ps", "-o", "ppid=", "-p", str(number)], text=True)
         assert int(parent) == forkserver._forkserver._forkserver_pid != os.getpid()
+        # torch is there before a run is: the recipe was imported by the server.
+        assert "libtorch" in Path(f"/proc/{forkserver._forkserver._forkserver_pid}/maps").read_text()
         until = time.monotonic() + 60
         while os.getsid(number) != number:
             assert time.monotonic() < until
