@@ -1,0 +1,62 @@
+"""Trainings that are compressed alike: a real file and what it lost, grouped by all but the seed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compressed_runs import Config, Record, compress, group_of, table, trainings
+
+RECORD = Record(
+    group="dsd",
+    seed=0,
+    recipe="vision",
+    network="LeNet-300-100",
+    size_bytes=20_000,
+    dense_bytes=1_000_000,
+    before={"dev": 0.010, "test": 0.012},
+    after={"dev": 0.011, "test": 0.014},
+    settings="--bits 4",
+    origin={},
+)
+
+
+def test_a_real_run_is_compressed_once_and_recorded(class_run, tmp_path):
+    config = Config(
+        out=tmp_path,
+        runs=(class_run.path,),
+        settings="--sparsity 0.8 --bits 4 --steps 1 --epochs 1 --device cpu",
+    )
+    record = compress(class_run.path, config)
+    phases = {one["name"]: one for one in class_run.read_phases()}
+    best = min(phases.values(), key=lambda one: min(one["dev_score"]))
+    file = tmp_path / f"{class_run.path.name}.dsdz"
+    assert record.size_bytes == file.stat().st_size < record.dense_bytes / 5
+    assert record.before["dev"] == best["dev"]["top1_error"]
+    assert record.seed == 0 and record.recipe == "vision"
+    file.unlink()
+    assert compress(class_run.path, config) == record
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "name,group",
+    [("dsd", "dsd"), ("an4-ds1-e20-s2", "an4-ds1-e20"), ("ds1-seed-12", "ds1"), ("seed-0", "seed-0")],
+)
+def test_runs_are_grouped_without_their_seeds(name, group):
+    assert group_of(Path("runs") / name) == group
+
+
+def test_the_table_has_a_row_a_group_with_what_was_lost(tmp_path):
+    seeds = [RECORD, replace(RECORD, seed=1, size_bytes=25_000, after={"dev": 0.009, "test": 0.012})]
+    rows = table([*seeds, replace(RECORD, group="llr")]).splitlines()
+    assert len(rows) == 4
+    cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
+    assert cells[:5] == ["dsd", "`--bits 4`", "0, 1", "22,500", "45.0"]
+    assert cells[5:] == ["1.00 ± 0.00", "1.00 ± 0.14", "1.20 ± 0.00", "1.30 ± 0.14", "0.10", "[-1.17, 1.37]"]
+    assert rows[3].endswith("| 1.20 | 1.40 | 0.20 | - |")
+
+
+def test_what_is_no_training_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="empty: neither a training's folder nor one of several"):
+        trainings([tmp_path / "empty"])
