@@ -6,6 +6,8 @@ large tensors.
 
 from __future__ import annotations
 
+import copy
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +24,13 @@ from benchmarks.sparse_step import make_large_network
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.engine import AdaptiveSettings, NesterovSettings
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
+from seqdsd.models.shared_input_rnn import PERSISTENT
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, measured_sparsity, resolve
 
 ROUNDS = 3
 MASK_BYTES = 12
 """Of traffic for a weight in single precision to be masked: it and its mask are read, it is written."""
+SCANNED_ONCE = "ours, recurrence in one launch"
 Finding = tuple[str, str, bool]
 """What was looked at, what was found, and whether it is as it should be."""
 
@@ -188,6 +192,19 @@ def make_step(
     return step
 
 
+def scanned_once(step: Callable[[], None]) -> Callable[[], None]:
+    """The step with recurrences as one launch each, where the device can."""
+
+    def scanned() -> None:
+        os.environ[PERSISTENT] = "1"
+        try:
+            step()
+        finally:
+            del os.environ[PERSISTENT]
+
+    return scanned
+
+
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -220,7 +237,11 @@ def speed_rows(device_name: str, dtype_name: str, *, small: bool) -> Iterator[Fi
         wanted = num_parameters(ours)
         models = {"ours": ours}
         models |= {name: of_as_many_parameters(build, wanted) for name, build in contest.rivals.items()}
+        if contest.lengths is not None:
+            models |= {SCANNED_ONCE: copy.deepcopy(ours)}
         steps = {name: make_step(model, contest, device, dtype) for name, model in models.items()}
+        if SCANNED_ONCE in steps:
+            steps[SCANNED_ONCE] = scanned_once(steps[SCANNED_ONCE])
         seconds = seconds_in_turns(steps, rounds=1 if small else ROUNDS)
         for name, model in models.items():
             middle = statistics.median(seconds[name])

@@ -8,6 +8,7 @@ and then by length, longest first, as ``torch.nn.utils.rnn.PackedSequence`` does
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -118,6 +119,14 @@ class TimeBlocks:
             later=later,
             earlier=earlier,
         )
+
+    @cached_property
+    def steps(self) -> tuple[Int[Tensor, "steps"], Int[Tensor, "steps"]]:
+        """For each time step its first position, and how many items are still running; where the rows are."""
+        sizes, device = torch.tensor(self.sizes), self.rows.device
+        both = (sizes.cumsum(0) - sizes, sizes // len(self.positions))
+        starts, active = (one.to(device, non_blocking=True) for one in both)
+        return starts, active
 
     def split(
         self, blocks: Float[Tensor, "positions hidden"]

@@ -7,6 +7,8 @@ recurrent weight gradient in one matmul at the end. Gated cells are in ``gated_r
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,8 +17,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from seqdsd.models.frame_norm import FrameNorm
-from seqdsd.models.packing import FramePacking, PaddedFrames
+from seqdsd.models.packing import FramePacking, PaddedFrames, TimeBlocks
 from seqdsd.models.recurrence_operators import clipped_rnn
+
+PERSISTENT = "SEQDSD_PERSISTENT_SCAN"
+"""Environment variable: 1 has CUDA devices scan by one launch (``persistent_scan``). Off until it has run on a GPU."""
 
 
 class _Scan(torch.autograd.Function):
@@ -31,12 +36,12 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking, clip: float) -> Tensor:
         blocks = packing.time_blocks(len(weight))
         states = projected.index_select(0, blocks.rows)
-        weight_t = weight.transpose(1, 2).contiguous()
-        before = None
-        for now in blocks.split(states):
-            if before is not None:
-                now.baddbmm_(before[:, : now.shape[1]], weight_t)
-            before = now.clamp_(0, clip)
+        if is_persistent(states):
+            from seqdsd.models.persistent_scan import scan_  # which imports Triton
+
+            scan_(states, weight, blocks, clip)
+        else:
+            _scan_(states, weight, blocks, clip)
         ctx.save_for_backward(states, weight)
         ctx.packing, ctx.clip = packing, clip
         return blocks.summed(states)
@@ -47,14 +52,44 @@ class _Scan(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         blocks = ctx.packing.time_blocks(len(weight))
         deltas = grad_sum.index_select(0, blocks.rows)
-        later = None
-        for now, state in zip(reversed(blocks.split(deltas)), reversed(blocks.split(states)), strict=True):
-            if later is not None:
-                now[:, : later.shape[1]].baddbmm_(later, weight)
-            later = _through_clamp_(now, state, ctx.clip)
+        if is_persistent(deltas):
+            from seqdsd.models.persistent_scan import scan_back_
+
+            scan_back_(deltas, states, weight, blocks, ctx.clip)
+        else:
+            _scan_back_(deltas, states, weight, blocks, ctx.clip)
         # Backward runs outside autocast, so that this product too is in the states' precision.
         after, before = blocks.pairs(deltas, states)
         return blocks.summed(deltas), after.transpose(1, 2) @ before, None, None
+
+
+def is_persistent(values: Tensor) -> bool:
+    """Whether a scan in place of these is one launch."""
+    return (
+        os.environ.get(PERSISTENT) == "1"
+        and values.is_cuda
+        and values.dtype == torch.float32
+        and find_spec("triton") is not None
+    )
+
+
+def _scan_(states: Tensor, weight: Tensor, blocks: TimeBlocks, clip: float) -> None:
+    """Projected inputs to states, in place, a product a time step."""
+    weight_t = weight.transpose(1, 2).contiguous()
+    before = None
+    for now in blocks.split(states):
+        if before is not None:
+            now.baddbmm_(before[:, : now.shape[1]], weight_t)
+        before = now.clamp_(0, clip)
+
+
+def _scan_back_(deltas: Tensor, states: Tensor, weight: Tensor, blocks: TimeBlocks, clip: float) -> None:
+    """Gradients of states to those of what was clamped, in place."""
+    later = None
+    for now, state in zip(reversed(blocks.split(deltas)), reversed(blocks.split(states)), strict=True):
+        if later is not None:
+            now[:, : later.shape[1]].baddbmm_(later, weight)
+        later = _through_clamp_(now, state, clip)
 
 
 def _through_clamp_(grad: Tensor, state: Tensor, clip: float) -> Tensor:

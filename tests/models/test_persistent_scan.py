@@ -1,0 +1,156 @@
+"""The recurrence as one launch: by Triton's interpreter the plain scan's numbers; a compiler that takes it; a GPU."""
+
+import copy
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from seqdsd.models import FramePacking, SharedInputRNN, shared_input_rnn
+
+pytest.importorskip("triton")
+
+CLIP = 1.0
+SHAPES = {
+    "both directions": (2, 40, [9, 3, 7]),
+    "forward, more units than a block": (1, 70, [5]),
+    "more items than a program has": (2, 33, [*range(1, 21)]),
+    "one frame each": (2, 16, [1, 1]),
+}
+
+
+MODULE = "seqdsd.models.persistent_scan"
+
+
+@pytest.fixture
+def persistent_scan(monkeypatch):
+    """The kernel, interpreted: how it is run is decided as it is imported."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    sys.modules.pop(MODULE, None)
+    yield importlib.import_module(MODULE)
+    del sys.modules[MODULE]
+
+
+def blocks_and_values(shape, dtype=torch.float32):
+    directions, hidden, lengths = SHAPES[shape]
+    torch.manual_seed(0)
+    packing = FramePacking.of(torch.tensor(lengths), max(lengths), torch.device("cpu"))
+    blocks = packing.time_blocks(directions)
+    weight = torch.randn(directions, hidden, hidden, dtype=dtype) / hidden**0.5
+    return blocks, torch.randn(len(blocks.rows), hidden, dtype=dtype), weight
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_states_and_gradients_are_those_of_the_plain_scan(persistent_scan, shape):
+    blocks, inputs, weight = blocks_and_values(shape)
+    states, same_states = inputs.clone(), inputs.clone()
+    shared_input_rnn._scan_(states, weight, blocks, CLIP)
+    persistent_scan.scan_(same_states, weight, blocks, CLIP)
+    torch.testing.assert_close(same_states, states)
+    assert bool((states == CLIP).any()) and bool((states == 0).any())
+    deltas = torch.randn_like(states)
+    same_deltas = deltas.clone()
+    shared_input_rnn._scan_back_(deltas, states, weight, blocks, CLIP)
+    persistent_scan.scan_back_(same_deltas, states, weight, blocks, CLIP)
+    torch.testing.assert_close(same_deltas, deltas)
+
+
+def test_what_is_no_number_stays_none_in_its_item_alone(persistent_scan):
+    blocks, inputs, weight = blocks_and_values("both directions")
+    longest_first = 0
+    inputs[longest_first] = float("nan")
+    states, same_states = inputs.clone(), inputs.clone()
+    shared_input_rnn._scan_(states, weight, blocks, CLIP)
+    persistent_scan.scan_(same_states, weight, blocks, CLIP)
+    assert 0 < int(states.isnan().any(1).sum()) < len(states)
+    torch.testing.assert_close(same_states, states, equal_nan=True)
+
+
+def test_the_layer_has_the_same_gradients_with_it(persistent_scan, monkeypatch):
+    torch.manual_seed(0)
+    layer = SharedInputRNN(input_size=12, hidden_size=24, batch_norm=True, clip=CLIP)
+    with_it = copy.deepcopy(layer)
+    packing = FramePacking.of(torch.tensor([6, 11, 2]), 11, torch.device("cpu"))
+    inputs = torch.randn(19, 12)
+
+    def train(one):
+        leaf = inputs.clone().requires_grad_()
+        output = one(leaf, packing)
+        output.square().sum().backward()
+        return output, leaf.grad, [parameter.grad for parameter in one.parameters()]
+
+    plain = train(layer)
+    monkeypatch.setattr(shared_input_rnn, "is_persistent", lambda values: True)
+    torch.testing.assert_close(train(with_it), plain)
+
+
+def test_its_gradients_are_those_of_finite_differences(persistent_scan, monkeypatch):
+    monkeypatch.setattr(shared_input_rnn, "is_persistent", lambda values: True)
+    packing = FramePacking.of(torch.tensor([3, 2]), 3, torch.device("cpu"))
+    torch.manual_seed(0)
+    projected = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = (torch.randn(2, 4, 4, dtype=torch.float64) / 4).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *of: shared_input_rnn._Scan.apply(*of, packing, CLIP), (projected, weight)
+    )
+
+
+COMPILED = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from seqdsd.models import persistent_scan as scan
+
+kinds = dict(values="*fp32", states="*fp32", weight="*fp32", starts="*i64", active="*i64", arrived="*i32")
+kinds |= dict.fromkeys(("num_steps", "hidden", "stride_out", "stride_in"), "i32") | {"clip": "fp32"}
+sizes = dict(ITEMS=scan.ITEMS, UNITS=scan.UNITS, INPUTS=scan.INPUTS, PROGRAMS=8)
+for generation in (80, 90):
+    for is_backward in (False, True):
+        fixed = sizes | {"BACKWARD": is_backward}
+        source = ASTSource(fn=scan._scan, signature=kinds | dict.fromkeys(fixed, "constexpr"), constexprs=fixed)
+        made = compile(source, target=GPUTarget("cuda", generation, 32), options={"launch_cooperative_grid": True})
+        assert made.asm["cubin"] and "acquire" in made.asm["ptx"] and "release" in made.asm["ptx"]
+        print(generation, is_backward, made.metadata.shared)
+"""
+
+
+def test_it_compiles_for_gpus_that_are_not_here(monkeypatch, tmp_path):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == 4 and all(int(shared) <= 96 * 1024 for *_, shared in rows)
+
+
+def test_it_is_for_single_precision_on_cuda_and_has_to_be_asked_for(monkeypatch):
+    with FakeTensorMode():
+        on_cuda = torch.empty(1, device="cuda")
+        assert not shared_input_rnn.is_persistent(on_cuda)
+        monkeypatch.setenv(shared_input_rnn.PERSISTENT, "1")
+        assert shared_input_rnn.is_persistent(on_cuda)
+        assert not shared_input_rnn.is_persistent(on_cuda.double())
+        assert not shared_input_rnn.is_persistent(on_cuda.cpu())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("hidden,items", [(256, 32), (320, 5), (1024, 32), (1760, 40)])
+def test_on_a_gpu_it_has_the_plain_scans_numbers(hidden, items, monkeypatch):
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    layer = SharedInputRNN(input_size=64, hidden_size=hidden).to(device)
+    lengths = torch.linspace(20, 100, items).long()
+    packing = FramePacking.of(lengths, 100, device)
+    inputs = torch.randn(int(lengths.sum()), 64, device=device)
+    found = []
+    for asked in ("0", "1"):
+        monkeypatch.setenv(shared_input_rnn.PERSISTENT, asked)
+        layer.zero_grad()
+        output = layer(inputs, packing)
+        output.square().mean().backward()
+        found.append((output.detach(), [parameter.grad.clone() for parameter in layer.parameters()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
