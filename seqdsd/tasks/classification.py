@@ -366,45 +366,63 @@ def _judged(
     if len(labeller.classes) > TOP:
         missed = sum(label not in tops for _, _, tops, label in images)
         metrics |= {"top5_error": missed / count, "top5_errors": missed}
-    rows = [
-        {
-            "id": id_,
-            "ref": labeller.classes[label],
-            "hyp": labeller.classes[tops[0]] if tops else "",
-            f"top{TOP}": labeller.said(probabilities, tops) if tops else [],
-        }
-        for id_, probabilities, tops, label in images
-    ]
+    answers = [tops[0] if tops else None for _, _, tops, _ in images]
     return Evaluation(
         loss=mean_loss,
         score=wrong / count,
         headline=f"top-1 error {100 * wrong / count:.2f} %",
         metrics={**metrics, "loss": mean_loss, "images": count, "signature": labeller.signature},
-        hypotheses=rows,
-        notes=_notes(rows),
+        hypotheses=_Rows(images, labeller),
+        notes=_notes(answers, [label for *_, label in images], labeller.classes),
     )
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> list[Note]:
-    """Whether anything was learned at all."""
-    if without := sum(not row["hyp"] for row in rows):
+class _Rows(Sequence[dict[str, Any]]):
+    """What is recorded of each image, made as it is read: of most epochs only the counts are."""
+
+    def __init__(
+        self, images: Sequence[tuple[str, Sequence[float], Sequence[int], int]], labeller: Labeller
+    ) -> None:
+        self._images = images
+        self._labeller = labeller
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        id_, probabilities, tops, label = self._images[index]
+        return {
+            "id": id_,
+            "ref": self._labeller.classes[label],
+            "hyp": self._labeller.classes[tops[0]] if tops else "",
+            f"top{TOP}": self._labeller.said(probabilities, tops) if tops else [],
+        }
+
+
+def _notes(answers: Sequence[int | None], labels: Sequence[int], classes: Sequence[str]) -> list[Note]:
+    """Whether anything was learned at all, by the classes that images are taken for, and those they have."""
+    if without := sum(answer is None for answer in answers):
         return [
             Note(
                 "no numbers",
-                f"for {without:,} of {len(rows):,} images the network gives NaN or infinity, and so no class, which "
+                f"for {without:,} of {len(answers):,} images the network gives NaN or infinity, and so no class, which "
                 "counts as wrong. Take another phase's weights, or train anew at a lower learning rate "
                 "(--learning-rates)",
             )
         ]
-    (said, count), (_, most) = (Counter(row[key] for row in rows).most_common(1)[0] for key in ("hyp", "ref"))
-    if len(rows) == 1 or count < SAME_CLASS_SHARE * len(rows) or most >= SAME_CLASS_SHARE * len(rows):
+    (said, count), (_, most) = (Counter(one).most_common(1)[0] for one in (answers, labels))
+    assert said is not None  # or it would have returned
+    enough = SAME_CLASS_SHARE * len(answers)
+    if len(answers) == 1 or count < enough or most >= enough:
         return []
     return [
         Note(
             "the same of all",
-            f"{count / len(rows):.0%} of the images are taken for {said[:100]!r}. If the training loss still falls, "
-            "train for more epochs (--epochs) or at a higher learning rate (--learning-rates); if it stands, at a "
-            "lower one; if neither helps, see that images lie in the folders of their classes",
+            f"{count / len(answers):.0%} of the images are taken for {classes[said][:100]!r}. If the training loss "
+            "still falls, train for more epochs (--epochs) or at a higher learning rate (--learning-rates); if it "
+            "stands, at a lower one; if neither helps, see that images lie in the folders of their classes",
             epochs=USUAL_EPOCHS,
         )
     ]
