@@ -41,6 +41,10 @@ class Numbers:
     """Number of recurrent layers, where it can be chosen."""
     hidden_sizes: Steps = ((1, 256), (5, 320), (30, 512), (300, 1024))
     """Units of each layer; the paper's above."""
+    hidden_sizes_of_short: Steps | None = None
+    """The same in short trainings, where these differ."""
+    last_fc_hours: float = math.inf
+    """From so many on, the FC layer after the recurrent ones stays in trainings that are not short."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
     batch_seconds: float = 15.0
@@ -74,9 +78,14 @@ class Numbers:
     """What the rule was measured on; the rest is extrapolated."""
 
 
-DS1 = Numbers(network={"batch_norm": True, "last_fc": False, "blank_bias": 3.0})
+DS1 = Numbers(
+    network={"batch_norm": True, "blank_bias": 3.0},
+    hidden_sizes=((0.5, 256), (5, 320), (30, 512), (300, 1024)),
+    hidden_sizes_of_short=((1, 256), (5, 320), (30, 512), (300, 1024)),
+    last_fc_hours=0.5,
+)
 DS2 = Numbers(
-    network={"cell": "gru", "recurrent_norm": False, "last_fc": False, "blank_bias": 3.0},
+    network={"cell": "gru", "recurrent_norm": False, "blank_bias": 3.0},
     recurrent_layers=((10, 2), (100, 3), (math.inf, 5)),
     hidden_sizes=((0.1, 128), (1, 256), (5, 320), (30, 512), (300, 1024)),
     dropout=((10, 0.3), (math.inf, 0.1)),
@@ -175,8 +184,9 @@ def fitted(
     alphabet = _alphabet(measure)
     choices = (
         *((alphabet,) if alphabet else ()),
-        _width(measure, base, numbers),
+        _width(measure, base, numbers, short),
         *_network(measure, numbers),
+        _last_fc(measure, numbers, short),
         Choice(
             {f"features.{name}": value for name, value in numbers.features.items()},
             "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
@@ -243,8 +253,9 @@ def _rates(numbers: Numbers) -> Choice:
     )
 
 
-def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers) -> Choice:
-    bound, units = _at(measure.hours, (*numbers.hidden_sizes, (math.inf, base.hidden_size)))
+def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, short: str | None) -> Choice:
+    sizes = (short and numbers.hidden_sizes_of_short) or numbers.hidden_sizes
+    bound, units = _at(measure.hours, (*sizes, (math.inf, base.hidden_size)))
     return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}")
 
 
@@ -265,8 +276,18 @@ _NETWORK_REASONS = {
     "cell": "GRU cells: gated ones keep longer contexts; the plain ones were not compared on small corpora",
     "recurrent_norm": "no batch norm in the recurrent layers: with a few utterances a batch GRUs learn sooner without",
     "blank_bias": "blank is likely at first: else some seeds stay where they hear nothing (docs/experiments.md)",
-    "last_fc": "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)",
 }
+
+
+def _last_fc(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:
+    stays = not short and measure.hours >= numbers.last_fc_hours
+    reason = (
+        f"an FC layer after the recurrent one, as in Table 6: {duration(numbers.last_fc_hours)} of audio or more, and "
+        "time to train it"
+        if stays
+        else "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)"
+    )
+    return Choice({"network.last_fc": stays}, reason)
 
 
 def _dropout(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:

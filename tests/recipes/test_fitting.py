@@ -131,6 +131,16 @@ def test_short_trainings_vary_less(fit, planned, all_epochs):
     assert dropout <= 0.1 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
 
 
+@pytest.mark.parametrize(
+    "hours,epochs,units,last_fc", [(0.4, 100, 256, False), (0.6, 100, 320, True), (0.6, 20, 256, False)]
+)
+def test_deepspeech_1_is_larger_where_there_is_time(hours, epochs, units, last_fc):
+    planned = Planned(iters=0, epochs=(epochs,))
+    settings = fitted(corpus(hours), ds1.Config(), DS1, planned).settings
+    assert (settings.hidden_size, settings.network.last_fc) == (units, last_fc)
+    assert not fitted(corpus(hours), ds2.Config(), DS2, planned).settings.network.last_fc
+
+
 def test_a_training_whose_first_phase_is_given_is_none_of_the_short_ones(fit):
     """Its weights have learned already; and the first of epochs, which is not used, decides nothing."""
     long = fit(corpus(0.5)).settings
