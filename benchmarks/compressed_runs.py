@@ -1,6 +1,6 @@
 """Compress several trainings alike: what a file of each loses, and what the way they were trained brings.
 
-    python -m benchmarks.compressed_runs --runs runs/compare-lenet300/seed-* --out runs/small --settings "--bits 4"
+    python -m benchmarks.compressed_runs --runs runs/compare-lenet300/seed-* --out runs/small -- --bits 4
     python -m benchmarks.compressed_runs --table --out runs/small
 
 Each training is compressed by ``seqdsd compress`` with the same settings, beside a record of its own; what has a
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ class Config:
     """Folder of the files, of their runs and of the records."""
     runs: tuple[Path, ...] = ()
     """Folders of trainings, or of several (a comparison's runs/compare-NAME/seed-0)."""
-    settings: str = ""
-    """Flags of seqdsd compress, the same for all."""
+    settings: tyro.conf.Suppress[str] = ""
+    """Flags of seqdsd compress, the same for all; on the command line behind a --."""
     table: bool = False
     """Print the Markdown table of all records in --out; compress nothing."""
 
@@ -228,5 +228,11 @@ def main(config: Config) -> None:
     print(table(records))
 
 
+def from_command_line(arguments: list[str]) -> Config:
+    """What stands before a ``--`` is ours, what stands behind it seqdsd compress's."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return replace(tyro.cli(Config, args=arguments[:end]), settings=shlex.join(arguments[end + 1 :]))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(from_command_line(sys.argv[1:]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compressed_runs import Config, Record, compress, group_of, table, trainings
+from benchmarks.compressed_runs import Record, compress, from_command_line, group_of, table, trainings
 
 RECORD = Record(
     group="dsd",
@@ -22,11 +22,9 @@ RECORD = Record(
 
 
 def test_a_real_run_is_compressed_once_and_recorded(class_run, tmp_path):
-    config = Config(
-        out=tmp_path,
-        runs=(class_run.path,),
-        settings="--sparsity 0.8 --bits 4 --steps 1 --epochs 1 --device cpu",
-    )
+    asked = "--sparsity 0.8 --bits 4 --steps 1 --epochs 1 --device cpu"
+    config = from_command_line(["--runs", str(class_run.path), "--out", str(tmp_path), "--", *asked.split()])
+    assert config.settings == asked and config.runs == (class_run.path,)
     record = compress(class_run.path, config)
     phases = {one["name"]: one for one in class_run.read_phases()}
     best = min(phases.values(), key=lambda one: min(one["dev_score"]))
