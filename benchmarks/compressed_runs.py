@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
-from seqdsd.kinds import KIND_OF_RECIPE, Metric
+from seqdsd.kinds import KIND_OF_RECIPE, NONE, Metric
 from seqdsd.metrics import paired_t_test
 from seqdsd.records import RunFolder, write_atomically
 
@@ -54,6 +54,8 @@ class Config:
 class Record:
     """A file and what it was made of. Scores are as records of phases have them."""
 
+    run: str
+    """Folder of the training, as it was given."""
     group: str
     seed: int
     recipe: str
@@ -96,31 +98,46 @@ def trainings(folders: Iterable[Path]) -> list[Path]:
 
 
 def group_of(run: Path) -> str:
-    """An arm's name, or the folder's without its seed."""
+    """A comparison and its arm, or the training's name without its seed."""
+    if _OF_SEED.fullmatch(run.parent.name):
+        return f"{run.parents[1].name}/{run.name}"
     return _SEED.sub("", run.name)
+
+
+def name_of(run: Path) -> str:
+    """Of its file."""
+    parts = (
+        (run.parents[1].name, run.parent.name, run.name)
+        if _OF_SEED.fullmatch(run.parent.name)
+        else (run.name,)
+    )
+    return "-".join(parts)
 
 
 def compress(run: Path, config: Config) -> Record:
     """Compress one training, with the command's own progress.
 
     Raises:
-        SystemExit: If that fails.
+        ValueError: If there is a record of this name, of another training or of other settings.
+        SystemExit: If compressing fails.
     """
-    name = f"{run.parent.name}-{run.name}" if _OF_SEED.fullmatch(run.parent.name) else run.name
-    path = config.out / f"{name}.dsdz"
+    path = config.out / f"{name_of(run)}.dsdz"
     where = path.with_suffix(".json")
     if where.is_file():
-        return read(where)
+        record = read(where)
+        if (record.run, record.settings) != (str(run), config.settings):
+            raise ValueError(f"{where}: of {record.run} with {record.settings!r}; take another --out")
+        return record
     command = [sys.executable, "-m", "seqdsd", "compress", str(run), "--out", str(path), "--resume"]
     command += shlex.split(config.settings)
-    if not path.is_file() and subprocess.run(command, check=False).returncode:
+    if subprocess.run(command, check=False).returncode:
         sys.exit(f"error: {shlex.join(command)} failed; say it again to go on")
-    record = record_of(path, group_of(run), config.settings)
+    record = record_of(path, run, config.settings)
     write_atomically(where, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
     return record
 
 
-def record_of(path: Path, group: str, settings: str) -> Record:
+def record_of(path: Path, run: Path, settings: str) -> Record:
     """What a file says of itself, and its compression's run of the network it began with."""
     inspected = subprocess.run(
         [sys.executable, "-m", "seqdsd", "inspect", str(path), "--json"],
@@ -134,7 +151,8 @@ def record_of(path: Path, group: str, settings: str) -> Record:
     metric = KIND_OF_RECIPE[about["recipe"]].primary
     splits = [split for split in ("dev", "test") if metric.of(given, split) is not None]
     return Record(
-        group=group,
+        run=str(run),
+        group=group_of(run),
         seed=about["provenance"]["seed"],
         recipe=about["recipe"],
         network=about["network"],
@@ -166,7 +184,11 @@ HEADER = (
 
 
 def table(records: Iterable[Record]) -> str:
-    """Markdown: a row for each group and settings, mean and SD over seeds, and what was lost with its 95 % interval."""
+    """Markdown: a row for each group and settings, mean and SD over seeds, and what was lost with its 95 % interval.
+
+    Raises:
+        ValueError: If a group has a seed twice, so that it is none.
+    """
     groups: dict[tuple[str, str], list[Record]] = {}
     for one in sorted(records, key=lambda one: one.seed):
         groups.setdefault((one.group, one.settings), []).append(one)
@@ -176,29 +198,37 @@ def table(records: Iterable[Record]) -> str:
 
 
 def _row(group: str, settings: str, runs: list[Record]) -> tuple[str, ...]:
-    metric = runs[0].metric
-    scores = {
-        (split, side): [metric.scale * getattr(one, side)[split] for one in runs]
-        for split in ("dev", "test")
-        for side in ("before", "after")
-    }
+    seeds = [one.seed for one in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"{group}: seeds {seeds}, one of them twice: these trainings differ by more than the seed"
+        )
+    before, after = _scores(runs, "before"), _scores(runs, "after")
     lost = [
-        metric.gain(after, before)
-        for before, after in zip(scores["test", "before"], scores["test", "after"], strict=True)
+        runs[0].metric.gain(small, whole) for whole, small in zip(before["test"], after["test"], strict=True)
     ]
     return (
         group,
         f"`{settings}`",
-        ", ".join(str(one.seed) for one in runs),
+        ", ".join(map(str, seeds)),
         f"{statistics.mean(one.size_bytes for one in runs):,.0f}",
         f"{statistics.mean(one.dense_bytes / one.size_bytes for one in runs):.1f}",
-        *(_mean_and_sd(values) for values in scores.values()),
-        f"{statistics.mean(lost):z.2f}",
+        *(_mean_and_sd(side[split]) for split in ("dev", "test") for side in (before, after)),
+        f"{statistics.mean(lost):z.2f}" if lost else NONE,
         _interval(lost),
     )
 
 
+def _scores(runs: list[Record], side: Literal["before", "after"]) -> dict[str, list[float]]:
+    """By split, in points; none where a training was not scored on it."""
+    scale = runs[0].metric.scale
+    found = {split: [getattr(one, side).get(split) for one in runs] for split in ("dev", "test")}
+    return {split: [scale * one for one in each] if None not in each else [] for split, each in found.items()}
+
+
 def _mean_and_sd(values: list[float]) -> str:
+    if not values:
+        return NONE
     sd = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{sd}"
 
@@ -206,7 +236,7 @@ def _mean_and_sd(values: list[float]) -> str:
 def _interval(lost: list[float]) -> str:
     """Of the mean over seeds, by Student's t; nothing can be said of one."""
     if len(lost) < 2:
-        return "-"
+        return NONE
     test = paired_t_test([0.0] * len(lost), lost)
     return f"[{test.low:z.2f}, {test.high:z.2f}]"
 
@@ -223,9 +253,9 @@ def main(config: Config) -> None:
             left = "" if minutes is None else f"; about {minutes:.0f} min left"
             print(f"{run}: {number + 1} of {len(runs)}{left}", flush=True)
             records.append(compress(run, config))
+        print(table(records))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(table(records))
 
 
 def from_command_line(arguments: list[str]) -> Config:

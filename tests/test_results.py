@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import out_of_the_box
+from benchmarks import compressed_runs, out_of_the_box
 from seqdsd.data import read_captions
 from seqdsd.metrics import bleu, cider_d, mcnemar, rouge_l, wer
 from seqdsd.records import RunFolder, slug, write_json_lines
@@ -44,6 +44,13 @@ def test_table_of_rivals_is_what_their_records_say():
     records = [out_of_the_box.read(path) for path in sorted(folder.glob("records/*.json"))]
     assert records
     assert out_of_the_box.table(records) in (folder / "RESULTS.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", sorted(RECIPES.glob("*/records/compressed-*")), ids=lambda path: path.name)
+def test_table_of_what_files_lose_is_what_their_records_say(folder):
+    records = [compressed_runs.read(path) for path in sorted(folder.glob("*.json"))]
+    assert records
+    assert compressed_runs.table(records) in (folder.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
 
 
 def scores(rows: list[dict]) -> dict[str, float]:

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compressed_runs import Record, compress, from_command_line, group_of, table, trainings
+from benchmarks.compressed_runs import (
+    Record,
+    compress,
+    from_command_line,
+    group_of,
+    name_of,
+    table,
+    trainings,
+)
 
 RECORD = Record(
+    run="runs/compare/seed-0/dsd",
     group="dsd",
     seed=0,
     recipe="vision",
@@ -35,14 +44,33 @@ def test_a_real_run_is_compressed_once_and_recorded(class_run, tmp_path):
     file.unlink()
     assert compress(class_run.path, config) == record
     assert not file.exists()
+    with pytest.raises(ValueError, match=r"with '--sparsity 0\.8 .*'; take another --out"):
+        compress(class_run.path, replace(config, settings="--bits 2"))
 
 
 @pytest.mark.parametrize(
-    "name,group",
-    [("dsd", "dsd"), ("an4-ds1-e20-s2", "an4-ds1-e20"), ("ds1-seed-12", "ds1"), ("seed-0", "seed-0")],
+    "run,group,name",
+    [
+        ("dsd", "dsd", "dsd"),
+        ("an4-ds1-e20-s2", "an4-ds1-e20", "an4-ds1-e20-s2"),
+        ("ds1-seed-12", "ds1", "ds1-seed-12"),
+        ("compare-ds1/seed-0/dsd", "compare-ds1/dsd", "compare-ds1-seed-0-dsd"),
+        ("compare-ds1/seed-0/dsd-s50", "compare-ds1/dsd-s50", "compare-ds1-seed-0-dsd-s50"),
+    ],
 )
-def test_runs_are_grouped_without_their_seeds(name, group):
-    assert group_of(Path("runs") / name) == group
+def test_runs_are_grouped_without_their_seeds(run, group, name):
+    assert group_of(Path("runs") / run) == group
+    assert name_of(Path("runs") / run) == name
+
+
+def test_a_group_that_has_a_seed_twice_is_none():
+    with pytest.raises(ValueError, match=r"dsd: seeds \[0, 0\], one of them twice"):
+        table([RECORD, RECORD])
+
+
+def test_trainings_without_a_test_set_have_rows():
+    [*_, row] = table([replace(RECORD, before={"dev": 0.01}, after={"dev": 0.01})]).splitlines()
+    assert row.endswith("| 1.00 | 1.00 | - | - | - | - |")
 
 
 def test_the_table_has_a_row_a_group_with_what_was_lost(tmp_path):
