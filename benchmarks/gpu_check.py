@@ -25,6 +25,7 @@ from typing import Any
 import tyro
 
 REPOSITORY = Path(__file__).parents[1]
+SCAN = "tests/models/test_persistent_scan.py"
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,17 @@ def _last_line(text: str) -> str:
 
 
 def run_tests(settings: Settings, work: Path) -> Iterable[Row]:
-    """The tests marked ``gpu``."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests"]
+    """The tests marked ``gpu``, but that of ``SCAN``."""
+    yield _tests("tests marked gpu", settings, work, ["tests", "--ignore", SCAN])
+
+
+def _tests(name: str, settings: Settings, work: Path, paths: Sequence[str]) -> Row:
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *paths]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     (work / "tests.log").write_text(done.stdout + done.stderr)
     said = _last_line(done.stdout + done.stderr)
     skips = "skipped" in said
-    yield Row("tests marked gpu", said.strip("= "), done.returncode == 0 and (settings.is_small or not skips))
+    return Row(name, said.strip("= "), done.returncode == 0 and (settings.is_small or not skips))
 
 
 def run_main_job(settings: Settings, work: Path) -> Iterable[Row]:
@@ -239,6 +244,15 @@ def time_steps_in_bfloat16(settings: Settings, work: Path) -> Iterable[Row]:
     yield from (Row(*one) for one in speed_rows(settings.device, "bfloat16", small=settings.is_small))
 
 
+def try_scan(settings: Settings, work: Path) -> Iterable[Row]:
+    """The recurrence as one launch: its test, then its speed. The last check, for it might wait for ever."""
+    from benchmarks.gpu_check_parts import scan_rows
+
+    yield _tests("tests of the recurrence in one launch", settings, work, [SCAN])
+    if not settings.is_small:  # on a CPU both are the same
+        yield from (Row(*one) for one in scan_rows(settings.device, small=settings.is_small))
+
+
 def time_masks(settings: Settings, work: Path) -> Iterable[Row]:
     """At the size of DeepSpeech 2."""
     from benchmarks.gpu_check_parts import mask_rows
@@ -255,6 +269,7 @@ CHECKS = {
     "wer": Check(60, compare_wer),
     "bleu": Check(90, compare_bleu),
     "resume": Check(90, kill_and_resume),
+    "scan": Check(60, try_scan),
 }
 
 

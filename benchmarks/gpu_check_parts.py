@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ from seqdsd.sparsity import SPEECH_RULES, MaskSet, measured_sparsity, resolve
 ROUNDS = 3
 MASK_BYTES = 12
 """Of traffic for a weight in single precision to be masked: it and its mask are read, it is written."""
-SCANNED_ONCE = "ours, recurrence in one launch"
 Finding = tuple[str, str, bool]
 """What was looked at, what was found, and whether it is as it should be."""
 
@@ -192,17 +192,14 @@ def make_step(
     return step
 
 
-def scanned_once(step: Callable[[], None]) -> Callable[[], None]:
-    """The step with recurrences as one launch each, where the device can."""
+def scanned(step: Callable[[], None], *, once: bool) -> Callable[[], None]:
+    """The step with its recurrences as one launch each, or as launches for each frame."""
 
-    def scanned() -> None:
-        os.environ[PERSISTENT] = "1"
-        try:
+    def step_so() -> None:
+        with patch.dict(os.environ, {PERSISTENT: str(int(once))}):
             step()
-        finally:
-            del os.environ[PERSISTENT]
 
-    return scanned
+    return step_so
 
 
 def wait(device: torch.device) -> None:
@@ -237,11 +234,7 @@ def speed_rows(device_name: str, dtype_name: str, *, small: bool) -> Iterator[Fi
         wanted = num_parameters(ours)
         models = {"ours": ours}
         models |= {name: of_as_many_parameters(build, wanted) for name, build in contest.rivals.items()}
-        if contest.lengths is not None:
-            models |= {SCANNED_ONCE: copy.deepcopy(ours)}
         steps = {name: make_step(model, contest, device, dtype) for name, model in models.items()}
-        if SCANNED_ONCE in steps:
-            steps[SCANNED_ONCE] = scanned_once(steps[SCANNED_ONCE])
         seconds = seconds_in_turns(steps, rounds=1 if small else ROUNDS)
         for name, model in models.items():
             middle = statistics.median(seconds[name])
@@ -264,6 +257,35 @@ def _peak(step: Callable[[], None], device: torch.device) -> str:
     torch.cuda.reset_peak_memory_stats(device)
     step()
     return f"{(torch.cuda.max_memory_allocated(device) - before) / 1e9:.2f} GB over {before / 1e9:.2f} GB"
+
+
+def scan_rows(device_name: str, *, small: bool) -> Iterator[Finding]:
+    """Steps with recurrences as one launch each, against the same with launches for each frame."""
+    device = torch.device(device_name)
+    for contest in contests(small=small):
+        if contest.lengths is None:
+            continue
+        ours = contest.ours()
+        models = {once: copy.deepcopy(ours).to(device) for once in (False, True)}
+        before = flat(models[False])
+        steps = {}
+        for once, model in models.items():
+            torch.manual_seed(0)  # of the texts
+            steps[str(once)] = scanned(make_step(model, contest, device, torch.float32), once=once)
+        seconds = seconds_in_turns(steps, rounds=1 if small else 2 * ROUNDS)
+        ratio = Ratio.of(seconds["False"], seconds["True"])
+        plain, scanned_once = flat(models[False]), flat(models[True])
+        apart = float((plain - scanned_once).norm() / (plain - before).norm())
+        yield (
+            f"{contest.name}: recurrence in one launch",
+            f"{ratio} times as fast a step; of the way that weights have gone {apart:.1e} is another",
+            apart < 1e-2,
+        )
+
+
+def flat(model: nn.Module) -> Tensor:
+    """All weights, one after the other; a copy."""
+    return torch.cat([one.detach().flatten() for one in model.parameters()])
 
 
 def mask_rows(device_name: str, *, units: int) -> Iterator[Finding]:

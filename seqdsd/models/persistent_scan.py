@@ -11,6 +11,8 @@ computed.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -37,6 +39,7 @@ def _scan(  # type: ignore[no-untyped-def]  # Triton reads what it is called wit
     arrived,
     num_steps,
     hidden,
+    stride_direction,
     stride_out,
     stride_in,
     clip,
@@ -50,7 +53,7 @@ def _scan(  # type: ignore[no-untyped-def]  # Triton reads what it is called wit
     part, tile, direction = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     group = direction * tl.num_programs(1) + tile
     items = tile * ITEMS + tl.arange(0, ITEMS)
-    weight += direction.to(tl.int64) * hidden * hidden
+    weight += direction.to(tl.int64) * stride_direction
     for step in range(num_steps):
         now = num_steps - 1 - step if BACKWARD else step
         last = tl.maximum(now + 1 if BACKWARD else now - 1, 0)  # the step that this one follows
@@ -66,10 +69,13 @@ def _scan(  # type: ignore[no-untyped-def]  # Triton reads what it is called wit
             is_unit = units < hidden
             here, mask = rows[:, None] + units[None, :], is_here[:, None] & is_unit[None, :]
             sums = tl.load(values + here, mask=mask, other=0.0)
-            for first_input in range(0, hidden, INPUTS):
+            # Where nothing goes on there is nothing to multiply: at either end, and where all of the items have ended.
+            width = hidden if (step > 0) & (tile * ITEMS < tl.minimum(count, last_count)) else 0
+            for first_input in range(0, width, INPUTS):
                 inputs = first_input + tl.arange(0, INPUTS)
                 is_input = inputs < hidden
-                # Not from the processor's own cache: other processors have written them.
+                # Other processors have written them, so that they are not in this one's own cache; what has been waited
+                # for below is seen in either.
                 before = tl.load(
                     values + last_rows[:, None] + inputs[None, :],
                     mask=follows[:, None] & is_input[None, :],
@@ -131,25 +137,28 @@ def _launch(
     directions, hidden, _ = weight.shape
     tiles = triton.cdiv(blocks.sizes[0] // directions, ITEMS)
     programs = _programs(values.device, hidden, groups=tiles * directions)
-    by_row, by_column = weight.stride()[1:]
-    _scan[(programs, tiles, directions)](
-        values,
-        states,
-        weight,
-        *blocks.steps,
-        torch.zeros(tiles * directions, dtype=torch.int32, device=values.device),
-        len(blocks.sizes),
-        hidden,
-        *((by_column, by_row) if is_backward else (by_row, by_column)),
-        clip,
-        PROGRAMS=programs,
-        ITEMS=ITEMS,
-        UNITS=UNITS,
-        INPUTS=INPUTS,
-        BACKWARD=is_backward,
-        # All run at the same time, or the launch is refused: those that wait must not keep out whom they wait for.
-        **({"launch_cooperative_grid": True} if programs > 1 else {}),
-    )
+    by_direction, by_row, by_column = weight.stride()
+    # Triton launches on the current device, wherever the tensors are.
+    with torch.cuda.device(values.device) if values.is_cuda else nullcontext():
+        _scan[(programs, tiles, directions)](
+            values,
+            states,
+            weight,
+            *blocks.steps,
+            torch.zeros(tiles * directions, dtype=torch.int32, device=values.device),
+            len(blocks.sizes),
+            hidden,
+            by_direction,
+            *((by_column, by_row) if is_backward else (by_row, by_column)),
+            clip,
+            PROGRAMS=programs,
+            ITEMS=ITEMS,
+            UNITS=UNITS,
+            INPUTS=INPUTS,
+            BACKWARD=is_backward,
+            # All run at the same time, or the launch is refused: those that wait must not keep out whom they wait for.
+            **({"launch_cooperative_grid": True} if programs > 1 else {}),
+        )
 
 
 def _programs(device: torch.device, hidden: int, *, groups: int) -> int:

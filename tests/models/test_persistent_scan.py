@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from seqdsd import models
 from seqdsd.models import FramePacking, SharedInputRNN, shared_input_rnn
 
 pytest.importorskip("triton")
@@ -29,9 +30,11 @@ MODULE = "seqdsd.models.persistent_scan"
 def persistent_scan(monkeypatch):
     """The kernel, interpreted: how it is run is decided as it is imported."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    sys.modules.pop(MODULE, None)
-    yield importlib.import_module(MODULE)
+    # What is imported here is forgotten: as an attribute of the package, too.
+    monkeypatch.setattr(models, "persistent_scan", None, raising=False)
+    monkeypatch.setitem(sys.modules, MODULE, None)
     del sys.modules[MODULE]
+    return importlib.import_module(MODULE)
 
 
 def blocks_and_values(shape, dtype=torch.float32):
@@ -98,6 +101,29 @@ def test_its_gradients_are_those_of_finite_differences(persistent_scan, monkeypa
     )
 
 
+@pytest.mark.parametrize("hidden,programs", [(70, 2), (160, 3), (33, 2)])
+def test_programs_share_the_units(persistent_scan, monkeypatch, hidden, programs):
+    """Of items of one frame, which follow nothing: interpreted programs run one after the other, so that none may wait."""
+    monkeypatch.setattr(persistent_scan, "_programs", lambda *_, **__: programs)
+    all_there = torch.full((2,), 1000, dtype=torch.int32)
+    monkeypatch.setattr(persistent_scan.torch, "zeros", lambda *_, **__: all_there)
+    packing = FramePacking.of(torch.ones(3, dtype=torch.long), 1, torch.device("cpu"))
+    blocks = packing.time_blocks(2)
+    states = torch.randn(6, hidden)
+    expected = states.clamp(0, CLIP)
+    persistent_scan.scan_(states, torch.randn(2, hidden, hidden), blocks, CLIP)
+    torch.testing.assert_close(states, expected)
+
+
+def test_a_matrix_may_lie_in_memory_as_it_likes(persistent_scan):
+    blocks, inputs, weight = blocks_and_values("both directions")
+    directions_last = weight.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    states, same_states = inputs.clone(), inputs.clone()
+    persistent_scan.scan_(states, weight, blocks, CLIP)
+    persistent_scan.scan_(same_states, directions_last, blocks, CLIP)
+    torch.testing.assert_close(same_states, states)
+
+
 COMPILED = """
 from triton import compile
 from triton.backends.compiler import GPUTarget
@@ -105,15 +131,20 @@ from triton.compiler import ASTSource
 from seqdsd.models import persistent_scan as scan
 
 kinds = dict(values="*fp32", states="*fp32", weight="*fp32", starts="*i64", active="*i64", arrived="*i32")
-kinds |= dict.fromkeys(("num_steps", "hidden", "stride_out", "stride_in"), "i32") | {"clip": "fp32"}
-sizes = dict(ITEMS=scan.ITEMS, UNITS=scan.UNITS, INPUTS=scan.INPUTS, PROGRAMS=8)
-for generation in (80, 90):
-    for is_backward in (False, True):
-        fixed = sizes | {"BACKWARD": is_backward}
-        source = ASTSource(fn=scan._scan, signature=kinds | dict.fromkeys(fixed, "constexpr"), constexprs=fixed)
-        made = compile(source, target=GPUTarget("cuda", generation, 32), options={"launch_cooperative_grid": True})
-        assert made.asm["cubin"] and "acquire" in made.asm["ptx"] and "release" in made.asm["ptx"]
-        print(generation, is_backward, made.metadata.shared)
+kinds |= dict.fromkeys(("num_steps", "hidden", "stride_direction", "stride_out"), "i32") | {"clip": "fp32"}
+sizes = dict(ITEMS=scan.ITEMS, UNITS=scan.UNITS, INPUTS=scan.INPUTS, stride_in=1)
+# What is known of usual sizes: addresses and widths are multiples of 16.
+names = scan._scan.arg_names
+usual = {(names.index(one),): [["tt.divisibility", 16]] for one in kinds if one not in ("num_steps", "clip")}
+for generation, is_backward, programs, known in (
+    (80, False, 8, usual), (90, True, 8, usual), (90, False, 1, usual), (90, False, 8, {})
+):
+    fixed = sizes | {"BACKWARD": is_backward, "PROGRAMS": programs}
+    source = ASTSource(scan._scan, kinds | dict.fromkeys(fixed, "constexpr"), fixed, known)
+    made = compile(source, target=GPUTarget("cuda", generation, 32), options={"launch_cooperative_grid": programs > 1})
+    ptx = made.asm["ptx"]
+    assert made.asm["cubin"] and ("acquire" in ptx and "release" in ptx) == (programs > 1)
+    print(generation, is_backward, made.metadata.shared, int("cp.async.cg" in ptx))
 """
 
 
@@ -123,10 +154,12 @@ def test_it_compiles_for_gpus_that_are_not_here(monkeypatch, tmp_path):
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert len(rows) == 4 and all(int(shared) <= 96 * 1024 for *_, shared in rows)
+    assert len(rows) == 4 and all(int(shared) <= 96 * 1024 for *_, shared, _ in rows)
+    assert [past_the_own_cache for *_, past_the_own_cache in rows] == ["1", "1", "1", "0"]
 
 
 def test_it_is_for_single_precision_on_cuda_and_has_to_be_asked_for(monkeypatch):
+    monkeypatch.delenv(shared_input_rnn.PERSISTENT, raising=False)
     with FakeTensorMode():
         on_cuda = torch.empty(1, device="cuda")
         assert not shared_input_rnn.is_persistent(on_cuda)
@@ -138,13 +171,24 @@ def test_it_is_for_single_precision_on_cuda_and_has_to_be_asked_for(monkeypatch)
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("hidden,items", [(256, 32), (320, 5), (1024, 32), (1760, 40)])
-def test_on_a_gpu_it_has_the_plain_scans_numbers(hidden, items, monkeypatch):
+@pytest.mark.parametrize(
+    "hidden,items,frames,bidirectional",
+    [
+        (256, 32, 100, True),
+        (70, 5, 100, True),
+        (1024, 32, 100, False),
+        (1760, 40, 100, True),
+        (64, 1100, 12, True),
+    ],
+)
+def test_on_a_gpu_it_has_the_plain_scans_numbers(hidden, items, frames, bidirectional, monkeypatch):
     torch.manual_seed(0)
     device = torch.device("cuda")
-    layer = SharedInputRNN(input_size=64, hidden_size=hidden).to(device)
-    lengths = torch.linspace(20, 100, items).long()
-    packing = FramePacking.of(lengths, 100, device)
+    layer = SharedInputRNN(input_size=64, hidden_size=hidden, bidirectional=bidirectional, clip=CLIP).to(
+        device
+    )
+    lengths = torch.linspace(frames // 5, frames, items).long()
+    packing = FramePacking.of(lengths, frames, device)
     inputs = torch.randn(int(lengths.sum()), 64, device=device)
     found = []
     for asked in ("0", "1"):
