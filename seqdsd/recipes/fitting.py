@@ -41,10 +41,10 @@ class Numbers:
     """Number of recurrent layers, where it can be chosen."""
     hidden_sizes: Steps = ((1, 256), (5, 320), (30, 512), (300, 1024))
     """Units of each layer; the paper's above."""
-    hidden_sizes_of_short: Steps | None = None
-    """The same in short trainings, where these differ."""
+    hidden_sizes_of_few_steps: Steps | None = None
+    """The same where the first phase has fewer than ``short_steps``; None: no others."""
     last_fc_hours: float = math.inf
-    """From so many on, the FC layer after the recurrent ones stays in trainings that are not short."""
+    """From so many on, the FC layer after the recurrent ones stays, where the first phase has ``short_steps`` or more."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
     batch_seconds: float = 15.0
@@ -81,7 +81,7 @@ class Numbers:
 DS1 = Numbers(
     network={"batch_norm": True, "blank_bias": 3.0},
     hidden_sizes=((0.5, 256), (5, 320), (30, 512), (300, 1024)),
-    hidden_sizes_of_short=((1, 256), (5, 320), (30, 512), (300, 1024)),
+    hidden_sizes_of_few_steps=((1, 256), (5, 320), (30, 512), (300, 1024)),
     last_fc_hours=0.5,
 )
 DS2 = Numbers(
@@ -106,6 +106,10 @@ class Planned:
     """Of each phase, or one number for all; empty where the rule is to choose."""
     first_is_given: bool = False
     """The first phase's weights are trained already: such a training is none of the short ones."""
+
+    def first_epochs(self, chosen: Sequence[int]) -> int:
+        """Of the first phase, where the rule chose ``chosen``."""
+        return (self.epochs or tuple(chosen))[0]
 
     def total_epochs(self, chosen: Sequence[int], iters: int) -> int:
         """Of all phases, where the rule chose ``chosen`` for them and the recipe's default is ``iters`` rounds."""
@@ -180,13 +184,16 @@ def fitted(
     batch_seconds, batches = _batches(measure, numbers)
     steps = steps_an_epoch(measure, batch_seconds)
     epochs = _epochs(measure, steps, numbers)
+    # By the first phase alone, so that a comparison's networks are as large as those that are only trained dense.
+    first_steps = steps * planned.first_epochs(epochs.values["epochs"])
+    few_steps = not planned.first_is_given and first_steps < numbers.short_steps
     short = _short(steps * planned.total_epochs(epochs.values["epochs"], base.iters), planned, numbers)
     alphabet = _alphabet(measure)
     choices = (
         *((alphabet,) if alphabet else ()),
-        _width(measure, base, numbers, short),
+        _width(measure, base, numbers, few_steps=few_steps),
         *_network(measure, numbers),
-        _last_fc(measure, numbers, short),
+        _last_fc(measure, numbers, few_steps=few_steps),
         Choice(
             {f"features.{name}": value for name, value in numbers.features.items()},
             "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
@@ -253,10 +260,15 @@ def _rates(numbers: Numbers) -> Choice:
     )
 
 
-def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, short: str | None) -> Choice:
-    sizes = (short and numbers.hidden_sizes_of_short) or numbers.hidden_sizes
+def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, *, few_steps: bool) -> Choice:
+    sizes, why = numbers.hidden_sizes, ""
+    if few_steps and numbers.hidden_sizes_of_few_steps:
+        sizes, why = (
+            numbers.hidden_sizes_of_few_steps,
+            f", and fewer than {numbers.short_steps:,} steps in the first phase",
+        )
     bound, units = _at(measure.hours, (*sizes, (math.inf, base.hidden_size)))
-    return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}")
+    return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}{why}")
 
 
 def _network(measure: CorpusMeasure, numbers: Numbers) -> list[Choice]:
@@ -279,8 +291,8 @@ _NETWORK_REASONS = {
 }
 
 
-def _last_fc(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:
-    stays = not short and measure.hours >= numbers.last_fc_hours
+def _last_fc(measure: CorpusMeasure, numbers: Numbers, *, few_steps: bool) -> Choice:
+    stays = not few_steps and measure.hours >= numbers.last_fc_hours
     reason = (
         f"an FC layer after the recurrent one, as in Table 6: {duration(numbers.last_fc_hours)} of audio or more, and "
         "time to train it"
