@@ -44,7 +44,7 @@ class Numbers:
     hidden_sizes_of_few_steps: Steps | None = None
     """The same where the first phase has fewer than ``short_steps``; None: no others."""
     last_fc_hours: float = math.inf
-    """From so many on the FC layer after the recurrent ones stays, where the first phase has ``short_steps`` or more."""
+    """From so many on the FC layer after the recurrent ones stays, if the first phase has ``short_steps`` or more."""
     features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
     """Settings of ``[features]``."""
     batch_seconds: float = 15.0
