@@ -181,6 +181,10 @@ def _naming(path: Path, entry: TensorEntry | None = None) -> Iterator[None]:
         yield
     except CompressedFileError:
         raise
+    except IsADirectoryError as error:
+        raise CompressedFileError(
+            f"{path}: a folder; name a .dsdz file (seqdsd compress makes one)"
+        ) from error
     except OSError as error:
         raise CompressedFileError(f"{path}: cannot be read ({error.strerror or error})") from error
     except HeadError as error:

@@ -146,7 +146,10 @@ def read_head(file: BufferedIOBase, size: int, *, max_dense_bytes: int) -> Head:
     """
     fixed, checksum = file.read(_FIXED.size), file.read(_DIGEST_BYTES)
     if not fixed.startswith(MAGIC):
-        raise HeadError("not a .dsdz file (it does not begin as one)")
+        said = "it does not begin as one" if size else "it is empty"
+        raise HeadError(
+            f"not a .dsdz file ({said}); name one that seqdsd compress has made, or fetch it again"
+        )
     if len(checksum) < _DIGEST_BYTES:
         raise HeadError(f"cut short after {size} bytes{AGAIN}")
     _, version, packed_bytes, text_bytes = _FIXED.unpack(fixed)

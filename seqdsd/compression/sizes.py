@@ -35,7 +35,7 @@ class TensorSize:
         dense_bytes: Of the tensor as it is read.
         shared_bytes: After pruning and weight sharing: fixed bits, and the codebook.
         size_bytes: Of its stream in the file.
-        zstd_float_bytes: What zstd makes of the masked weights.
+        zstd_float_bytes: What zstd makes of the pruned and shared weights as floats.
         zstd_code_bytes: What zstd makes of the codes, a byte each, and the codebook.
     """
 
@@ -102,7 +102,7 @@ def file_sizes(file: CompressedFile) -> FileSizes:
 
 
 def _dense_row(entry: TensorEntry, tensor: Tensor) -> TensorSize:
-    compressed = _zstd(tensor.flatten().view(torch.uint8))
+    compressed = zstd_bytes(tensor)
     bits = 8 * entry.size_bytes / max(1, entry.weights)
     return TensorSize(
         name=entry.names[0],
@@ -141,8 +141,8 @@ def _shared_row(entry: TensorEntry, shared: SharedTensor) -> TensorSize:
         dense_bytes=entry.dense_bytes,
         shared_bytes=-(-fixed.size_bits // 8) + len(coded.codebook),
         size_bytes=entry.size_bytes,
-        zstd_float_bytes=_zstd(shared.dense().view(torch.uint8)),
-        zstd_code_bytes=_zstd(shared.codes) + len(coded.codebook),
+        zstd_float_bytes=zstd_bytes(shared.dense()),
+        zstd_code_bytes=zstd_bytes(shared.codes) + len(coded.codebook),
     )
 
 
@@ -169,6 +169,7 @@ class _FixedBits:
         return self.entries * (self.gap_bits + self.code_bits)
 
 
-def _zstd(numbers: Tensor) -> int:
-    """How many bytes zstd makes of those of a tensor."""
-    return len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(numbers.contiguous().numpy().tobytes()))
+def zstd_bytes(tensor: Tensor) -> int:
+    """How many bytes zstd makes of those of a tensor on the CPU."""
+    numbers = tensor.contiguous().flatten().view(torch.uint8).numpy()
+    return len(zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(numbers.tobytes()))

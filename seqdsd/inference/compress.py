@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import torch
@@ -16,9 +17,10 @@ import tyro
 from rich.console import Console
 
 from seqdsd.compression import CompressedFile, read_compressed
+from seqdsd.compression.sizes import zstd_bytes
 from seqdsd.engine import StopRequested, load_checkpoint
-from seqdsd.inference.model_files import SUFFIX, write_model
-from seqdsd.inference.ready import read_about, usual_command
+from seqdsd.inference.model_files import SUFFIX, ZSTD_PRUNED, write_model
+from seqdsd.inference.ready import read_about, ready_files, usual_command
 from seqdsd.kinds import kind_of_scores
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
@@ -81,17 +83,49 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     Raises:
         ValueError: For a run, settings, data or folders that cannot be used; the message says what to do.
     """
-    if asked.out.exists() and not (asked.resume and asked.folder.config.is_file()):
-        raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
     about = {} if asked.about is None else read_about(asked.about)
-    parent = Parent.read(asked.run, asked.data, asked.device)
+    parent = _checked(asked)
+    _check_place(asked.out)
     try:
         made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
     except StopRequested as stopped:
         raise StopRequested(
             "stopped on request, all is saved; go on with the same command and --resume"
         ) from stopped
-    return made, write_checked(asked.out, made, about)
+    return made, write_checked(asked.out, made, {**about, **_pruned_alone(made)})
+
+
+def _checked(asked: Compress) -> Parent:
+    """The run, where it can be compressed to there.
+
+    Raises:
+        RunFolderError: If it cannot; nothing is written yet.
+    """
+    if asked.out.exists() and not (asked.resume and asked.folder.config.is_file()):
+        raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
+    if str(asked.run) in ready_files() and not asked.run.exists():
+        raise RunFolderError(
+            f"{asked.run}: comes with the package, compressed already; name the folder of a run of yours (its --out)"
+        )
+    return Parent.read(asked.run, asked.data, asked.device)
+
+
+def _check_place(out: Path) -> None:
+    """Find out before anything is trained whether the file can be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise RunFolderError(
+            f"{out}: cannot be written ({error.strerror or error}); take another --out"
+        ) from error
+
+
+def _pruned_alone(made: Compressed) -> dict[str, Any]:
+    """What zstd makes of the pruned weights, before they share values: ``seqdsd inspect`` shows it beside the file."""
+    weights = load_checkpoint(made.folder.weights(made.step.begin_with)).tensors
+    return {ZSTD_PRUNED: sum(map(zstd_bytes, weights.values()))}
 
 
 def write_checked(path: Path, made: Compressed, about: Mapping[str, Any]) -> CompressedFile:
@@ -165,8 +199,9 @@ def main(argv: Sequence[str]) -> None:
         )
         console = Console()
         if asked.dry_run:
-            parent = Parent.read(asked.run, asked.data, asked.device)
-            describe_compression(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
+            describe_compression(
+                _checked(asked), asked.folder, asked.settings, resume=asked.resume, console=console
+            )
             return
         show(*compress(asked, console), console)
 

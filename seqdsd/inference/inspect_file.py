@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqdsd.compression import CompressedFile, FileSizes, TensorSize, file_sizes, read_compressed
-from seqdsd.inference.model_files import SavedFile
+from seqdsd.inference.model_files import ZSTD_PRUNED, SavedFile
 from seqdsd.inference.ready import located
 from seqdsd.inference.scoring import print_facts
 from seqdsd.kinds import KIND_OF_RECIPE
@@ -89,7 +89,7 @@ def show(file: CompressedFile, sizes: FileSizes, console: Console) -> None:
     """Print what the network is, a row a layer, and the whole beside other compressors."""
     print_facts({name: printable(said) for name, said in _facts(file)}, console)
     console.print(_layers(sizes))
-    console.print(_compressors(sizes))
+    console.print(_compressors(sizes, file.header.get(ZSTD_PRUNED)))
 
 
 def _facts(file: CompressedFile) -> Iterator[tuple[str, str]]:
@@ -111,7 +111,7 @@ def _of_ours(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     kind, phase = KIND_OF_RECIPE[about["recipe"]], about["phase"]
     network = kind.network_name(about["recipe"], about["settings"])
     yield "network", f"{network} (recipe {about['recipe']}), {kind.description}"
-    pruned = f", {phase['measured_sparsity']:.1%} of the weights that may be pruned are"
+    pruned = f", {phase['measured_sparsity']:.1%} of the weights of its pruned layers are 0"
     yield "phase", phase["name"] + (pruned if phase["measured_sparsity"] else "")
     for split, scores in about.get("scores", {}).items():
         found = {
@@ -121,7 +121,7 @@ def _of_ours(about: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         }
         yield split, ", ".join(f"{title} {score}" for title, score in found.items())
     known = {"scores", "seqdsd", "recipe", "network", "settings", "phase", "provenance"}
-    known |= {"tokenizer", "vocabulary", "classes"}
+    known |= {"tokenizer", "vocabulary", "classes", ZSTD_PRUNED}
     for name, value in about.items():
         if name == "commands" and isinstance(value, list):
             yield from ((f"made by {at}", _said(command)) for at, command in enumerate(value, 1))
@@ -193,17 +193,18 @@ def _together(name: str, rows: Sequence[TensorSize]) -> tuple[str, ...]:
     return (name, f"{weights:,}", share, "", "", f"{size:,}", f"{dense / max(1, size):.1f}")
 
 
-def _compressors(sizes: FileSizes) -> Table:
-    """The whole beside what others make of it."""
+def _compressors(sizes: FileSizes, pruned: object) -> Table:
+    """The whole beside what others make of it; ``pruned``: of the weights before they shared values, by the header."""
     table = Table("the same network", "bytes", "times smaller", box=box.SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
     total = {name: sum(getattr(row, name) for row in sizes.rows) for name in _SUMMED}
     for name, size in {
         "uncompressed": total["dense_bytes"],
-        "pruned weights, zstd": total["zstd_float_bytes"],
+        **({"pruned weights, zstd": pruned} if isinstance(pruned, int) else {}),
+        "pruned and shared, as floats, zstd": total["zstd_float_bytes"],
         "pruned and shared, fixed bits as published": total["shared_bytes"],
-        "pruned and shared, zstd": total["zstd_code_bytes"],
+        "pruned and shared, as codes, zstd": total["zstd_code_bytes"],
         "this file": sizes.size_bytes,
     }.items():
         table.add_row(name, f"{size:,}", f"{sizes.dense_bytes / max(1, size):.1f}")

@@ -41,6 +41,8 @@ READY = Path(__file__).parents[1] / "networks"
 """Files that come with the package; nothing is written there."""
 FORMAT = 1
 """Of ``about``."""
+ZSTD_PRUNED = "zstd_pruned_bytes"
+"""Member of ``about``: what zstd makes of the pruned weights, before they share values, as float32."""
 _OF_PHASE = ("name", "kind", "epochs", "learning_rate", "sparsity", "measured_sparsity")
 _OF_PROVENANCE = ("command", "seed", "started", "python", "git_commit", "versions", "device_used", "threads")
 

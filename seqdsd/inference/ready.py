@@ -41,6 +41,8 @@ Examples:
   seqdsd models runs/mine.dsdz --card
   seqdsd models --json
 """
+MAX_ABOUT_BYTES = 2**16
+"""Of a TOML file, all of which goes into the header."""
 _USE = {SPEECH.name: "transcribe", CAPTIONS.name: "caption", CLASSIFICATION.name: "classify"}
 _ITEM = {SPEECH.name: "recording.wav", CAPTIONS.name: "photo.jpg", CLASSIFICATION.name: "image.png"}
 
@@ -76,9 +78,13 @@ def read_about(path: Path) -> dict[str, Any]:
     """What a TOML file says of a network, for ``write_model``.
 
     Raises:
-        ValueError: If there is none, or it has other members than ``About``.
+        ValueError: If there is none, it is larger than a header should be, or it has other members than ``About``.
     """
     try:
+        if path.stat().st_size > MAX_ABOUT_BYTES:
+            raise ValueError(
+                f"{path}: larger than {MAX_ABOUT_BYTES:,} bytes; shorten it, the file is to be small"
+            )
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as TOML: {error}") from error

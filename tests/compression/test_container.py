@@ -153,9 +153,18 @@ def test_more_than_is_allowed_is_refused(tmp_path, content, dense_state):
 
 
 def test_no_such_file_and_a_folder(tmp_path):
-    for path in (tmp_path / "none.dsdz", tmp_path):
-        with pytest.raises(CompressedFileError, match=rf"^{re.escape(str(path))}: cannot be read"):
+    for path, said in ((tmp_path / "none.dsdz", "cannot be read"), (tmp_path, "a folder; name a .dsdz file")):
+        with pytest.raises(CompressedFileError, match=rf"^{re.escape(str(path))}: {said}"):
             read_compressed(path)
+
+
+def test_an_empty_file_is_said_to_be_so(tmp_path):
+    path = tmp_path / "a.dsdz"
+    path.write_bytes(b"")
+    with pytest.raises(
+        CompressedFileError, match=r"not a \.dsdz file \(it is empty\); name one that seqdsd compress"
+    ):
+        read_compressed(path)
 
 
 def test_no_unpickling():

@@ -18,6 +18,7 @@ from rich.console import Console
 import seqdsd
 from seqdsd import cli
 from seqdsd.compression import read_compressed
+from seqdsd.compression.sizes import zstd_bytes
 from seqdsd.config import read_config, to_toml
 from seqdsd.engine import load_checkpoint
 from seqdsd.engine.checkpoint import save_latest
@@ -249,6 +250,38 @@ def test_going_on_with_nothing_overwrites_no_file(made, runs, tmp_path):
     shutil.copy(made["classification"][1].path, other)
     with pytest.raises(RunFolderError, match="there is such a file already"):
         make(runs["classification"], other, resume=True)
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_training(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"file/a\.dsdz: cannot be written \(.*\); take another --out"):
+        make(runs["classification"], tmp_path / "file" / "a.dsdz", run_folder=tmp_path / "a.run")
+    assert not (tmp_path / "a.run").exists()
+
+
+def test_a_network_that_comes_with_the_package_is_no_run(tmp_path):
+    with pytest.raises(
+        RunFolderError, match="mnist-lenet300: comes with the package, compressed already; name"
+    ):
+        compress(Compress(run=Path("mnist-lenet300"), out=tmp_path / "a.dsdz"), Console(quiet=True))
+
+
+def test_more_than_a_header_should_say_is_refused_before_training(runs, tmp_path):
+    about = tmp_path / "about.toml"
+    about.write_text(f'title = "{"long " * 20_000}"')
+    with pytest.raises(ValueError, match=r"about\.toml: larger than 65,536 bytes; shorten it"):
+        make(runs["classification"], tmp_path / "a.dsdz", about=about)
+    assert not (tmp_path / "a.run").exists()
+
+
+def test_the_file_says_what_zstd_makes_of_the_weights_before_they_shared_values(made, capsys):
+    result, file = made["classification"]
+    weights = load_checkpoint(result.folder.weights("Pruned 1")).tensors.values()
+    of_pruned = sum(zstd_bytes(one) for one in weights)
+    assert file.header["zstd_pruned_bytes"] == of_pruned
+    cli.main(["inspect", str(file.path)])
+    said = capsys.readouterr().out
+    assert f"pruned weights, zstd {of_pruned:,}" in " ".join(said.split())
 
 
 def test_several_processes_are_refused(runs, tmp_path, monkeypatch):

@@ -109,6 +109,11 @@ class Tensors:
                     f"layers: {pattern!r} matches no tensor that can be pruned; there are {', '.join(kept)}"
                 )
             fixed = {**dict.fromkeys(matched, sparsity), **fixed}  # the first pattern decides
+        if settings.sparsity is not None and len(fixed) == len(kept):
+            raise ValueError(
+                f"sparsity: {settings.sparsity:g} is for tensors that layers does not name, and it names all; leave "
+                "one of the two out"
+            )
         by_name = by_alias(model)
         convolutions = frozenset(
             name for name in kept if any(isinstance(one, CONVOLUTIONS) for one in by_name[name].holders)
@@ -154,7 +159,9 @@ class Search:
             pruning += f"to {', '.join(kept[:4])} … of the weights"
         elif self._is_pruned:
             pruning = f"Pruning: in {self.settings.steps} steps"
-            pruning += f" to {self.settings.sparsity:.1%}" if self.settings.sparsity else ""
+            free = dict.fromkeys(self.tensors.free, self.settings.sparsity or 0.0)
+            together = self.tensors.sparsity({**free, **self.tensors.fixed})
+            pruning += f" to {together:.1%} of all weights"
         else:
             pruning = "Pruning: none"
         if self.settings.bits:

@@ -29,7 +29,7 @@ class CompressSettings:
     default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
     """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
-    nothing of it is pruned). The others' are found on dev."""
+    nothing of it is pruned). Of several patterns that fit, the first decides. The others' are found on dev."""
     bits: tuple[int, ...] = ()
     """Bits of a weight, 1 to 8, before coding: one number, or one for convolutions and one for all other layers. By
     default the fewest with which the score holds."""
