@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compressed_runs, out_of_the_box
+from seqdsd.compression import read_compressed
 from seqdsd.data import read_captions
+from seqdsd.inference.model_files import SavedFile
+from seqdsd.inference.ready import ready_files
+from seqdsd.kinds import KIND_OF_RECIPE
 from seqdsd.metrics import bleu, cider_d, mcnemar, rouge_l, wer
 from seqdsd.records import RunFolder, slug, write_json_lines
 from seqdsd.reports import phase_markdown
@@ -22,6 +26,7 @@ from seqdsd.reports.runs.reading import read_runs
 from seqdsd.sparsity import Phase
 
 ROOT = Path(__file__).parents[1]
+READY = ready_files()
 RECIPES = ROOT / "recipes"
 SHARED = ROOT.parent / "shared" / "data"
 RUNS = sorted(path.parent for path in RECIPES.glob("*/records/**/phases.jsonl"))
@@ -51,6 +56,23 @@ def test_table_of_what_files_lose_is_what_their_records_say(folder):
     records = [compressed_runs.read(path) for path in sorted(folder.glob("*.json"))]
     assert records
     assert compressed_runs.table(records) in (folder.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page,names", [("an4", 1), ("flickr8k", 1), ("mnist", 2)])
+def test_rows_of_files_in_the_package_are_what_the_files_say(page, names):
+    lines = (RECIPES / page / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    rows = {name: line for line in lines for name in READY if f"(`{name}` of the package)" in line}
+    assert len(rows) == names
+    for name, line in rows.items():
+        saved = SavedFile.read(READY[name])
+        metric = KIND_OF_RECIPE[saved.about["recipe"]].primary
+        file = read_compressed(READY[name])
+        dense = sum(entry.dense_bytes for entry in file.entries)
+        score = metric.of(saved.about["scores"], "test")
+        digits = 2 if metric.key == "bleu4" else metric.decimals
+        _, _, size, ratio, *_, last, _ = (cell.strip() for cell in line.split("|"))
+        assert size == f"{READY[name].stat().st_size:,} bytes" and ratio == f"{dense / file.size_bytes:.1f}"
+        assert last.removesuffix(" %") == f"{metric.scale * score:.{digits}f}"
 
 
 def scores(rows: list[dict]) -> dict[str, float]:
