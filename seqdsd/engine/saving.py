@@ -85,6 +85,9 @@ class RunSaver:
                 "the training data has changed since %s was begun: the run goes on, but differs from one unbroken run",
                 self.folder.path,
             )
+        if len(state.records) == len(self.dsd.schedule):
+            log.info("all %d phases are trained already", len(state.records))
+            return
         log.info(
             "resuming in phase %d of %d, epoch %d, after %d steps",
             len(state.records) + 1,

@@ -214,12 +214,14 @@ def start(run: RunFolder, out: Path, *flags: str) -> subprocess.Popen:
     )
 
 
-def test_a_finished_one_writes_its_file_again_and_trains_nothing(made, runs, tmp_path):
+def test_a_finished_one_writes_its_file_again_and_trains_nothing(made, runs, caplog):
     result, file = made["classification"]
     before = file.path.read_bytes()
     time_of_checkpoint = (result.folder.checkpoints / "last.safetensors").stat().st_mtime_ns
     file.path.unlink()
-    make(runs["classification"], file.path, CompressSettings(), resume=True)
+    with caplog.at_level("INFO"):
+        make(runs["classification"], file.path, CompressSettings(), resume=True)
+    assert "all 3 phases are trained already" in caplog.text and "resuming" not in caplog.text
     assert file.path.read_bytes() == before
     assert (result.folder.checkpoints / "last.safetensors").stat().st_mtime_ns == time_of_checkpoint
 
