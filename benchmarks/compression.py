@@ -3,6 +3,7 @@
     python -m benchmarks.compression
     python -m benchmarks.compression --file model.dsdz     # of the tensors of a file
     python -m benchmarks.compression --file model.dsdz --table --nncodec ENV/bin/python    # beside others, in Markdown
+    python -m benchmarks.compression --file a.dsdz b.dsdz --table                          # a column each
 
 Sizes are times smaller than float32, of one tensor with its codebook, without a header. zstd (level 19) and gzip (9)
 are given the masked weights, or their codes at a byte each. Speed is millions of weights a second from the stream to
@@ -28,7 +29,7 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.compression_rivals import markdown, rivals
+from benchmarks.compression_rivals import markdown, rivals, side_by_side
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.compression import (
     SharedTensor,
@@ -44,8 +45,8 @@ from seqdsd.compression import (
 class Settings:
     """What is compressed."""
 
-    file: Path | None = None
-    """A .dsdz file, whose shared tensors are measured; without it random ones."""
+    file: tuple[Path, ...] = ()
+    """A .dsdz file (for a table, or several), whose shared tensors are measured; without it random ones."""
     table: bool = False
     """Print one Markdown table of the whole file beside what others make of its weights (no timings)."""
     nncodec: Path | None = None
@@ -61,8 +62,10 @@ class Settings:
     """Timings of each way, in turns."""
 
     def __post_init__(self) -> None:
-        if self.table and self.file is None:
+        if self.table and not self.file:
             raise ValueError("table: of a file; name it by --file")
+        if len(self.file) > 1 and not self.table:
+            raise ValueError("file: several are for --table")
 
 
 def random_tensor(weights: int, density: float, bits: int) -> SharedTensor:
@@ -148,15 +151,16 @@ def memory_ratio(weights: int) -> float:
 def main() -> None:
     settings = tyro.cli(Settings, description=__doc__)
     torch.set_num_threads(1)
-    if settings.table and settings.file:
-        print(markdown(list(rivals(read_compressed(settings.file), settings.nncodec))))
+    if settings.table:
+        tables = {path.stem: list(rivals(read_compressed(path), settings.nncodec)) for path in settings.file}
+        print(side_by_side(tables) if len(tables) > 1 else markdown(*tables.values()))
         return
     table = Table(title="Times smaller than float32; millions of weights a second; time over zstd's")
     sizes = ("ans", "huffman", "zstd", "gzip", "zstd codes", "gzip codes")
     for column in ("", "density", *sizes, "ans M/s", "huffman M/s", "ans / zstd", "huffman / zstd"):
         table.add_column(column, justify="right")
     if settings.file:
-        file = read_compressed(settings.file)
+        file = read_compressed(settings.file[0])
         for entry in file.entries:
             if shared := file.shared(entry.names[0]):
                 table.add_row(*row_of(entry.names[0], shared, settings.rounds))

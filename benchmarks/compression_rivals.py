@@ -7,7 +7,7 @@ codebooks are in every row that has codes. Only the file itself has a header.
 import gzip
 import io
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from seqdsd.compression import CompressedFile, SharedTensor, encode_shared, file
 from seqdsd.compression.ans import frequencies
 from seqdsd.compression.huffman import MAX_GAP_BITS, code_lengths, relative_entries
 from seqdsd.compression.streams import number_bytes
+from seqdsd.kinds import NONE
 
 PUBLISHED = {
     "LeNet-300-100": ("Deep Compression, published (1.58 % error)", 40),
@@ -108,6 +109,18 @@ def markdown(rows: list[Rival]) -> str:
     return "\n".join(
         [*lines, *(f"| {one.name} | {one.size_bytes:,.0f} | {dense / one.size_bytes:.1f} |" for one in rows)]
     )
+
+
+def side_by_side(tables: Mapping[str, list[Rival]]) -> str:
+    """Of several networks, by name, how many times smaller each way makes them."""
+    times = {
+        name: {one.name: f"{rows[0].size_bytes / one.size_bytes:.1f}" for one in rows}
+        for name, rows in tables.items()
+    }
+    ways = dict.fromkeys(way for column in times.values() for way in column)
+    lines = [["way", *(f"`{name}`" for name in times)], [":--", *["--:"] * len(times)]]
+    lines += [[way, *(column.get(way, NONE) for column in times.values())] for way in ways]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.compression_rivals import markdown, rivals
+from benchmarks.compression_rivals import Rival, markdown, rivals, side_by_side
 from seqdsd.compression import encode_shared, read_compressed
 from seqdsd.compression.huffman import relative_entries
 from seqdsd.inference.ready import ready_files
@@ -29,6 +29,13 @@ def test_rows_are_of_all_bytes(file, rows):
     assert rows["pruned and shared, as floats: gzip -9"] == len(gzip.compress(floats, 9))
     assert rows["**this file**, header and all"] == file.path.stat().st_size
     assert rows["Deep Compression, published (1.58 % error)"] == rows["float32"] / 40
+
+
+def test_networks_stand_side_by_side(rows):
+    own = [Rival(name, size) for name, size in rows.items()]
+    lines = side_by_side({"one": own, "other": own[:1]}).splitlines()
+    assert lines[0] == "| way | `one` | `other` |" and lines[2] == "| float32 | 1.0 | 1.0 |"
+    assert len(lines) == 2 + len(own) and lines[-1].endswith("| 40.0 | - |")
 
 
 def test_two_codings_are_what_a_file_of_each_would_have(file, rows):
