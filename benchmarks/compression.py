@@ -153,6 +153,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if settings.table:
         tables = {path.stem: list(rivals(read_compressed(path), settings.nncodec)) for path in settings.file}
+        if len(tables) < len(settings.file):
+            sys.exit("error: two files of the same name, which would be one column; rename one")
         print(side_by_side(tables) if len(tables) > 1 else markdown(*tables.values()))
         return
     table = Table(title="Times smaller than float32; millions of weights a second; time over zstd's")

@@ -86,7 +86,7 @@ class RunSaver:
                 self.folder.path,
             )
         if len(state.records) == len(self.dsd.schedule):
-            log.info("all %d phases are trained already", len(state.records))
+            log.info("the %d phases planned so far are trained already", len(state.records))
             return
         log.info(
             "resuming in phase %d of %d, epoch %d, after %d steps",

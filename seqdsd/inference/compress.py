@@ -24,6 +24,7 @@ from seqdsd.inference.ready import read_about, ready_files, usual_command
 from seqdsd.kinds import kind_of_scores
 from seqdsd.recipes.command import run_command
 from seqdsd.recipes.compressing.run import Compressed, Parent, compress_run, describe_compression
+from seqdsd.recipes.compressing.search import DENSE
 from seqdsd.recipes.compressing.settings import CompressSettings
 from seqdsd.records import RunFolder, RunFolderError, is_test_split
 from seqdsd.reports.phase_table import phase_table
@@ -83,9 +84,7 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     Raises:
         ValueError: For a run, settings, data or folders that cannot be used; the message says what to do.
     """
-    about = {} if asked.about is None else read_about(asked.about)
-    parent = _checked(asked)
-    _check_place(asked.out)
+    parent, about = _checked(asked)
     try:
         made = compress_run(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
     except StopRequested as stopped:
@@ -95,26 +94,28 @@ def compress(asked: Compress, console: Console) -> tuple[Compressed, CompressedF
     return made, write_checked(asked.out, made, {**about, **_pruned_alone(made)})
 
 
-def _checked(asked: Compress) -> Parent:
-    """The run, where it can be compressed to there.
+def _checked(asked: Compress) -> tuple[Parent, dict[str, Any]]:
+    """The run, and what is to be said of it, where it can be compressed to there; nothing is written yet.
 
     Raises:
-        RunFolderError: If it cannot; nothing is written yet.
+        ValueError: If it cannot, or more is to be said than should be.
     """
+    about = {} if asked.about is None else read_about(asked.about)
     if asked.out.exists() and not (asked.resume and asked.folder.config.is_file()):
         raise RunFolderError(f"{asked.out}: there is such a file already; take another --out, or remove it")
     if str(asked.run) in ready_files() and not asked.run.exists():
         raise RunFolderError(
             f"{asked.run}: comes with the package, compressed already; name the folder of a run of yours (its --out)"
         )
-    return Parent.read(asked.run, asked.data, asked.device)
+    _check_place(asked.out)
+    return Parent.read(asked.run, asked.data, asked.device), about
 
 
 def _check_place(out: Path) -> None:
     """Find out before anything is trained whether the file can be written."""
+    there = next(folder for folder in out.absolute().parents if folder.exists())
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out.parent):
+        with TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise RunFolderError(
@@ -124,8 +125,10 @@ def _check_place(out: Path) -> None:
 
 def _pruned_alone(made: Compressed) -> dict[str, Any]:
     """What zstd makes of the pruned weights, before they share values: ``seqdsd inspect`` shows it beside the file."""
-    weights = load_checkpoint(made.folder.weights(made.step.begin_with)).tensors
-    return {ZSTD_PRUNED: sum(map(zstd_bytes, weights.values()))}
+    path = made.folder.weights(made.step.begin_with)
+    if made.step.begin_with == DENSE or not path.is_file():
+        return {}
+    return {ZSTD_PRUNED: sum(map(zstd_bytes, load_checkpoint(path).tensors.values()))}
 
 
 def write_checked(path: Path, made: Compressed, about: Mapping[str, Any]) -> CompressedFile:
@@ -199,9 +202,8 @@ def main(argv: Sequence[str]) -> None:
         )
         console = Console()
         if asked.dry_run:
-            describe_compression(
-                _checked(asked), asked.folder, asked.settings, resume=asked.resume, console=console
-            )
+            parent, _ = _checked(asked)
+            describe_compression(parent, asked.folder, asked.settings, resume=asked.resume, console=console)
             return
         show(*compress(asked, console), console)
 

@@ -261,13 +261,12 @@ def _rates(numbers: Numbers) -> Choice:
 
 
 def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, *, few_steps: bool) -> Choice:
-    sizes, why = numbers.hidden_sizes, ""
+    most, why = (math.inf, base.hidden_size), ""
+    bound, units = _at(measure.hours, (*numbers.hidden_sizes, most))
     if few_steps and numbers.hidden_sizes_of_few_steps:
-        sizes, why = (
-            numbers.hidden_sizes_of_few_steps,
-            f", and fewer than {numbers.short_steps:,} steps in the first phase",
-        )
-    bound, units = _at(measure.hours, (*sizes, (math.inf, base.hidden_size)))
+        usual, (bound, units) = units, _at(measure.hours, (*numbers.hidden_sizes_of_few_steps, most))
+        if units != usual:
+            why = f", and fewer than {numbers.short_steps:,} steps in the first phase"
     return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}{why}")
 
 

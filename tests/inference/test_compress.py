@@ -113,7 +113,8 @@ def test_its_run_is_a_run_like_any_other(made, kind, capsys, tmp_path):
 def test_what_is_found_holds_on_dev(class_run, tmp_path):
     """With all the loss in the world 2 bits are enough."""
     found = CompressSettings(max_loss=100.0, epochs=1, layers=("*=0",))
-    result, _ = make(class_run, tmp_path / "found.dsdz", found)
+    result, file = make(class_run, tmp_path / "found.dsdz", found)
+    assert "zstd_pruned_bytes" not in file.header  # nothing is
     assert set(result.step.bits.values()) == {2} and result.holds
     steps = list(read_json_lines(result.folder.path / "steps.jsonl"))
     assert [step["kind"] for step in steps] == ["shared"]
@@ -221,7 +222,7 @@ def test_a_finished_one_writes_its_file_again_and_trains_nothing(made, runs, cap
     file.path.unlink()
     with caplog.at_level("INFO"):
         make(runs["classification"], file.path, CompressSettings(), resume=True)
-    assert "all 3 phases are trained already" in caplog.text and "resuming" not in caplog.text
+    assert "the 3 phases planned so far are trained already" in caplog.text and "resuming" not in caplog.text
     assert file.path.read_bytes() == before
     assert (result.folder.checkpoints / "last.safetensors").stat().st_mtime_ns == time_of_checkpoint
 

@@ -103,7 +103,7 @@ def test_its_gradients_are_those_of_finite_differences(persistent_scan, monkeypa
 
 @pytest.mark.parametrize("hidden,programs", [(70, 2), (160, 3), (33, 2)])
 def test_programs_share_the_units(persistent_scan, monkeypatch, hidden, programs):
-    """Of items of one frame, which follow nothing: interpreted programs run one after the other, so that none may wait."""
+    """Of items of one frame, which follow nothing: interpreted programs run in turn, so that none may wait."""
     monkeypatch.setattr(persistent_scan, "_programs", lambda *_, **__: programs)
     all_there = torch.full((2,), 1000, dtype=torch.int32)
     monkeypatch.setattr(persistent_scan.torch, "zeros", lambda *_, **__: all_there)

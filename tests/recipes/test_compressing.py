@@ -136,15 +136,16 @@ def test_weights_and_tables_are_compressed_and_nothing_else():
 
 
 def test_a_sparsity_for_no_tensor_is_refused():
+    search = search_for(sparsity=0.9, layers=("*=0.5",))
     with pytest.raises(ValueError, match=r"sparsity: 0\.9 is for tensors that layers does not name"):
-        search_for(sparsity=0.9, layers=("*=0.5",))
+        search.tensors.check(search.settings)
 
 
 def test_the_plan_says_what_all_tensors_come_to():
     said = search_for(sparsity=0.9, layers=("fc=0",)).said()[0]
     weights = search_for().tensors.weights
     together = 0.9 * (1 - weights["fc.weight"] / sum(weights.values()))
-    assert said == f"Pruning: in 3 steps to {together:.1%} of all weights"
+    assert said == f"Pruning: in 3 steps, until {together:.1%} of the weights that may be pruned are 0"
 
 
 def test_a_layer_that_matches_nothing_is_named():

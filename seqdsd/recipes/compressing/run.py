@@ -249,6 +249,8 @@ class _Compression:
         )
         self._task = recipe.make_task(self._config, known, self._fabric, self._given)
         tensors = Tensors.of(self._task.model, settings)
+        if not folder.config.is_file():
+            tensors.check(settings)
         self._search = Search(settings, recipe.kind.primary, tensors)
         self._has_walked = False
         path = folder.path / STEPS

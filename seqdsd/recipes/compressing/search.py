@@ -109,16 +109,23 @@ class Tensors:
                     f"layers: {pattern!r} matches no tensor that can be pruned; there are {', '.join(kept)}"
                 )
             fixed = {**dict.fromkeys(matched, sparsity), **fixed}  # the first pattern decides
-        if settings.sparsity is not None and len(fixed) == len(kept):
-            raise ValueError(
-                f"sparsity: {settings.sparsity:g} is for tensors that layers does not name, and it names all; leave "
-                "one of the two out"
-            )
         by_name = by_alias(model)
         convolutions = frozenset(
             name for name in kept if any(isinstance(one, CONVOLUTIONS) for one in by_name[name].holders)
         )
         return cls(kept, fixed, convolutions)
+
+    def check(self, settings: CompressSettings) -> None:
+        """See that what is asked is for something; one that has begun goes on all the same.
+
+        Raises:
+            ValueError: If a sparsity is given, and ``layers`` names every tensor.
+        """
+        if settings.sparsity is not None and not self.free:
+            raise ValueError(
+                f"sparsity: {settings.sparsity:g} is for tensors that layers does not name, and it names all; leave "
+                "one of the two out"
+            )
 
     @property
     def free(self) -> list[str]:
@@ -156,12 +163,12 @@ class Search:
             pruning = (
                 f"Pruning: while dev {self.metric.title} loses no more than {self.settings.max_loss:g}, "
             )
-            pruning += f"to {', '.join(kept[:4])} … of the weights"
+            pruning += f"keeping {', '.join(kept[:4])} … of the weights"
         elif self._is_pruned:
             pruning = f"Pruning: in {self.settings.steps} steps"
             free = dict.fromkeys(self.tensors.free, self.settings.sparsity or 0.0)
             together = self.tensors.sparsity({**free, **self.tensors.fixed})
-            pruning += f" to {together:.1%} of all weights"
+            pruning += f", until {together:.1%} of the weights that may be pruned are 0"
         else:
             pruning = "Pruning: none"
         if self.settings.bits:
