@@ -26,7 +26,7 @@ PUBLISHED = {
     "LeNet-300-100": ("Deep Compression, published", 40),
     "LeNet-5": ("Deep Compression, published", 39),
 }
-"""Times smaller, by the network's name, at 1.58 and 0.74 % error; Han et al. 2016, table 1, and the overview's figure 3."""
+"""Times smaller, by the network's name (1.58 and 0.74 % error); Han et al. 2016, table 1, the overview's figure 3."""
 
 DEEP_CABAC = """
 import glob, importlib.util, io, sys
