@@ -292,29 +292,33 @@ def test_once_it_goes_on_by_itself_a_run_needs_no_parent(rounds, tmp_path, monke
 def test_a_recogniser_that_diverges_comes_back_also_when_it_is_stopped_on_the_way(
     tmp_path, write_tone_corpus, tiny_ds1, monkeypatch
 ):
-    """Without batch norm the rate is far too high: losses of 127 and 492 after the second epoch, on one x86 CPU."""
+    """Without batch norm the rate is far too high; how high it has to be depends on the processor's rounding."""
     corpus = write_tone_corpus(tmp_path / "tones", num_train=48)
 
-    def config(name):
+    def config(name, rate):
         return tiny_ds1(
             corpus.folder,
             tmp_path / name,
             iters=0,
             epochs=(4,),
-            learning_rates=(2e-2,),
+            learning_rates=(rate,),
             network=ds1.NetworkSettings(batch_norm=False),
             seed=1,
         )
 
-    whole, loss, done = run(config("whole")), SpeechTask.loss, []
-    [record] = whole.phases
+    loss, done = SpeechTask.loss, []
+    for rate in (2e-2, 4e-2, 8e-2):
+        whole = run(config(f"whole-{rate}", rate))
+        [record] = whole.phases
+        if record["restarts"]:
+            break
     first = record["restarts"][0]
-    assert first["learning_rate"] == 1e-2 and first["why"].startswith("training loss")
+    assert first["learning_rate"] == rate / 2 and first["why"].startswith("training loss")
     undone = {one["epoch"] for one in record["restarts"]}
     kept = [one for epoch, one in enumerate(record["dev_loss"], start=1) if epoch not in undone]
-    assert all(one < 50 < record["dev_loss"][first["epoch"] - 1] for one in kept)
+    assert all(one < record["dev_loss"][first["epoch"] - 1] for one in kept)
     assert record["dev"]["loss"] == record["dev_loss"][record["best_epoch"] - 1] == min(kept)
-    num_batches = len(list(ds1.make_task(config("other")).batches(0, first=0)))
+    num_batches = len(list(ds1.make_task(config("other", rate)).batches(0, first=0)))
     stops = [num_batches + 2, num_batches * 2 + 1]  # in the second epoch and in the third
 
     def stop(task, model, batch):
@@ -327,8 +331,8 @@ def test_a_recogniser_that_diverges_comes_back_also_when_it_is_stopped_on_the_wa
     monkeypatch.setattr(SpeechTask, "loss", stop)
     for _ in range(2):
         with pytest.raises(StopRequested):
-            run(config("stopped"), RESUME)
-    result = run(config("stopped"), RESUME)
+            run(config("stopped", rate), RESUME)
+    result = run(config("stopped", rate), RESUME)
     assert not stops
     assert_same(result, whole)
 

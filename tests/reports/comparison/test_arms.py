@@ -326,6 +326,6 @@ def test_an_old_run_stands_beside_one_whose_folder_has_every_setting_of_today():
 
 def test_the_committed_records_stand_alone():
     found = {one.title: one for one in compare_runs(read_runs([RECIPES]).runs)}
-    speech = found["DeepSpeech 1 on AN4"]
+    speech = found["DeepSpeech 1 on AN4 (epochs 40/20/20/20/20)"]
     assert speech.is_single and speech.arm("DSDSD").scores("test", WER) == {0: pytest.approx(73 / 773)}
     assert sum(title.startswith("NeuralTalk on Flickr8k (features") for title in found) == 2
