@@ -31,7 +31,7 @@ _VOLUME_PERCENT = 50
 
 _BAD_REQUEST = 3  # exit status of the child for a ValueError; 1 and 2 are Python's own
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Espeak:
         if status != 0:
             raise RuntimeError(f"espeak_Synth returned {status} for {text!r}")
 
-    def _collect(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int | None) -> int:
+    def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
