@@ -29,6 +29,11 @@ class AskedSeeds:
     with_results: tuple[int, ...]
     """Seeds that had been compared when they were asked for."""
 
+    @property
+    def is_after_a_look(self) -> bool:
+        """Whether there was a result to look at by then."""
+        return len(self.with_results) >= FEWEST_SEEDS
+
 
 def read_asked_seeds(folder: Path) -> tuple[AskedSeeds, ...]:
     """The file's lines; none where it is missing, as in folders from before it was kept.

@@ -130,7 +130,7 @@ def _by_hand(options: argparse.Namespace) -> tuple[list[Scatter], list[ItemScatt
         raise ValueError(f"--improvement: what is to be found? Or --{unit}: with how many?")
     if count is not None and count < 2:
         raise ValueError(f"--{unit} must be 2 or more, since a test needs two, got {count}")
-    return [Scatter("by hand", unit, count or 0, sd, None, _POINTS, 1)], []
+    return [Scatter("by hand", unit, count or 0, sd, None, _POINTS)], []
 
 
 def _sd_of_parents(options: argparse.Namespace) -> float:

@@ -132,8 +132,9 @@ def describe(plan: ComparisonPlan, options: argparse.Namespace, console: Console
             "baseline trains all of its epochs."
         )
     trained = _trained(plan.out)
-    console.print(outlook(trained, plan.seeds), highlight=False, markup=False)
-    if (new := _asked(plan, trained)) and (warning := added_in_words(new)):
+    new = _asked(plan, trained)
+    console.print(outlook(trained, plan.seeds, new=new), highlight=False, markup=False)
+    if new and (warning := added_in_words(new)):
         console.print(warning, style="yellow", highlight=False, markup=False)
     estimate(plan, options, console)
 

@@ -248,8 +248,9 @@ def retrain(argv: Sequence[str], console: Console) -> None:
     if options.dry_run:
         console.print(_arms_table(plan))
         console.print(f"parents: {len(plan.parents)}, repeats of each arm from each: {plan.repeats}")
-        console.print(outlook(_trained(plan.out), len(plan.parents)), highlight=False, markup=False)
-        if (new := _asked(plan)) and (warning := added_in_words(new)):
+        new = _asked(plan)
+        console.print(outlook(_trained(plan.out), len(plan.parents), new=new), highlight=False, markup=False)
+        if new and (warning := added_in_words(new)):
             console.print(warning, style="yellow", highlight=False, markup=False)
         estimate(plan, options, console)
     elif carry_out(plan, options, console):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from seqdsd.kinds import Metric
 from seqdsd.metrics.significance import detectable, items_needed, runs_needed, sd_interval
 from seqdsd.metrics.significance.power import POWER
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.contrasts import ALPHA, Contrast, contrasts
 from seqdsd.reports.comparison.pairs import PairTest, pair_tests
@@ -30,7 +31,8 @@ class Scatter:
         sd: Of the differences, in the score's units.
         before: Mean score before; None where it is not known.
         metric: The score.
-        num_tests: How many tests a p-value is corrected for, contrasts times looks.
+        family: How many contrasts a p-value is corrected for, …
+        num_looks: … times how many looks at a result.
         components: Of parents, the SDs between them and between their repeats; None of seeds.
     """
 
@@ -40,8 +42,14 @@ class Scatter:
     sd: float
     before: float | None
     metric: Metric
-    num_tests: int
+    family: int = 1
+    num_looks: int = 1
     components: tuple[float, float] | None = None
+
+    @property
+    def num_tests(self) -> int:
+        """How many tests a p-value is corrected for."""
+        return self.family * self.num_looks
 
     @property
     def sd_interval(self) -> tuple[float, float]:
@@ -102,21 +110,31 @@ def scatters(comparison: Comparison) -> tuple[Scatter, ...]:
     return tuple(_scatters(contrasts(comparison, split=split, metric=metric)))
 
 
-def outlook(comparisons: Sequence[Comparison], seeds: Collection[int]) -> str:
-    """What a comparison will be able to find when it has these seeds, too, by the scatter of those that it has."""
+def outlook(comparisons: Sequence[Comparison], seeds: Collection[int], *, new: AskedSeeds | None) -> str:
+    """What a comparison will be able to find when it has these seeds, too, by the scatter of those that it has.
+
+    Arms that are still to come are not corrected for.
+
+    Args:
+        comparisons: What is there.
+        seeds: All that it is asked for.
+        new: Those of them that it was not asked for before: after a look at a result they make it one look more.
+    """
     for comparison in comparisons:
         found = scatters(comparison)
         main = main_scatter(found) if found else None
         if main and len(comparison.arms) > 1:
-            return expected(main, len({*seeds} | {*comparison.seeds}))
+            return expected(main, len({*seeds} | {*comparison.seeds}), new=new)
     return (
         "What it will be able to find is not known yet: no two seeds of two arms are complete here. seqdsd power says "
         "it for a scatter that you give."
     )
 
 
-def expected(one: Scatter, count: int) -> str:
-    """The sentence on what so many will be able to find, by a scatter."""
+def expected(one: Scatter, count: int, *, new: AskedSeeds | None) -> str:
+    """The sentence on what so many will be able to find, by a scatter; ``new`` as in ``outlook``."""
+    if new and new.is_after_a_look:
+        one = replace(one, num_looks=one.num_looks + 1)
     alone, corrected = (one.metric.written(one.could_find(count, num_tests=n)) for n in (1, one.num_tests))
     more = f" ({corrected} corrected for {one.num_tests} tests)" if one.num_tests > 1 else ""
     return (
@@ -151,7 +169,8 @@ def _scatters(found: tuple[Contrast, ...]) -> Iterator[Scatter]:
                 sd=one.paired.standard_error * math.sqrt(count),
                 before=one.before.mean,
                 metric=one.metric,
-                num_tests=one.family * one.num_looks,
+                family=one.family,
+                num_looks=one.num_looks,
             )
 
 

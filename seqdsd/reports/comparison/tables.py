@@ -11,7 +11,7 @@ from statistics import mean
 
 from seqdsd.kinds import NONE, Kind, Metric, Number
 from seqdsd.records import slug
-from seqdsd.records.asked_seeds import FEWEST_SEEDS, AskedSeeds
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
 from seqdsd.reports.comparison.pairs import FEWEST_SPEAKERS, PairTest
@@ -233,7 +233,7 @@ def _nearly_sparse(comparison: Comparison) -> list[str]:
 
 def added_in_words(asked: AskedSeeds, *, num_looks: int | None = None) -> str:
     """What adding seeds after a look does to p-values; empty where no result could be looked at before."""
-    if len(asked.with_results) < FEWEST_SEEDS:
+    if not asked.is_after_a_look:
         return ""
     added, before = (", ".join(map(str, seeds)) for seeds in (asked.seeds, asked.with_results))
     looks = "number of looks" if num_looks is None else f"{num_looks} looks"

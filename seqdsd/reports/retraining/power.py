@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.power import Scatter, expected
 from seqdsd.reports.retraining.contrasts import study_contrasts
 from seqdsd.reports.retraining.study import RetrainingStudy
@@ -21,15 +22,17 @@ def scatters(study: RetrainingStudy) -> Iterator[Scatter]:
                 sd=one.test.sd_seen,
                 before=one.means[0],
                 metric=metric,
-                num_tests=one.family * one.num_looks,
+                family=one.family,
+                num_looks=one.num_looks,
                 components=(one.test.sd_between_parents, one.test.sd_between_repeats),
             )
 
 
-def outlook(studies: Sequence[RetrainingStudy], num_parents: int) -> str:
+def outlook(studies: Sequence[RetrainingStudy], num_parents: int, *, new: AskedSeeds | None) -> str:
     """What a study will be able to find with so many parents, each retrained as often as those that it has.
 
-    By the arm whose effect scatters most; arms and looks that are still to come are not corrected for.
+    By the arm whose effect scatters most; arms that are still to come are not corrected for. ``new`` are the seeds of
+    retrainings that it was not asked for before: after a look at a result they make it one look more.
     """
     found = [one for study in studies for one in scatters(study)]
     if not found:
@@ -38,4 +41,4 @@ def outlook(studies: Sequence[RetrainingStudy], num_parents: int) -> str:
             "says it for a scatter that you give."
         )
     widest = max(found, key=lambda one: one.sd)
-    return expected(widest, max(num_parents, widest.count))
+    return expected(widest, max(num_parents, widest.count), new=new)

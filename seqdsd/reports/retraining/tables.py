@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from seqdsd.kinds import NONE, Metric, Number
 from seqdsd.records import slug
-from seqdsd.records.asked_seeds import FEWEST_SEEDS, AskedSeeds
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.contrasts import verdict
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.retraining.contrasts import (
@@ -139,7 +139,7 @@ def study_notes(study: RetrainingStudy) -> list[str]:
 
 def added_in_words(asked: AskedSeeds, *, num_looks: int | None = None) -> str:
     """What adding parents or repeats after a look does to p-values; empty where no result could be looked at before."""
-    if len(asked.with_results) < FEWEST_SEEDS:
+    if not asked.is_after_a_look:
         return ""
     looks = "number of looks" if num_looks is None else f"{num_looks} looks"
     return (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from seqdsd.metrics.significance import bootstrap_wer, runs_needed
+from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import contrasts
 from seqdsd.reports.comparison.pairs import pair_tests
@@ -58,17 +59,21 @@ def test_the_scatter_over_items_is_the_bootstraps(comparison):
 
 
 def test_before_training_what_will_be_found_is_said_by_the_seeds_that_are_there(comparison, tmp_path):
-    assert "not known yet" in outlook((), [0, 1])
+    assert "not known yet" in outlook((), [0, 1], new=None)
     shutil.copytree(comparison / "seed-0", tmp_path / "seed-0")
-    assert "not known yet" in outlook(read(tmp_path), [0, 1]) and seeds_with_results(read(tmp_path)) == {0}
+    assert "not known yet" in outlook(read(tmp_path), [0, 1], new=None) and seeds_with_results(
+        read(tmp_path)
+    ) == {0}
     for seed in (1, 2):
         shutil.copytree(comparison / f"seed-{seed}", tmp_path / f"seed-{seed}")
     there = read(tmp_path)
     main = main_scatter(scatters(there[0]))
     assert main.count == 3 and seeds_with_results(there) == {0, 1, 2}
-    said = outlook(there, range(1, 8))
+    said = outlook(there, range(1, 8), new=AskedSeeds((3, 4, 5, 6, 7), ()))
     alone, corrected = (100 * main.could_find(8, num_tests=n) for n in (1, 6))
     assert said == (
         f"With 8 seeds it will be able to find {alone:.2f} points at 80 % power ({corrected:.2f} corrected "
         "for 6 tests) (DSDSD on LLR Phase 4), by the scatter of the 3 seeds that are there."
     )
+    said = outlook(there, range(1, 8), new=AskedSeeds((3, 4, 5, 6, 7), (0, 1, 2)))
+    assert f"({100 * main.could_find(8, num_tests=12):.2f} corrected for 12 tests)" in said
