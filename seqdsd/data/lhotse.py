@@ -106,7 +106,7 @@ def _utterance(cut: Mapping[str, Any], where: str, *, source: str) -> Utterance:
     )
 
 
-def _number(entry: Mapping[str, Any], key: str) -> float:
+def _number(entry: Any, key: str) -> float:
     value = entry[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
         raise ValueError(f"{key!r} is {value!r}")

@@ -11,7 +11,9 @@ computed.
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
+from typing import no_type_check
 
 import torch
 import triton
@@ -29,8 +31,10 @@ INPUTS = 64
 """Of the state before, that it multiplies at once."""
 
 
-@triton.jit
-def _scan(  # type: ignore[no-untyped-def]  # Triton reads what it is called with
+# Compiled anew for other sizes of the network and the batch, not for each length.
+@triton.jit(do_not_specialize=["num_steps"])
+@no_type_check  # Triton reads what it is called with, and this very function, which checks of types must not wrap
+def _scan(
     values,
     states,
     weight,
@@ -162,8 +166,11 @@ def _launch(
 
 
 def _programs(device: torch.device, hidden: int, *, groups: int) -> int:
-    """How many share the units of one group: no more than there are processors for, one each."""
-    if device.type != "cuda":  # the interpreter runs one after the other, so that none may wait
+    """How many share the units of one group, as many each: no more than there are processors for, one each."""
+    # The interpreter runs one after the other, so that none may wait.
+    if device.type != "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
         return 1
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(triton.cdiv(hidden, UNITS), processors // groups))
+    blocks = triton.cdiv(hidden, UNITS)
+    most = max(1, min(blocks, processors // groups))
+    return triton.cdiv(blocks, triton.cdiv(blocks, most))

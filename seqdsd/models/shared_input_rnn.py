@@ -21,7 +21,10 @@ from seqdsd.models.packing import FramePacking, PaddedFrames, TimeBlocks
 from seqdsd.models.recurrence_operators import clipped_rnn
 
 PERSISTENT = "SEQDSD_PERSISTENT_SCAN"
-"""Environment variable: 1 has CUDA devices scan by one launch (``persistent_scan``). Off until it has run on a GPU."""
+"""Environment variable: 1 has CUDA devices scan by one launch (``persistent_scan``). Off until it has run on a GPU.
+
+Triton wants a C compiler and Python's headers, which it makes its launcher with.
+"""
 
 
 class _Scan(torch.autograd.Function):
@@ -36,7 +39,7 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, projected: Tensor, weight: Tensor, packing: FramePacking, clip: float) -> Tensor:
         blocks = packing.time_blocks(len(weight))
         states = projected.index_select(0, blocks.rows)
-        if is_persistent(states):
+        if is_persistent(states, weight):
             from seqdsd.models.persistent_scan import scan_  # which imports Triton
 
             scan_(states, weight, blocks, clip)
@@ -52,7 +55,7 @@ class _Scan(torch.autograd.Function):
         states, weight = ctx.saved_tensors
         blocks = ctx.packing.time_blocks(len(weight))
         deltas = grad_sum.index_select(0, blocks.rows)
-        if is_persistent(deltas):
+        if is_persistent(deltas, weight):
             from seqdsd.models.persistent_scan import scan_back_
 
             scan_back_(deltas, states, weight, blocks, ctx.clip)
@@ -63,12 +66,12 @@ class _Scan(torch.autograd.Function):
         return blocks.summed(deltas), after.transpose(1, 2) @ before, None, None
 
 
-def is_persistent(values: Tensor) -> bool:
+def is_persistent(values: Tensor, weight: Tensor) -> bool:
     """Whether a scan in place of these is one launch."""
     return (
         os.environ.get(PERSISTENT) == "1"
         and values.is_cuda
-        and values.dtype == torch.float32
+        and values.dtype == weight.dtype == torch.float32
         and find_spec("triton") is not None
     )
 
