@@ -116,16 +116,18 @@ class CodebookTraining:
     def shared(self) -> dict[str, SharedTensor]:
         """The tensors as the model now has them, each codebook rounded to 16 bits where that is safe.
 
-        Also after an earlier epoch's weights were restored.
+        By all names of a parameter, one tensor: tied ones are so in ``write_compressed``, too. Also after an earlier
+        epoch's weights were restored.
 
         Raises:
             ValueError: If training has made a weight NaN or infinite.
         """
-        shared = {}
+        shared: dict[str, SharedTensor] = {}
         for name, held in self._held.items():
             if not (codebook := held.codebook().float()).isfinite().all():
                 raise ValueError(f"{name}: training made weights NaN or infinite; give a lower learning rate")
-            shared[name] = SharedTensor.tidied(half_where_safe(codebook), held.codes)
+            tensor = SharedTensor.tidied(half_where_safe(codebook), held.codes)
+            shared |= dict.fromkeys(self._names[name], tensor)
         return shared
 
     def finish_(self) -> dict[str, SharedTensor]:
@@ -161,6 +163,10 @@ class CodebookTraining:
             raise ValueError("no shared tensors: nothing would be trained as a codebook")
         parameters = _parameters(model, {name: codes.shape for name, (_, codes) in shared.items()})
         self._held = {name: _Held(parameter, *shared[name]) for name, parameter in parameters.items()}
+        all_names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            all_names.setdefault(id(parameter), []).append(name)
+        self._names = {name: all_names[id(parameter)] for name, parameter in parameters.items()}
 
     def _before_step(self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if kwargs.get("closure") is not None or any(callable(one) for one in args[1:]):

@@ -201,7 +201,7 @@ def _compressors(sizes: FileSizes, pruned: object) -> Table:
     total = {name: sum(getattr(row, name) for row in sizes.rows) for name in _SUMMED}
     for name, size in {
         "uncompressed": total["dense_bytes"],
-        **({"pruned weights, zstd": pruned} if isinstance(pruned, int) else {}),
+        **({"pruned weights, zstd": pruned} if type(pruned) is int and pruned > 0 else {}),  # true is an int
         "pruned and shared, as floats, zstd": total["zstd_float_bytes"],
         "pruned and shared, fixed bits as published": total["shared_bytes"],
         "pruned and shared, as codes, zstd": total["zstd_code_bytes"],

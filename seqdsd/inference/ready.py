@@ -86,7 +86,9 @@ def read_about(path: Path) -> dict[str, Any]:
                 f"{path}: larger than {MAX_ABOUT_BYTES:,} bytes; shorten it, the file is to be small"
             )
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"{path}: cannot be read as TOML: {error}") from error
     checked(values, About, str(path), remedy=f"its members may be {', '.join(About.__struct_fields__)}")
     return values
@@ -256,7 +258,12 @@ def _scores_table(name: str, saved: SavedFile) -> Iterator[str]:
     ]
     yield from _markdown(("set", *titles, f"{kind.item}s", "signature"), rows)
     data = "" if saved.about["data"] is None else " --data DATA"
-    yield f"\nAs found by `seqdsd evaluate {_where(name, saved)}{data}`."
+    features = saved.about["settings"].get("features")
+    # A captioner's; a recogniser's are settings of its own.
+    given = f" --features {shlex.quote(Path(features).name)}" if isinstance(features, str) else ""
+    yield f"\nAs found by `seqdsd evaluate {_where(name, saved)}{data}{given}`."
+    if given:
+        yield "From the images themselves, by a CNN other than the one that made this file, scores may be others."
 
 
 def _said(about: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-_GRID = np.geomspace(1.0, 0.005, 400)
+MOST = 0.995
+"""Sparsity that a tensor is given."""
+_GRID = np.geomspace(1.0, 1 - MOST, 400)
 """Densities between which is chosen: each 1.3 % below the one before."""
 _ROUNDS = 60
 """Halvings of the range in which the price of a weight is looked for."""

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.func import functional_call
 
-from seqdsd.compression import CodebookTraining, SharedTensor, load_shared_, share_weights
+from seqdsd.compression import CodebookTraining, SharedTensor, load_shared_, share_weights, write_compressed
 
 OPTIMIZERS = {
     "momentum": lambda parameters: torch.optim.SGD(
@@ -254,7 +254,7 @@ def test_a_resumed_training_has_the_bits_of_an_unbroken_one(inputs):
         assert torch.equal(one, same)
 
 
-def test_tied_and_unused_and_frozen(inputs):
+def test_tied_and_unused_and_frozen(tmp_path):
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -276,6 +276,8 @@ def test_tied_and_unused_and_frozen(inputs):
         optimizer.step()
     assert len(training.shared()["second.weight"].codebook) == 2
     assert model.first.weight.unique().numel() == 3
+    file = write_compressed(tmp_path / "tied.dsdz", {**model.state_dict(), **training.finish_()}, {})
+    assert [entry.names for entry in file.entries] == [("first.weight", "second.weight")]
     with pytest.raises(
         ValueError, match=r"two codebooks for one parameter, 'first.weight' = 'second.weight'"
     ):

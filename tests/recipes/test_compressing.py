@@ -160,7 +160,8 @@ def test_a_layer_that_matches_nothing_is_named():
     [
         ({"max_loss": -1.0}, r"max_loss must be in \[0, 100\] points, got -1.0"),
         ({"max_loss": float("nan")}, "max_loss"),
-        ({"sparsity": 1.0}, r"must be in \(0, 1\), got 1.0"),
+        ({"sparsity": 1.0}, r"must be in \(0, 0\.995\], got 1.0"),
+        ({"sparsity": 0.999}, r"got 0\.999; name the tensors that are to lose more \(--layers\)"),
         ({"sparsity": 92.0}, "share of pruned weights"),
         ({"bits": (0,)}, r"bits must be in \[1, 8\], got 0"),
         ({"bits": (5, 9)}, "got 5 9"),

@@ -10,6 +10,7 @@ from seqdsd.compression.sharing import MAX_BITS
 from seqdsd.config import flat_values
 from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH, Kind
 from seqdsd.recipes.training import MAX_EPOCHS, MAX_LEARNING_RATE, RunConfig
+from seqdsd.sparsity.sensitivity import MOST
 
 MAX_LOSS = {SPEECH.name: 0.3, CAPTIONS.name: 0.3, CLASSIFICATION.name: 0.1}
 """Points of the kind's score that are given up for size, where it is not said how many."""
@@ -25,7 +26,7 @@ class CompressSettings:
     where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1
     error."""
     sparsity: float | None = None
-    """Share of the weights to prune, in (0, 1), of the tensors that layers does not name; of none more than 99.5 %. By
+    """Share of the weights to prune, in (0, 0.995], of the tensors that layers does not name, which may have more. By
     default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
     """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
@@ -45,9 +46,10 @@ class CompressSettings:
     def __post_init__(self) -> None:
         if self.max_loss is not None and not 0 <= self.max_loss <= 100:
             raise ValueError(f"max_loss must be in [0, 100] points, got {self.max_loss}")
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
+        if self.sparsity is not None and not 0 < self.sparsity <= MOST:
             raise ValueError(
-                f"sparsity is the share of pruned weights and must be in (0, 1), got {self.sparsity}"
+                f"sparsity is the share of pruned weights and must be in (0, {MOST}], got {self.sparsity}; name the "
+                "tensors that are to lose more (--layers)"
             )
         if len(self.bits) > 2:
             raise ValueError(
