@@ -135,6 +135,34 @@ def test_weights_and_tables_are_compressed_and_nothing_else():
     assert tensors.convolutions == {"conv.weight"}
 
 
+def test_tensors_have_bits_of_their_own():
+    search = search_for(sparsity=0.5, steps=1, bits=(8, 4), layer_bits=("fc=3", "[cf]*=6"))
+    assert search.said()[1] == "Shared weights: of 8 and 4 bits; bits of conv.weight 6, fc.weight 3"
+    [_, shared], _ = walk(search, lambda step: 0.1)
+    assert {name: shared.bits[name] for name in ("conv.weight", "words.weight", "fc.weight")} == {
+        "conv.weight": 6,
+        "words.weight": 4,
+        "fc.weight": 3,
+    }
+
+
+def test_where_some_have_bits_those_of_the_others_are_found():
+    search = search_for(sparsity=0.5, steps=1, layer_bits=("conv=8",))
+    steps, (chosen, _) = walk(
+        search, lambda step: 0.1 if step.sparsity or step.bits["fc.weight"] >= 3 else 0.2
+    )
+    assert bits_of(steps) == [4, 3, 2] and chosen.bits["fc.weight"] == 3
+    assert all(step.bits["conv.weight"] == 8 for step in steps if step.kind == "shared")
+    assert search.said()[1].endswith("loses no more; bits of conv.weight 8")
+
+
+def test_where_all_have_bits_none_are_found():
+    search = search_for(sparsity=0.5, steps=1, layer_bits=("*=2",))
+    steps, _ = walk(search, lambda step: 0.9)
+    assert search.said()[1] == "Shared weights: bits of conv.weight 2, words.weight 2, fc.weight 2"
+    assert [step.kind for step in steps] == ["sparse", "shared"] and set(steps[1].bits.values()) == {2}
+
+
 def test_a_sparsity_for_no_tensor_is_refused():
     search = search_for(sparsity=0.9, layers=("*=0.5",))
     with pytest.raises(ValueError, match=r"sparsity: 0\.9 is for tensors that layers does not name"):
@@ -161,6 +189,8 @@ def test_a_layer_that_matches_nothing_is_named():
         ({"max_loss": -1.0}, r"max_loss must be in \[0, 100\] points, got -1.0"),
         ({"max_loss": float("nan")}, "max_loss"),
         ({"sparsity": 1.0}, r"must be in \(0, 0\.995\], got 1.0"),
+        ({"layer_bits": ("fc=9",)}, "PATTERN=BITS, with 1 to 8 bits, got 'fc=9'"),
+        ({"layer_bits": ("=4",)}, "PATTERN=BITS"),
         ({"sparsity": 0.999}, r"got 0\.999; name the tensors that are to lose more \(--layers\)"),
         ({"sparsity": 92.0}, "share of pruned weights"),
         ({"bits": (0,)}, r"bits must be in \[1, 8\], got 0"),

@@ -275,7 +275,8 @@ class _Compression:
             fixed = search.tensors.fixed.get(one.name)
             is_open = one.name in search.tensors.weights
             pruned = "as dev says" if fixed is None else f"{fixed:.1%}"
-            bits = search.tensors.bits(settings.bits).get(one.name) if settings.bits else None
+            given = search.tensors.bits(settings.bits) if settings.bits else search.tensors.fixed_bits
+            bits = given.get(one.name)
             table.add_row(
                 one.name,
                 "x".join(map(str, one.parameter.shape)),

@@ -6,11 +6,11 @@ few trials of how many bits to begin with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
@@ -34,6 +34,7 @@ SMALL = 64
 """Weights: tensors of fewer are neither pruned nor shared, for a codebook would be half of them."""
 
 Record = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,13 @@ class Tensors:
     Attributes:
         weights: How many each has.
         fixed: Sparsities that were asked for.
+        fixed_bits: Bits that were.
         convolutions: Those of convolutions.
     """
 
     weights: Mapping[str, int]
     fixed: Mapping[str, float]
+    fixed_bits: Mapping[str, int]
     convolutions: frozenset[str]
 
     @classmethod
@@ -92,7 +95,7 @@ class Tensors:
         """Weights and embedding tables; the rest (biases, norms) stays dense.
 
         Raises:
-            ValueError: If a pattern of ``settings.layers`` matches nothing that can be pruned.
+            ValueError: If a pattern of ``settings.layers`` or ``layer_bits`` matches nothing that can be pruned.
         """
         candidates = [one for one in named_parameters(model) if one.parameter.requires_grad]
         kept = {
@@ -101,19 +104,13 @@ class Tensors:
             if one.parameter.numel() >= SMALL
             and (not why_no_weight(one) or any(isinstance(holder, EMBEDDINGS) for holder in one.holders))
         }
-        fixed: dict[str, float] = {}
-        for pattern, sparsity in settings.layer_sparsities.items():
-            matched = [name for name in kept if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
-            if not matched:
-                raise ValueError(
-                    f"layers: {pattern!r} matches no tensor that can be pruned; there are {', '.join(kept)}"
-                )
-            fixed = {**dict.fromkeys(matched, sparsity), **fixed}  # the first pattern decides
+        fixed = _by_name("layers", settings.layer_sparsities, kept)
+        fixed_bits = _by_name("layer_bits", settings.bits_by_pattern, kept)
         by_name = by_alias(model)
         convolutions = frozenset(
             name for name in kept if any(isinstance(one, CONVOLUTIONS) for one in by_name[name].holders)
         )
-        return cls(kept, fixed, convolutions)
+        return cls(kept, fixed, fixed_bits, convolutions)
 
     def check(self, settings: CompressSettings) -> None:
         """See that what is asked is for something; one that has begun goes on all the same.
@@ -137,9 +134,32 @@ class Tensors:
         pruned = sum(self.weights[name] * one for name, one in layers.items())
         return pruned / sum(self.weights.values())
 
+    @property
+    def open_bits(self) -> list[str]:
+        """Those that have no bits of their own."""
+        return [name for name in self.weights if name not in self.fixed_bits]
+
     def bits(self, asked: Sequence[int]) -> dict[str, int]:
-        """Bits of each, of one number, or one for convolutions and one for the others."""
-        return {name: asked[0] if name in self.convolutions else asked[-1] for name in self.weights}
+        """Bits of each, of one number, or one for convolutions and one for the others; some have their own."""
+        of_all = {name: asked[0] if name in self.convolutions else asked[-1] for name in self.weights}
+        return {**of_all, **self.fixed_bits}
+
+
+def _by_name(setting: str, of_patterns: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    """What patterns say of names; of several that match, the first decides.
+
+    Raises:
+        ValueError: If one matches none.
+    """
+    found: dict[str, T] = {}
+    for pattern, value in of_patterns.items():
+        matched = [name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")]
+        if not matched:
+            raise ValueError(
+                f"{setting}: {pattern!r} matches no tensor that can be pruned; there are {', '.join(names)}"
+            )
+        found = {**dict.fromkeys(matched, value), **found}
+    return found
 
 
 @dataclass(frozen=True)
@@ -171,12 +191,13 @@ class Search:
             pruning += f", until {together:.1%} of the weights that may be pruned are 0"
         else:
             pruning = "Pruning: none"
-        if self.settings.bits:
-            return [pruning, f"Shared weights: of {' and '.join(map(str, self.settings.bits))} bits"]
-        return [
-            pruning,
-            f"Shared weights: of the fewest bits with which dev {self.metric.title} loses no more",
-        ]
+        own = ", ".join(f"{name} {bits}" for name, bits in self.tensors.fixed_bits.items())
+        if given := self._given_bits:
+            of_the_rest = f"of {' and '.join(map(str, given))} bits" if self.tensors.open_bits else ""
+        else:
+            of_the_rest = f"of the fewest bits with which dev {self.metric.title} loses no more"
+        parts = [of_the_rest, f"bits of {own}" if own else ""]
+        return [pruning, f"Shared weights: {'; '.join(filter(None, parts))}"]
 
     def points_lost(self, record: Record, reference: Record) -> float:
         """By how much a phase is worse on dev than the weights that were given."""
@@ -233,6 +254,11 @@ class Search:
         return min(shared, key=lambda pair: self.points_lost(pair[1], records[0]))
 
     @property
+    def _given_bits(self) -> tuple[int, ...]:
+        """None where bits are to be found."""
+        return self.settings.bits if self.tensors.open_bits else (MAX_BITS,)  # of no tensor
+
+    @property
     def _is_searched(self) -> bool:
         """Whether pruning goes on while the score holds."""
         return self.settings.sparsity is None and bool(self.tensors.free)
@@ -267,9 +293,9 @@ class Search:
         self, shared: Sequence[Step], records: Sequence[Record], first_bits: Callable[[], int]
     ) -> Sequence[int] | None:
         """Bits of the next phase; None where there is none to come."""
-        if self.settings.bits:
-            return None if shared else self.settings.bits
-        tried = [next(iter(step.bits.values())) for step in shared]
+        if given := self._given_bits:
+            return None if shared else given
+        tried = [step.bits[self.tensors.open_bits[0]] for step in shared]
         if not tried:
             return [max(MIN_BITS, first_bits() - 1)]  # training makes good for one
         following = tried[-1] + (-1 if self.holds(records[-1], records[0]) else 1)

@@ -34,6 +34,8 @@ class CompressSettings:
     bits: tuple[int, ...] = ()
     """Bits of a weight, 1 to 8, before coding: one number, or one for convolutions and one for all other layers. By
     default the fewest with which the score holds."""
+    layer_bits: tuple[str, ...] = ()
+    """Tensors' own bits, named as in layers: conv1=8 'fc*=4'. The others' are those of bits, or found on dev."""
     steps: int = 3
     """Steps in which pruning comes to a sparsity that is given."""
     epochs: int | None = None
@@ -63,12 +65,17 @@ class CompressSettings:
         for name in ("learning_rate", "shared_learning_rate"):
             if (rate := getattr(self, name)) is not None and not 0 < rate <= MAX_LEARNING_RATE:
                 raise ValueError(f"{name} must be in (0, {MAX_LEARNING_RATE:g}], got {rate}")
-        _ = self.layer_sparsities
+        _ = self.layer_sparsities, self.bits_by_pattern
 
     @property
     def layer_sparsities(self) -> dict[str, float]:
         """Sparsities by pattern."""
         return dict(map(_layer, self.layers))
+
+    @property
+    def bits_by_pattern(self) -> dict[str, int]:
+        """Bits by pattern."""
+        return dict(map(_layer_bits, self.layer_bits))
 
     def resolved(self, run: RunConfig, kind: Kind) -> CompressSettings:
         """The same with what stands for what is not asked, as the network of ``run`` needs it."""
@@ -91,6 +98,13 @@ class CompressSettings:
             for name, value in asked.items()
             if noted.get(name) != value
         ]
+
+
+def _layer_bits(said: str) -> tuple[str, int]:
+    pattern, equals, number = said.rpartition("=")
+    if not equals or not pattern or number not in map(str, range(1, MAX_BITS + 1)):
+        raise ValueError(f"layer_bits: PATTERN=BITS, with 1 to {MAX_BITS} bits, got {said!r}")
+    return pattern, int(number)
 
 
 def _layer(said: str) -> tuple[str, float]:
