@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from seqdsd.text.characters import CharacterTokenizer
 from seqdsd.text.subwords import SubwordTokenizer
@@ -34,7 +35,7 @@ _FROM_JSON: dict[str, Callable[[Mapping[str, str]], Tokenizer]] = {
 }
 
 
-def tokenizer_from_json(values: Mapping[str, str]) -> Tokenizer:
+def tokenizer_from_json(values: Any) -> Tokenizer:
     """The tokenizer that ``to_json`` described.
 
     Raises:

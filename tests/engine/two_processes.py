@@ -1,4 +1,4 @@
-"""Trains a task of numbers as one of several processes; started by ``torchrun`` from ``test_processes.py``.
+"""Trains a task of numbers, alone or as one of several processes; started from ``test_processes.py``.
 
 Each process leaves its weights, its masks and the losses that it has seen. Batches cannot be shared evenly, and one
 item is computed by both.

@@ -191,7 +191,8 @@ class Search:
             pruning += f", until {together:.1%} of the weights that may be pruned are 0"
         else:
             pruning = "Pruning: none"
-        own = ", ".join(f"{name} {bits}" for name, bits in self.tensors.fixed_bits.items())
+        fixed = self.tensors.fixed_bits
+        own = ", ".join(f"{name} {fixed[name]}" for name in self.tensors.weights if name in fixed)
         if given := self._given_bits:
             of_the_rest = f"of {' and '.join(map(str, given))} bits" if self.tensors.open_bits else ""
         else:
