@@ -280,7 +280,7 @@ def scan_rows(device_name: str, *, small: bool) -> Iterator[Finding]:
         yield (
             f"{contest.name}: recurrence in one launch",
             f"{ratio} times as fast a step; of the way that weights have gone {apart:.1e} is another",
-            apart < 1e-3,  # a program that does not wait for another is apart by more in one layer and step
+            apart < 1e-2,  # rounding decides what is clamped; exact comparisons are the tests'
         )
 
 

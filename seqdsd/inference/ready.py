@@ -263,7 +263,7 @@ def _scores_table(name: str, saved: SavedFile) -> Iterator[str]:
     given = f" --features {shlex.quote(Path(features).name)}" if isinstance(features, str) else ""
     yield f"\nAs found by `seqdsd evaluate {_where(name, saved)}{data}{given}`."
     if given:
-        yield "From the images themselves, by a CNN other than the one that made this file, scores may be others."
+        yield "From the images themselves scores may be others: the features in it were made elsewhere."
 
 
 def _said(about: Mapping[str, Any]) -> Iterator[str]:

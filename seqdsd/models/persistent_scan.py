@@ -11,7 +11,6 @@ computed.
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from typing import no_type_check
 
@@ -167,8 +166,8 @@ def _launch(
 
 def _programs(device: torch.device, hidden: int, *, groups: int) -> int:
     """How many share the units of one group, as many each: no more than there are processors for, one each."""
-    # The interpreter runs one after the other, so that none may wait.
-    if device.type != "cuda" or os.environ.get("TRITON_INTERPRET") == "1":
+    if device.type != "cuda" or not isinstance(_scan, triton.JITFunction):
+        # The interpreter runs one after the other, so that none may wait.
         return 1
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     blocks = triton.cdiv(hidden, UNITS)

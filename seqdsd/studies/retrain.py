@@ -249,7 +249,11 @@ def retrain(argv: Sequence[str], console: Console) -> None:
         console.print(_arms_table(plan))
         console.print(f"parents: {len(plan.parents)}, repeats of each arm from each: {plan.repeats}")
         new = _asked(plan)
-        console.print(outlook(_trained(plan.out), len(plan.parents), new=new), highlight=False, markup=False)
+        console.print(
+            outlook(_trained(plan.out), len(plan.parents), seeds=_seeds(plan), new=new),
+            highlight=False,
+            markup=False,
+        )
         if new and (warning := added_in_words(new)):
             console.print(warning, style="yellow", highlight=False, markup=False)
         estimate(plan, options, console)
@@ -265,13 +269,16 @@ def _note_asked(plan: RetrainPlan) -> None:
             Console(stderr=True).print(warning, style="yellow", highlight=False, markup=False)
 
 
+def _seeds(plan: RetrainPlan) -> list[int]:
+    return [parent.seed(repeat) for parent in plan.parents for repeat in range(plan.repeats)]
+
+
 def _asked(plan: RetrainPlan) -> asked_seeds.AskedSeeds | None:
-    seeds = [parent.seed(repeat) for parent in plan.parents for repeat in range(plan.repeats)]
     # A folder from before it was kept does not tell what it was asked for: not that it was less than this.
     is_kept = (plan.out / asked_seeds.FILE).is_file()
     trained = _trained(plan.out) if is_kept else ()
     with_results = {seed for study in trained for seed in study.seeds_with_results}
-    return asked_seeds.newly_asked(plan.out, seeds, with_results=with_results)
+    return asked_seeds.newly_asked(plan.out, _seeds(plan), with_results=with_results)
 
 
 def _trained(out: Path) -> Sequence[RetrainingStudy]:

@@ -163,6 +163,17 @@ def test_where_all_have_bits_none_are_found():
     assert [step.kind for step in steps] == ["sparse", "shared"] and set(steps[1].bits.values()) == {2}
 
 
+def test_bits_for_no_tensor_are_refused():
+    search = search_for(bits=(4,), layer_bits=("*=3",))
+    with pytest.raises(ValueError, match=r"bits: 4 is for tensors that layer_bits does not name"):
+        search.tensors.check(search.settings)
+
+
+def test_of_a_pattern_that_stands_twice_the_first_decides():
+    settings = CompressSettings(layer_bits=("fc=3", "fc=8"), layers=("fc=0.5", "fc=0.9"))
+    assert settings.bits_by_pattern == {"fc": 3} and settings.layer_sparsities == {"fc": 0.5}
+
+
 def test_a_sparsity_for_no_tensor_is_refused():
     search = search_for(sparsity=0.9, layers=("*=0.5",))
     with pytest.raises(ValueError, match=r"sparsity: 0\.9 is for tensors that layers does not name"):

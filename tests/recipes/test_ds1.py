@@ -318,7 +318,8 @@ def test_a_recogniser_that_diverges_comes_back_also_when_it_is_stopped_on_the_wa
             raise StopRequested
         if where == (1, 2):
             with torch.no_grad():
-                [parameter.mul_(20) for parameter in model.parameters()]
+                for parameter in model.parameters():
+                    parameter.mul_(20)
         return loss(task, model, batch)
 
     monkeypatch.setattr(SpeechTask, "batches", note_epoch)

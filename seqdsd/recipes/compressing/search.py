@@ -6,7 +6,7 @@ few trials of how many bits to begin with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -116,8 +116,13 @@ class Tensors:
         """See that what is asked is for something; one that has begun goes on all the same.
 
         Raises:
-            ValueError: If a sparsity is given, and ``layers`` names every tensor.
+            ValueError: If a sparsity is given, and ``layers`` names every tensor; or bits, and ``layer_bits`` does.
         """
+        if settings.bits and not self.open_bits:
+            raise ValueError(
+                f"bits: {' '.join(map(str, settings.bits))} is for tensors that layer_bits does not name, and it names "
+                "all; leave one of the two out"
+            )
         if settings.sparsity is not None and not self.free:
             raise ValueError(
                 f"sparsity: {settings.sparsity:g} is for tensors that layers does not name, and it names all; leave "
@@ -145,7 +150,7 @@ class Tensors:
         return {**of_all, **self.fixed_bits}
 
 
-def _by_name(setting: str, of_patterns: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+def _by_name(setting: str, of_patterns: Mapping[str, T], names: Collection[str]) -> dict[str, T]:
     """What patterns say of names; of several that match, the first decides.
 
     Raises:
@@ -256,8 +261,8 @@ class Search:
 
     @property
     def _given_bits(self) -> tuple[int, ...]:
-        """None where bits are to be found."""
-        return self.settings.bits if self.tensors.open_bits else (MAX_BITS,)  # of no tensor
+        """Empty where they are to be found; where all tensors have their own, some number that none takes."""
+        return self.settings.bits if self.tensors.open_bits else (MAX_BITS,)
 
     @property
     def _is_searched(self) -> bool:

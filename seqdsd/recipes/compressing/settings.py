@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from seqdsd.compression.sharing import MAX_BITS
 from seqdsd.config import flat_values
@@ -15,6 +15,7 @@ from seqdsd.sparsity.sensitivity import MOST
 MAX_LOSS = {SPEECH.name: 0.3, CAPTIONS.name: 0.3, CLASSIFICATION.name: 0.1}
 """Points of the kind's score that are given up for size, where it is not said how many."""
 _MAX_STEPS = 100
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class CompressSettings:
     where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1
     error."""
     sparsity: float | None = None
-    """Share of the weights to prune, in (0, 0.995], of the tensors that layers does not name, which may have more. By
-    default pruning goes on, step by step, while the score holds."""
+    """Share of the weights to prune, in (0, 0.995], of the tensors that layers does not name (those that it names may
+    lose more). By default pruning goes on, step by step, while the score holds."""
     layers: tuple[str, ...] = ()
     """Tensors' own sparsities, by their names, patterns of these, or their modules: fc1=0.92 'conv*=0.5' output=0 (0:
     nothing of it is pruned). Of several patterns that fit, the first decides. The others' are found on dev."""
@@ -70,12 +71,12 @@ class CompressSettings:
     @property
     def layer_sparsities(self) -> dict[str, float]:
         """Sparsities by pattern."""
-        return dict(map(_layer, self.layers))
+        return _by_pattern(map(_layer, self.layers))
 
     @property
     def bits_by_pattern(self) -> dict[str, int]:
         """Bits by pattern."""
-        return dict(map(_layer_bits, self.layer_bits))
+        return _by_pattern(map(_layer_bits, self.layer_bits))
 
     def resolved(self, run: RunConfig, kind: Kind) -> CompressSettings:
         """The same with what stands for what is not asked, as the network of ``run`` needs it."""
@@ -98,6 +99,14 @@ class CompressSettings:
             for name, value in asked.items()
             if noted.get(name) != value
         ]
+
+
+def _by_pattern(said: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """Of a pattern that stands twice, as of several that match, the first decides."""
+    found: dict[str, T] = {}
+    for pattern, value in said:
+        found.setdefault(pattern, value)
+    return found
 
 
 def _layer_bits(said: str) -> tuple[str, int]:

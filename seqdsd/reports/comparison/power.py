@@ -14,7 +14,7 @@ from statistics import fmean
 from seqdsd.kinds import Metric
 from seqdsd.metrics.significance import detectable, items_needed, runs_needed, sd_interval
 from seqdsd.metrics.significance.power import POWER
-from seqdsd.records.asked_seeds import AskedSeeds
+from seqdsd.records.asked_seeds import AskedSeeds, looks_before
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.contrasts import ALPHA, Contrast, contrasts
 from seqdsd.reports.comparison.pairs import PairTest, pair_tests
@@ -118,23 +118,28 @@ def outlook(comparisons: Sequence[Comparison], seeds: Collection[int], *, new: A
     Args:
         comparisons: What is there.
         seeds: All that it is asked for.
-        new: Those of them that it was not asked for before: after a look at a result they make it one look more.
+        new: Those of them that it was not asked for before, as ``newly_asked`` finds them.
     """
     for comparison in comparisons:
         found = scatters(comparison)
         main = main_scatter(found) if found else None
         if main and len(comparison.arms) > 1:
-            return expected(main, len({*seeds} | {*comparison.seeds}), new=new)
+            all_seeds = {*seeds} | {*comparison.seeds}
+            return expected(main, len(all_seeds), looks=looks_at_the_end(comparison.asked, new, all_seeds))
     return (
         "What it will be able to find is not known yet: no two seeds of two arms are complete here. seqdsd power says "
         "it for a scatter that you give."
     )
 
 
-def expected(one: Scatter, count: int, *, new: AskedSeeds | None) -> str:
-    """The sentence on what so many will be able to find, by a scatter; ``new`` as in ``outlook``."""
-    if new and new.is_after_a_look:
-        one = replace(one, num_looks=one.num_looks + 1)
+def looks_at_the_end(asked: Sequence[AskedSeeds], new: AskedSeeds | None, seeds: Collection[int]) -> int:
+    """How many looks a report will count when all these seeds are there."""
+    return 1 + len(looks_before((*asked, *([new] if new else ())), seeds))
+
+
+def expected(one: Scatter, count: int, *, looks: int) -> str:
+    """The sentence on what so many will be able to find, by a scatter, after so many looks at a result."""
+    one = replace(one, num_looks=looks)
     alone, corrected = (one.metric.written(one.could_find(count, num_tests=n)) for n in (1, one.num_tests))
     more = f" ({corrected} corrected for {one.num_tests} tests)" if one.num_tests > 1 else ""
     return (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from seqdsd.records.asked_seeds import AskedSeeds
-from seqdsd.reports.comparison.power import Scatter, expected
+from seqdsd.reports.comparison.power import Scatter, expected, looks_at_the_end
 from seqdsd.reports.retraining.contrasts import study_contrasts
 from seqdsd.reports.retraining.study import RetrainingStudy
 
@@ -28,17 +28,25 @@ def scatters(study: RetrainingStudy) -> Iterator[Scatter]:
             )
 
 
-def outlook(studies: Sequence[RetrainingStudy], num_parents: int, *, new: AskedSeeds | None) -> str:
+def outlook(
+    studies: Sequence[RetrainingStudy], num_parents: int, *, seeds: Collection[int], new: AskedSeeds | None
+) -> str:
     """What a study will be able to find with so many parents, each retrained as often as those that it has.
 
-    By the arm whose effect scatters most; arms that are still to come are not corrected for. ``new`` are the seeds of
-    retrainings that it was not asked for before: after a look at a result they make it one look more.
+    By the arm whose effect scatters most; arms that are still to come are not corrected for.
+
+    Args:
+        studies: What is there.
+        num_parents: That it is asked for.
+        seeds: Of all retrainings that it is asked for.
+        new: Those of them that it was not asked for before, as ``newly_asked`` finds them.
     """
-    found = [one for study in studies for one in scatters(study)]
+    found = [(one, study) for study in studies for one in scatters(study)]
     if not found:
         return (
             "What it will be able to find is not known yet: no two parents of two arms are complete here. seqdsd power "
             "says it for a scatter that you give."
         )
-    widest = max(found, key=lambda one: one.sd)
-    return expected(widest, max(num_parents, widest.count), new=new)
+    widest, study = max(found, key=lambda pair: pair[0].sd)
+    looks = looks_at_the_end(study.asked, new, {*seeds} | {*study.seeds_with_results})
+    return expected(widest, max(num_parents, widest.count), looks=looks)

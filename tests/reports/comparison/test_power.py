@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from seqdsd.metrics.significance import bootstrap_wer, runs_needed
-from seqdsd.records.asked_seeds import AskedSeeds
+from seqdsd.records.asked_seeds import AskedSeeds, note_asked_seeds
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
 from seqdsd.reports.comparison.contrasts import contrasts
 from seqdsd.reports.comparison.pairs import pair_tests
@@ -76,4 +76,9 @@ def test_before_training_what_will_be_found_is_said_by_the_seeds_that_are_there(
         "for 6 tests) (DSDSD on LLR Phase 4), by the scatter of the 3 seeds that are there."
     )
     said = outlook(there, range(1, 8), new=AskedSeeds((3, 4, 5, 6, 7), (0, 1, 2)))
-    assert f"({100 * main.could_find(8, num_tests=12):.2f} corrected for 12 tests)" in said
+    twelve = f"({100 * main.could_find(8, num_tests=12):.2f} corrected for 12 tests)"
+    assert twelve in said
+    # Asked for before, and stopped before they were trained: the report will count that look, too.
+    note_asked_seeds(tmp_path, AskedSeeds((3, 4, 5, 6, 7), (0, 1, 2)))
+    assert twelve in outlook(read(tmp_path), range(1, 8), new=None)
+    assert "18 tests" in outlook(read(tmp_path), range(1, 9), new=AskedSeeds((8,), (0, 1, 2)))

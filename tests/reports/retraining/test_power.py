@@ -41,13 +41,13 @@ def test_parents_needed_and_what_repeats_save(said):
 
 def test_what_more_parents_will_find_is_said_by_those_that_are_there(make_study):
     """By the arm whose effect scatters most: what is promised holds for all."""
-    assert "no two parents of two arms are complete here" in outlook((), 10, new=None)
+    assert "no two parents of two arms are complete here" in outlook((), 10, seeds=(), new=None)
     even = [[score - 5 + parent for score in scores] for parent, scores in enumerate(LLR)]
     folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.5": (0.5, even)})
     studies, _ = retraining_studies(read_runs([folder]).runs)
     sd = (np.array(LLR) / 10 - np.array(DSD) / 10).mean(1).std(ddof=1)
-    said = outlook(studies, 10, new=None)
+    said = outlook(studies, 10, seeds=(), new=None)
     found = float(re.search(r"10 parents it will be able to find (\S+) points", said)[1])
     assert TTestPower().power(found / sd, 10, 0.05) == pytest.approx(0.8, abs=0.02)
     assert said.endswith("(dsd-0.3 on llr), by the scatter of the 4 parents that are there.")
-    assert "With 4 parents" in outlook(studies, 2, new=None)
+    assert "With 4 parents" in outlook(studies, 2, seeds=(), new=None)
