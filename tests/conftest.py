@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from beartype import BeartypeConf
-from beartype.claw import beartype_packages
+from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
 
@@ -35,8 +35,7 @@ def check_types() -> None:
         if path.relative_to(PACKAGE).parts[0] not in MOSTLY_PLAIN or "jaxtyping" in path.read_text("utf-8")
     ]
     install_import_hook(with_shapes, "beartype.beartype")  # comes before the other
-    plain = [f"seqdsd.{name}" for name in MOSTLY_PLAIN]
-    beartype_packages(plain, conf=BeartypeConf(claw_is_pep526=False))
+    beartype_package(PACKAGE.name, conf=BeartypeConf(claw_is_pep526=False))
 
 
 check_types()

@@ -18,10 +18,19 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.Popen:
-    """Start, one process without ``torchrun``, as users do; output is taken together."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    """Start; output is taken together."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
+    return python(*launcher, *arguments)
+
+
+def started(processes: int, *arguments: object) -> subprocess.Popen:
+    """As users do: one process without ``torchrun``, which takes seconds to start."""
+    return torchrun(processes, *arguments) if processes > 1 else python(*arguments)
+
+
+def python(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *(launcher if processes > 1 else ()), *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,7 +52,7 @@ def trained(tmp_path_factory) -> dict[int, Path]:
     """The same run by one process and by two."""
     folders = {count: tmp_path_factory.mktemp(f"by-{count}") for count in (1, 2)}
     for count, folder in folders.items():
-        status, output = finished(torchrun(count, SCRIPT, folder))
+        status, output = finished(started(count, SCRIPT, folder))
         assert status == 0, output
     return folders
 
@@ -116,7 +125,7 @@ def test_micro_batches_give_the_losses_of_whole_ones(tmp_path):
     for count, parts in ((1, 1), (2, 3)):
         folder = tmp_path / str(count)
         folder.mkdir()
-        status, output = finished(torchrun(count, SCRIPT, folder, parts))
+        status, output = finished(started(count, SCRIPT, folder, parts))
         assert status == 0, output
         losses[count] = [loss for record in left(folder, 0)["records"] for loss in record["train_loss"]]
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
@@ -133,9 +142,7 @@ def flags(corpus, out: Path) -> list[str]:
 def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_path):
     runs = {}
     for count, less_memory in ((1, ()), (2, ("--network.recompute-layers",))):  # which changes nothing either
-        status, output = finished(
-            torchrun(count, *flags(tone_corpus, tmp_path / f"by-{count}"), *less_memory)
-        )
+        status, output = finished(started(count, *flags(tone_corpus, tmp_path / f"by-{count}"), *less_memory))
         assert status == 0, output
         assert output.count("Dense Iter 1 ends") == 1  # said once, however many there are
         runs[count] = RunFolder(tmp_path / f"by-{count}")
@@ -154,7 +161,7 @@ def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_
     for count in (1, 2):
         hyps = tmp_path / f"hyps-{count}.jsonl"
         status, output = finished(
-            torchrun(count, "-m", "seqdsd.cli", "evaluate", runs[1].path, "--json", "--hyps", hyps)
+            started(count, "-m", "seqdsd.cli", "evaluate", runs[1].path, "--json", "--hyps", hyps)
         )
         assert status == 0 and output.count('"phase"') == 1, output  # said once
         scored[count] = list(read_json_lines(hyps))

@@ -228,10 +228,8 @@ def test_on_a_gpu_it_has_the_plain_scans_numbers(hidden, items, frames, bidirect
         output = layer(inputs, packing)
         output.square().mean().backward()
         found.append((output.detach(), *(parameter.grad.clone() for parameter in layer.parameters())))
-    # Where rounding lets a state of about 0 pass the clamp or not, a whole gradient is another.
-    outputs, *gradients = zip(*found, strict=True)
-    assert apart(*outputs) <= 1e-5
-    assert all(apart(*pair) <= 1e-2 for pair in gradients)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+    assert apart(found[0][0], found[1][0]) <= 1e-5
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:
