@@ -4,8 +4,9 @@
     python -m benchmarks.compressed_runs --table --out runs/small
 
 Each training is compressed by ``seqdsd compress`` with the same settings, beside a record of its own; what has a
-record is not compressed again, and a compression that was stopped goes on. A row of the table is a group of trainings
-that differ by nothing but the seed: an arm of a comparison, or the runs that are named alike but for their seed.
+record is not compressed again, and a compression that was stopped goes on. ``--phase`` says whether it begins with a
+training's best phase on dev or with its last. A row of the table is a group of trainings that differ by nothing but the
+seed: an arm of a comparison, or the runs that are named alike but for their seed.
 """
 
 import json
@@ -25,6 +26,7 @@ import tyro
 from seqdsd.kinds import KIND_OF_RECIPE, NONE, Metric
 from seqdsd.metrics import paired_t_test
 from seqdsd.records import RunFolder, write_atomically
+from seqdsd.reports import best_phase
 
 _SEED = re.compile(r"[-_]s(?:eed)?[-_]?\d+$")
 """At the end of a training's name."""
@@ -40,6 +42,8 @@ class Config:
     """Folder of the files, of their runs and of the records."""
     runs: tuple[Path, ...] = ()
     """Folders of trainings, or of several (a comparison's runs/compare-NAME/seed-0)."""
+    phase: Literal["best", "last"] = "best"
+    """Of each training: its best on dev, or its last. Of DSD the best may be a sparse one."""
     settings: tyro.conf.Suppress[str] = ""
     """Flags of seqdsd compress, the same for all; on the command line behind a --."""
     table: bool = False
@@ -60,12 +64,16 @@ class Record:
     seed: int
     recipe: str
     network: str
+    phase: Literal["best", "last"] = "best"
+    """Which was asked for."""
+    phase_name: str = ""
+    """Which that was; empty in records of before it was noted."""
     size_bytes: int
     """Of the file on disk, all of it."""
     dense_bytes: int
     """Of the same network as float32."""
     before: dict[str, float]
-    """By split: of the training's best network on dev."""
+    """By split: of the network that was given."""
     after: dict[str, float]
     """Of the network that the file holds."""
     settings: str
@@ -125,19 +133,23 @@ def compress(run: Path, config: Config) -> Record:
     where = path.with_suffix(".json")
     if where.is_file():
         record = read(where)
-        if (record.run, record.settings) != (str(run), config.settings):
-            raise ValueError(f"{where}: of {record.run} with {record.settings!r}; take another --out")
+        if (record.run, record.phase, record.settings) != (str(run), config.phase, config.settings):
+            raise ValueError(
+                f"{where}: of {record.run}, {record.phase} phase, with {record.settings!r}; take another --out"
+            )
         return record
+    phases = RunFolder(run).read_phases()
+    phase = (phases[-1] if config.phase == "last" else best_phase(phases))["name"]
     command = [sys.executable, "-m", "seqdsd", "compress", str(run), "--out", str(path), "--resume"]
-    command += shlex.split(config.settings)
+    command += ["--phase", phase, *shlex.split(config.settings)]
     if subprocess.run(command, check=False).returncode:
         sys.exit(f"error: {shlex.join(command)} failed; say it again to go on")
-    record = record_of(path, run, config.settings)
+    record = record_of(path, run, phase, config)
     write_atomically(where, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
     return record
 
 
-def record_of(path: Path, run: Path, settings: str) -> Record:
+def record_of(path: Path, run: Path, phase: str, config: Config) -> Record:
     """What a file says of itself, and its compression's run of the network it began with."""
     inspected = subprocess.run(
         [sys.executable, "-m", "seqdsd", "inspect", str(path), "--json"],
@@ -156,11 +168,13 @@ def record_of(path: Path, run: Path, settings: str) -> Record:
         seed=about["provenance"]["seed"],
         recipe=about["recipe"],
         network=about["network"],
+        phase=config.phase,
+        phase_name=phase,
         size_bytes=said["size_bytes"],
         dense_bytes=said["dense_bytes"],
         before={split: given[split][metric.key] for split in splits},
         after={split: about["scores"][split][metric.key] for split in splits},
-        settings=settings,
+        settings=config.settings,
         origin=about["provenance"],
     )
 
@@ -178,7 +192,7 @@ def read(path: Path) -> Record:
 
 
 HEADER = (
-    *("trained as", "settings", "seeds", "bytes", "times smaller"),
+    *("trained as", "phase", "settings", "seeds", "bytes", "times smaller"),
     *("dev", "from the file", "test", "from the file", "lost on test", "95 % interval"),
 )
 
@@ -189,15 +203,15 @@ def table(records: Iterable[Record]) -> str:
     Raises:
         ValueError: If a group has a seed twice, so that it is none.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for one in sorted(records, key=lambda one: one.seed):
-        groups.setdefault((one.group, one.settings), []).append(one)
-    lines: list[tuple[str, ...]] = [HEADER, ("---", "---", *["--:"] * (len(HEADER) - 2))]
-    lines += [_row(group, settings, runs) for (group, settings), runs in sorted(groups.items())]
+        groups.setdefault((one.group, one.phase, one.settings), []).append(one)
+    lines: list[tuple[str, ...]] = [HEADER, (*["---"] * 3, *["--:"] * (len(HEADER) - 3))]
+    lines += [_row(*told, runs) for told, runs in sorted(groups.items())]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _row(group: str, settings: str, runs: list[Record]) -> tuple[str, ...]:
+def _row(group: str, phase: str, settings: str, runs: list[Record]) -> tuple[str, ...]:
     seeds = [one.seed for one in runs]
     if len(set(seeds)) < len(seeds):
         raise ValueError(
@@ -209,6 +223,7 @@ def _row(group: str, settings: str, runs: list[Record]) -> tuple[str, ...]:
     ]
     return (
         group,
+        phase,
         f"`{settings}`",
         ", ".join(map(str, seeds)),
         f"{statistics.mean(one.size_bytes for one in runs):,.0f}",

@@ -32,10 +32,11 @@ from seqdsd.reports.phase_table import phase_table
 PROG = "seqdsd compress"
 _DESCRIPTION = """Make one small file of a trained network: prune it, share its weights, code them (Deep Compression).
 
-The run's best network on dev is pruned in steps and retrained under its mask, each tensor as far as it can bear; then
-its weights are made to share a few values, which are trained. Both go on while the dev score holds (--max-loss). All is
-trained on the run's own data, in a run folder beside the file, that seqdsd table and seqdsd report take as any other.
-seqdsd transcribe, caption, classify, evaluate, export and seqdsd.load take the file as they take a run.
+The run's best network on dev, or that of --phase, is pruned in steps and retrained under its mask, each tensor as far
+as it can bear; then its weights are made to share a few values, which are trained. Both go on while the dev score holds
+(--max-loss). All is trained on the run's own data, in a run folder beside the file, that seqdsd table and seqdsd report
+take as any other. seqdsd transcribe, caption, classify, evaluate, export and seqdsd.load take the file as they take a
+run.
 
 Examples:
   seqdsd compress runs/an4-ds2 --out an4-ds2.dsdz

@@ -18,8 +18,8 @@ from seqdsd.engine.checkpoint import CheckpointError, load_checkpoint
 from seqdsd.kinds import KIND_OF_RECIPE, Kind
 from seqdsd.recipes.speech import read_tokenizer
 from seqdsd.recipes.training import RunConfig, read_run_provenance
-from seqdsd.records import RunFolder, RunFolderError, slug
-from seqdsd.reports import best_phase
+from seqdsd.records import RunFolder, RunFolderError
+from seqdsd.reports import best_phase, phase_called
 from seqdsd.tasks.classification import Labeller
 from seqdsd.text import Tokenizer, WordVocabulary
 
@@ -179,12 +179,7 @@ class SavedRun:
         if name is None:
             # A compression's first phases are better, as they are not yet compressed.
             return best_phase([one for one in records if one["kind"] == "shared"] or records)
-        for record in records:
-            if slug(record["name"]) == slug(name):
-                return record
-        raise RunFolderError(
-            f"{self.path}: no finished phase is called {name!r}; there are {_names(records)}"
-        )
+        return phase_called(name, records, self.path)
 
     def tokenizer(self) -> Tokenizer:
         """See ``Saved``."""

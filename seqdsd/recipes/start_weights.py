@@ -144,13 +144,18 @@ def with_network_of(config: ConfigT, path: Path, recipe: str | None) -> ConfigT:
     return replace(config, **{name: getattr(theirs, name) for name in names})  # type: ignore[type-var]
 
 
+def run_of_weights(path: Path) -> RunFolder:
+    """The run that is named by its folder or by one of its checkpoints."""
+    return RunFolder(path.parent.parent if path.suffix == ".safetensors" else path)
+
+
 def _run_of(path: Path, recipe: str | None) -> RunFolder | None:
     """The run whose folder is named, or one of its checkpoints.
 
     Raises:
         ValueError: If it is another recipe's.
     """
-    run = RunFolder(path if path.is_dir() else path.parent.parent)
+    run = run_of_weights(path)
     if not run.config.is_file() or not (path.is_dir() or path.parent == run.checkpoints):
         return None
     its_recipe = _provenance(run).get("recipe")

@@ -27,7 +27,7 @@ from seqdsd.kinds import (
     kind_of_scores,
 )
 from seqdsd.printable import printable
-from seqdsd.records import RunFolder, is_test_split
+from seqdsd.records import RunFolder, RunFolderError, is_test_split, slug
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.runs.reading import read_origin
 
@@ -94,6 +94,19 @@ def best_phase(records: Sequence[Record]) -> Record:
     if not records:
         raise ValueError("no phase records: the run has not finished its first phase")
     return min(records, key=_dev_score)
+
+
+def phase_called(name: str, records: Sequence[Record], run: Path) -> Record:
+    """Return a run's phase by its name, in any case, or with hyphens (``dense-iter-1``).
+
+    Raises:
+        RunFolderError: If no finished phase has it; the message lists those there are.
+    """
+    for record in records:
+        if slug(record["name"]) == slug(name):
+            return record
+    names = ", ".join(repr(record["name"]) for record in records)
+    raise RunFolderError(f"{run}: no finished phase is called {name!r}; there are {names}")
 
 
 def phase_title(record: Record) -> str:

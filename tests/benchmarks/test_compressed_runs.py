@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compressed_runs import (
+    Config,
     Record,
     compress,
     from_command_line,
@@ -44,8 +45,20 @@ def test_a_real_run_is_compressed_once_and_recorded(class_run, tmp_path):
     file.unlink()
     assert compress(class_run.path, config) == record
     assert not file.exists()
-    with pytest.raises(ValueError, match=r"with '--sparsity 0\.8 .*'; take another --out"):
-        compress(class_run.path, replace(config, settings="--bits 2"))
+    assert record.phase == "best" and record.phase_name == best["name"]
+    for other in (replace(config, settings="--bits 2"), replace(config, phase="last")):
+        with pytest.raises(ValueError, match=r"best phase, with '--sparsity 0\.8 .*'; take another --out"):
+            compress(class_run.path, other)
+
+
+def test_a_runs_last_phase_is_compressed_where_that_is_asked(class_run, tmp_path):
+    *_, last = class_run.read_phases()
+    config = Config(
+        out=tmp_path, runs=(class_run.path,), phase="last", settings="--layers *=0 --bits 4 --epochs 1"
+    )
+    record = compress(class_run.path, config)
+    assert (record.phase, record.phase_name) == ("last", last["name"])
+    assert record.before["dev"] == last["dev"]["top1_error"]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +91,8 @@ def test_the_table_has_a_row_a_group_with_what_was_lost(tmp_path):
     rows = table([*seeds, replace(RECORD, group="llr")]).splitlines()
     assert len(rows) == 4
     cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
-    assert cells[:5] == ["dsd", "`--bits 4`", "0, 1", "22,500", "45.0"]
-    assert cells[5:] == ["1.00 ± 0.00", "1.00 ± 0.14", "1.20 ± 0.00", "1.30 ± 0.14", "0.10", "[-1.17, 1.37]"]
+    assert cells[:6] == ["dsd", "best", "`--bits 4`", "0, 1", "22,500", "45.0"]
+    assert cells[6:] == ["1.00 ± 0.00", "1.00 ± 0.14", "1.20 ± 0.00", "1.30 ± 0.14", "0.10", "[-1.17, 1.37]"]
     assert rows[3].endswith("| 1.20 | 1.40 | 0.20 | - |")
 
 

@@ -120,6 +120,40 @@ def test_what_is_found_holds_on_dev(class_run, tmp_path):
     assert [step["kind"] for step in steps] == ["shared"]
 
 
+def test_a_phase_that_is_named_is_begun_with(class_run, tmp_path):
+    """What a sparse phase has pruned stays so where its weights are shared at once."""
+    settings = CompressSettings(phase="sparse-iter-1", layers=("*=0",), bits=(4,), epochs=1)
+    result, file = make(class_run, tmp_path / "a.dsdz", settings)
+    [_, sparse, *_] = class_run.read_phases()
+    assert sparse["name"] == "Sparse Iter 1" and result.reference["dev"] == sparse["dev"]
+    parent = load_checkpoint(class_run.weights("Sparse Iter 1")).tensors
+    dense = load_checkpoint(result.folder.weights("Dense")).tensors
+    decoded = read_compressed(file.path).state_dict()
+    for name in result.step.bits:
+        assert torch.equal(dense[name], parent[name])
+        assert torch.equal(decoded[name] == 0, parent[name] == 0)
+    assert any((parent[name] == 0).any() for name in result.step.bits)
+    file.path.unlink()
+    for same in (CompressSettings(), replace(settings, phase="Sparse Iter 1")):
+        make(class_run, tmp_path / "a.dsdz", same, resume=True)
+    with pytest.raises(RunFolderError, match=r"other settings \(phase: Sparse Iter 1 -> Dense Iter 1\)"):
+        make(class_run, file.path, replace(settings, phase="dense iter 1"), resume=True)
+    with pytest.raises(RunFolderError, match=f"name the run that it began with, {class_run.path}$"):
+        make(result.folder, tmp_path / "again.dsdz")
+    with pytest.raises(RunFolderError, match="the compression of .*; resume with it"):
+        other = RunFolder(tmp_path / "other")
+        shutil.copytree(class_run.path, other.path)
+        make(other, file.path, resume=True)
+
+
+def test_a_phase_that_is_not_there_is_refused_with_those_that_are(class_run, tmp_path):
+    with pytest.raises(
+        RunFolderError, match="no finished phase is called 'Dense 9'; there are 'Dense Iter 0', "
+    ):
+        make(class_run, tmp_path / "a.dsdz", CompressSettings(phase="Dense 9"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_scan_prunes_what_costs_less_more(made):
     result, _ = made["classification"]
     rows = list(read_json_lines(result.folder.path / "scan.jsonl"))

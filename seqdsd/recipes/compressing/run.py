@@ -54,6 +54,7 @@ from seqdsd.records import (
     write_atomically,
     write_json_lines,
 )
+from seqdsd.reports import phase_called
 from seqdsd.sparsity import MaskSet
 from seqdsd.sparsity.parameters import named_parameters
 from seqdsd.sparsity.sensitivity import Sensitivity
@@ -133,7 +134,8 @@ class Parent:
         config: RunConfig = read_config(folder.config, recipe.config_class())
         if config.method == "compress":
             raise RunFolderError(
-                f"{path}: a run of seqdsd compress; name the run that it began with, {config.start_weights}"
+                f"{path}: a run of seqdsd compress; name the run that it began with, "
+                f"{start_weights.run_of_weights(Path(config.start_weights or '')).path}"
             )
         if finished_phases(folder, config) is None:
             raise RunFolderError(
@@ -147,13 +149,24 @@ class Parent:
             )
         return cls(folder, recipe, config)
 
-    def config_of(self, out: Path, steps: Sequence[Step]) -> RunConfig:
-        """The settings of the compression's run with these steps."""
+    def named(self, asked: CompressSettings) -> CompressSettings:
+        """The same with the phase's name as the run has it.
+
+        Raises:
+            RunFolderError: If no finished phase is called so.
+        """
+        if asked.phase is None:
+            return asked
+        record = phase_called(asked.phase, self.folder.read_phases(), self.folder.path)
+        return replace(asked, phase=record["name"])
+
+    def config_of(self, out: Path, steps: Sequence[Step], phase: str | None) -> RunConfig:
+        """The settings of the compression's run with these steps, begun with a phase or with the best."""
         unused = steps[0].learning_rate
         return replace(
             self.config.with_fresh_weights(),
             out=out,
-            start_weights=self.folder.path,
+            start_weights=self.folder.weights(phase) if phase else self.folder.path,
             method="compress",
             iters=len(steps),
             epochs=(1, *(step.epochs for step in steps)),
@@ -203,6 +216,7 @@ def _settings(
     Raises:
         RunFolderError: If a run is there that may not be, is none of this command, or was asked otherwise.
     """
+    asked = parent.named(asked)
     if not folder.config.is_file():
         return asked.resolved(parent.config, parent.recipe.kind)
     if not resume:
@@ -215,9 +229,10 @@ def _settings(
             f"{folder.path}: a run of something else than seqdsd compress; take another --run-folder"
         )
     begun = read_values(folder.config).get("start_weights")  # of whatever recipe
-    if not isinstance(begun, str) or Path(begun).resolve() != parent.folder.path.resolve():
+    begun_with = start_weights.run_of_weights(Path(str(begun))).path
+    if begun_with.resolve() != parent.folder.path.resolve():
         raise RunFolderError(
-            f"{folder.path}: the compression of {begun}; resume with it, or take another --run-folder"
+            f"{folder.path}: the compression of {begun_with}; resume with it, or take another --run-folder"
         )
     if changed := asked.other_than(noted):
         raise RunFolderError(
@@ -239,7 +254,7 @@ class _Compression:
         self._parent, self._folder, self._settings, self._console = parent, folder, settings, console
         recipe = parent.recipe
         # The first step's sparsity is not known before the scan; the task asks for none.
-        self._config = parent.config_of(folder.path, [Step("sparse", DENSE, 0.5, {}, {}, 1, 1.0)])
+        self._config = self._config_of([Step("sparse", DENSE, 0.5, {}, {}, 1, 1.0)])
         self._fabric: Fabric = make_fabric(parent.config.device, parent.config.precision)
         self._given: GivenWeights | None = start_weights.given_weights(self._config, folder, None)
         known = (
@@ -286,12 +301,15 @@ class _Compression:
             )
         console.print(table)
         said = [
-            f"Given: the best network on dev of {self._parent.folder.path}",
+            f"Given: {settings.phase or 'the best network on dev'} of {self._parent.folder.path}",
             *search.said(),
             f"Each step: at most {settings.epochs} epochs at {settings.learning_rate:g} (shared weights: "
             f"{settings.shared_learning_rate:g}); data: {self._config.data or 'the embedded corpus'}",
         ]
         console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
+
+    def _config_of(self, steps: Sequence[Step]) -> RunConfig:
+        return self._parent.config_of(self._folder.path, steps, self._settings.phase)
 
     def _walk_on(self) -> list[dict[str, Any]]:
         """Train the steps that are decided already, from where the run stands; the records so far."""
@@ -338,20 +356,21 @@ class _Compression:
             self._task.model.load_state_dict(load_checkpoint(path).tensors)
 
     def _shared(self, begin_with: str, bits: Mapping[str, int]) -> dict[str, SharedTensor]:
-        """The network's tensors as they are, with shared values; what the phase before has pruned stays pruned."""
+        """The network's tensors as they are, with shared values; what is pruned, here or by the run, stays so."""
         masks: Mapping[str, torch.Tensor] = {}
         if begin_with != DENSE:
             state = load_checkpoint(self._folder.mask(begin_with)).tensors
             masks = MaskSet.from_state_dict(self._task.model, state).masks
         parameters = dict(self._task.model.named_parameters())
         return {
-            name: share_weights(parameters[name], masks.get(name), bits=one) for name, one in bits.items()
+            name: share_weights(parameters[name], masks.get(name, parameters[name] != 0), bits=one)
+            for name, one in bits.items()
         }
 
     def _write_steps(self) -> None:
         """Write what was decided, first as settings: without them the steps would be nobody's when it goes on."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        config = self._parent.config_of(self._folder.path, self._steps)
+        config = self._config_of(self._steps)
         begun = self._folder.config.is_file()
         origin = read_provenance(self._folder.config) if begun else self._origin()
         write_atomically(self._folder.config, to_toml(config, origin))
@@ -371,7 +390,7 @@ class _Compression:
     def _walk(self, number: int) -> list[dict[str, Any]]:
         """Train until so many steps are done; the records of all phases until then."""
         steps = self._steps[:number]
-        config = self._parent.config_of(self._folder.path, steps)
+        config = self._config_of(steps)
         schedule, begun = config.schedule, phases_begun(self._folder)
         if 0 < begun <= number:
             add_phases(self._folder, schedule, begin_with=steps[-1].begin_with)

@@ -22,6 +22,8 @@ T = TypeVar("T")
 class CompressSettings:
     """How a trained network is compressed."""
 
+    phase: str | None = None
+    """The run's phase to begin with, such as 'Dense Iter 1'; by default its best on dev."""
     max_loss: float | None = None
     """Points of dev score (WER, BLEU-4, top-1 error) that the smaller network may be worse: 0 for none. It decides
     where pruning ends, and the bits, where these are not given. By default 0.3 of WER and BLEU-4, 0.1 of top-1
