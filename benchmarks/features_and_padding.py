@@ -24,7 +24,6 @@ import numpy as np
 import soundfile
 import torch
 import tyro
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +43,7 @@ from seqdsd.data import (
 )
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine.loop import LossMeter, train_epoch
+from seqdsd.fabric import Fabric
 from seqdsd.recipes import ds1
 from seqdsd.tasks import SpeechTask
 from seqdsd.text import CharacterTokenizer

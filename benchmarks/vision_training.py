@@ -26,8 +26,6 @@ from typing import Literal, cast
 
 import torch
 import tyro
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -37,6 +35,7 @@ from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.data.labelled_images import HeldImages, ImageFormat, LabelledImage
 from seqdsd.engine import NesterovSettings
 from seqdsd.engine.loop import LossMeter, train_epoch
+from seqdsd.fabric import Fabric, FabricOptimizer
 from seqdsd.models import CLASSIFIERS, make_classifier, split_logits
 from seqdsd.sparsity import VISION_RULES, MaskSet, resolve
 from seqdsd.tasks.classification import AUXILIARY_WEIGHT, IMAGENET, ClassificationTask, Labeller
@@ -94,7 +93,7 @@ def our_epoch(config: Config, *, sparsity: float = 0.0) -> Callable[[], None]:
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     model = fabric.setup_module(task.model)
     own = SETTINGS.make(task.model.parameters(), LEARNING_RATE)
-    optimizer = cast(_FabricOptimizer, fabric.setup_optimizers(own))
+    optimizer = cast(FabricOptimizer, fabric.setup_optimizers(own))
     if sparsity:
         MaskSet.from_magnitude(task.model, resolve(task.model, VISION_RULES, sparsity)).attach(own)
 

@@ -5,10 +5,10 @@ from inspect import signature
 from typing import Any, Literal
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from seqdsd.fabric import DDPStrategy, Fabric
 
 Precision = Literal["32-true", "bf16-mixed"]
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 from torch import nn
 
@@ -34,6 +32,7 @@ from seqdsd.engine.run_state import MAX_RESTARTS, RunState
 from seqdsd.engine.saving import RunSaver
 from seqdsd.engine.task import Evaluation, Task
 from seqdsd.engine.weight_log import regrowth_in, weight_row
+from seqdsd.fabric import Fabric, FabricOptimizer
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import DSD, Moment, Phase, RestoredStart, Rule, Schedule
 from seqdsd.sparsity.controller import copied_weights
@@ -125,7 +124,7 @@ class DSDTraining:
         writes = self._processes.is_first
         self._records = RunRecords(folder, task, self._dsd, writes, settings.restored_start)
         self._saver = RunSaver(folder, task, self._dsd, noted or {}, settings.checkpoint_minutes, writes)
-        self._optimizer: _FabricOptimizer
+        self._optimizer: FabricOptimizer
         self._tensorboard: TensorBoardLog | None = None
         self._dev_headline = ""
         self._steps_unasked = 0
@@ -243,7 +242,7 @@ class DSDTraining:
     def _start_phase(self, phase: Phase, restored: Checkpoint | None) -> torch.optim.Optimizer:
         """Make a fresh optimizer, or restore a checkpoint's; look at the weights before they are pruned."""
         optimizer = self._settings.optimizer.make(self._task.model.parameters(), phase.learning_rate)
-        self._optimizer = cast(_FabricOptimizer, self._fabric.setup_optimizers(optimizer))
+        self._optimizer = cast(FabricOptimizer, self._fabric.setup_optimizers(optimizer))
         if restored is not None and (tensors := restored.under("optimizer")):
             restore_optimizer(optimizer, tensors)
         if phase.kind == "sparse" and self._dsd.masks is None:

@@ -14,13 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from seqdsd.engine.optimizer import OptimizerSettings
 from seqdsd.engine.processes import Processes
 from seqdsd.engine.task import Batch, Task
+from seqdsd.fabric import Fabric, FabricModule, FabricOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
 def train_epoch(
     fabric: Fabric,
     model: nn.Module,
-    optimizer: _FabricOptimizer,
+    optimizer: FabricOptimizer,
     task: Task[Any],
     *,
     epoch: int,
@@ -173,7 +172,7 @@ def train_epoch(
 def _train_step(
     fabric: Fabric,
     model: nn.Module,
-    optimizer: _FabricOptimizer,
+    optimizer: FabricOptimizer,
     task: Task[Any],
     micro_batches: Sequence[Batch],
     settings: OptimizerSettings,
@@ -209,7 +208,7 @@ def add_gradients(
     count = sum(map(len, micro_batches))
     # Filled on the device: nothing is copied there.
     all_items = processes.sum_(torch.full((), float(count), device=fabric.device))
-    wrapped, losses = cast(_FabricModule, model), []
+    wrapped, losses = cast(FabricModule, model), []
     for number, one in enumerate(micro_batches, start=1):
         goes_on = number < len(micro_batches)
         with fabric.no_backward_sync(wrapped, enabled=processes.count > 1 and goes_on):

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from seqdsd.engine.loop import add_gradients
 from seqdsd.engine.processes import Processes
 from seqdsd.engine.task import Task
+from seqdsd.fabric import Fabric
 
 
 class OutOfMemory(ValueError):

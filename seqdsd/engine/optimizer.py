@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 
 from seqdsd.engine.rate import RateSettings
+from seqdsd.fabric import Fabric, FabricOptimizer
 from seqdsd.optim import NeuralTalkRMSprop
 
 
@@ -34,7 +33,7 @@ class OptimizerSettings(Protocol):
     def make(self, parameters: Iterable[nn.Parameter], learning_rate: float | int) -> torch.optim.Optimizer:
         """A fresh optimizer that takes ``found_inf``."""
 
-    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: _FabricOptimizer) -> Tensor:
+    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: FabricOptimizer) -> Tensor:
         """Clip the gradients in place; their norm before that (0-d, on the device)."""
 
 
@@ -83,7 +82,7 @@ class NesterovSettings(RateSettings):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
 
-    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: _FabricOptimizer) -> Tensor:
+    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: FabricOptimizer) -> Tensor:
         """Scale the gradients to ``clip_norm`` where their norm is above it."""
         return _clip_norm_(fabric, model, optimizer, self.clip_norm)
 
@@ -123,7 +122,7 @@ class AdamWSettings(RateSettings):
         groups, betas = _decayed_and_not(parameters, self.weight_decay), (self.momentum, self.decay)
         return torch.optim.AdamW(groups, learning_rate, betas=betas, eps=self.epsilon, fused=True)
 
-    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: _FabricOptimizer) -> Tensor:
+    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: FabricOptimizer) -> Tensor:
         """Scale the gradients to ``clip_norm`` where their norm is above it."""
         return _clip_norm_(fabric, model, optimizer, self.clip_norm)
 
@@ -165,7 +164,7 @@ class AdaptiveSettings(RateSettings):
         betas = (self.momentum, self.decay)
         return torch.optim.Adam(groups, learning_rate, betas=betas, eps=self.epsilon, fused=True)
 
-    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: _FabricOptimizer) -> Tensor:
+    def clip_(self, fabric: Fabric, model: nn.Module, optimizer: FabricOptimizer) -> Tensor:
         """Clamp every element to ``clip_value``."""
         # Taken first: clamping would turn an infinite gradient into a finite one.
         norm = nn.utils.get_total_norm([one.grad for one in model.parameters() if one.grad is not None])
@@ -182,7 +181,7 @@ def _decayed_and_not(parameters: Iterable[nn.Parameter], weight_decay: float) ->
     ]
 
 
-def _clip_norm_(fabric: Fabric, model: nn.Module, optimizer: _FabricOptimizer, most: float) -> Tensor:
+def _clip_norm_(fabric: Fabric, model: nn.Module, optimizer: FabricOptimizer, most: float) -> Tensor:
     norm = fabric.clip_gradients(model, optimizer, max_norm=most, error_if_nonfinite=False)
     assert norm is not None  # only sharded strategies, which are not used here, return none
     return norm

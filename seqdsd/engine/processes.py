@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, distributed
+
+from seqdsd.fabric import Fabric
 
 T = TypeVar("T")
 

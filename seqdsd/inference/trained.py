@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning_fabric.wrappers import _FabricModule
 
 from seqdsd.audio.features import HOP_SAMPLES, SAMPLE_RATE_HZ
 from seqdsd.compression.header import MAGIC
 from seqdsd.engine import Processes, make_fabric
+from seqdsd.fabric import FabricModule
 from seqdsd.inference.model_files import SUFFIX, SavedFile
 from seqdsd.inference.ready import located, ready_files
 from seqdsd.inference.saved import Saved, SavedRun, require_kind
@@ -50,7 +50,7 @@ class TrainedRecogniser:
     """
 
     saved: Saved
-    model: _FabricModule
+    model: FabricModule
     recogniser: Recogniser
     config: SpeechConfig
     phase: Mapping[str, Any]
@@ -110,7 +110,7 @@ class TrainedCaptioner:
     """
 
     saved: Saved
-    model: _FabricModule
+    model: FabricModule
     captioner: Captioner
     config: neuraltalk.Config
     phase: Mapping[str, Any]
@@ -134,7 +134,7 @@ class TrainedClassifier:
     """
 
     saved: Saved
-    model: _FabricModule
+    model: FabricModule
     labeller: Labeller
     config: vision.Config
     phase: Mapping[str, Any]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
 
@@ -32,6 +31,7 @@ from seqdsd.engine import (
     is_first_process,
     make_fabric,
 )
+from seqdsd.fabric import Fabric
 from seqdsd.models import NeuralTalk
 from seqdsd.recipes.caption_board import log_captions
 from seqdsd.recipes.command import run_recipe

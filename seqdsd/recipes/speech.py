@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
@@ -22,6 +21,7 @@ from seqdsd.config import read_config, read_provenance
 from seqdsd.data import Corpus, OnBadData, read_corpus
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.engine import AdamWSettings, GivenWeights, NesterovSettings, Processes, is_first_process
+from seqdsd.fabric import Fabric
 from seqdsd.recipes.command import run_recipe
 from seqdsd.recipes.fitting import AS_CHOSEN, Fitted, Numbers, Planned, fitted
 from seqdsd.recipes.measuring import measure

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -35,6 +34,7 @@ from seqdsd.engine import (
     has_checkpoint,
     make_fabric,
 )
+from seqdsd.fabric import Fabric
 from seqdsd.printable import printable
 from seqdsd.recipes import start_weights
 from seqdsd.records import RunFolder, RunFolderError, checked_provenance, provenance, write_atomically

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
@@ -41,6 +40,7 @@ from seqdsd.engine import (
     is_first_process,
     make_fabric,
 )
+from seqdsd.fabric import Fabric
 from seqdsd.models import CLASSIFIERS, make_classifier
 from seqdsd.recipes.command import run_recipe
 from seqdsd.recipes.start_weights import given_run

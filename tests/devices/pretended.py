@@ -18,7 +18,6 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from lightning_fabric import Fabric
 from lightning_fabric.accelerators import CPUAccelerator
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies import SingleDeviceStrategy
@@ -27,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+from seqdsd.fabric import Fabric
 
 CUDA = torch.device("cuda:0")
 REPOSITORY = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from pretended import PretendedCuda, pretended_fabric
 
 from seqdsd.engine import AdamWSettings, AdaptiveSettings, NesterovSettings
 from seqdsd.engine.loop import READ_EVERY_STEPS, LossMeter, train_epoch
 from seqdsd.engine.memory import try_largest_batch
+from seqdsd.fabric import Fabric
 from seqdsd.sparsity import CAPTION_RULES, SPEECH_RULES, VISION_RULES, MaskSet, resolve
 from seqdsd.tasks import AugmentSettings
 from seqdsd.tasks.classification import VariationSettings

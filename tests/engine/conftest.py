@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import nn
 
 from seqdsd.engine import DSDTraining, Evaluation, NesterovSettings, TrainSettings
+from seqdsd.fabric import Fabric
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import Rule, Schedule
 

@@ -21,7 +21,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
-from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -30,6 +29,7 @@ from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from seqdsd.engine import DSDTraining, Evaluation, NesterovSettings, Processes, TrainSettings
+from seqdsd.fabric import Fabric
 from seqdsd.integrations import lightning as of_lightning
 from seqdsd.integrations import transformers as of_transformers
 from seqdsd.records import RunFolder

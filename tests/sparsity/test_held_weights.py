@@ -12,10 +12,10 @@ import jaxtyping
 import pytest
 import torch
 from accelerate import Accelerator
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from seqdsd.fabric import Fabric
 from seqdsd.sparsity import MaskSet, Rule, magnitude_mask, resolve
 from seqdsd.sparsity.held_weights import _PART_BYTES, _SMALL, zero_pruned_
 

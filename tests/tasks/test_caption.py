@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from seqdsd.data import CaptionCorpus, CaptionedImage
 from seqdsd.decode import beam_captions, greedy_captions
 from seqdsd.engine import Task
+from seqdsd.fabric import Fabric
 from seqdsd.metrics import bleu, cider_d, rouge_l
 from seqdsd.models import NeuralTalk
 from seqdsd.tasks import Captioner, CaptionTask, SearchSettings

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +38,7 @@ from seqdsd.engine import (
     make_fabric,
 )
 from seqdsd.engine.saving import add_phases, phases_begun
+from seqdsd.fabric import Fabric
 from seqdsd.kinds import NONE
 from seqdsd.recipes import start_weights
 from seqdsd.recipes.catalog import RECIPES, Recipe

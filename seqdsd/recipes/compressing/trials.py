@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from seqdsd.compression import SharedTensor
 from seqdsd.engine import Evaluation, Task
+from seqdsd.fabric import Fabric
 from seqdsd.records import RunFolder, read_json_lines, shapes, write_json_lines
 from seqdsd.sparsity import magnitude_mask
 from seqdsd.sparsity.parameters import by_alias
