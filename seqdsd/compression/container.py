@@ -124,7 +124,8 @@ def write_compressed(
         header: What JSON can hold: network, settings, vocabulary, scores, provenance, licence …
 
     Raises:
-        TypeError: If a tensor has a type that the format lacks, or the header is not JSON.
+        TypeError: If a tensor has a type that the format lacks, or is sparse or without numbers, a name is no text, or
+            the header is not JSON.
         ValueError: If the header has NaN or infinity or is larger than 1 MiB, or no reader would take the file since
             next to nothing is in it (``read_compressed``).
         OSError: If the file cannot be written.
@@ -142,6 +143,8 @@ def write_compressed(
         True
     """
     path = Path(path)
+    for name, one in state.items():
+        _check_writable(name, one)
     rows, streams = [], []
     for names, tensor in _distinct(state):
         row, data = _encoded(names, tensor)
@@ -229,6 +232,23 @@ def _distinct(
         tensors[key] = one
     for key, one in tensors.items():
         yield names[key], one
+
+
+def _check_writable(name: Any, one: Any) -> None:
+    """See that it is a name, and a tensor whose numbers lie one beside the other.
+
+    Raises:
+        TypeError: If not; with the name.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r}: the name of a tensor is a text, as in a state_dict")
+    if isinstance(one, SharedTensor):
+        return
+    if not isinstance(one, Tensor):
+        raise TypeError(f"{name}: neither a tensor nor a shared one but a {type(one).__name__}; leave it out")
+    if one.layout is not torch.strided or one.is_meta:
+        kind = "has no numbers (meta)" if one.is_meta else f"is of {one.layout}; give its to_dense()"
+        raise TypeError(f"{name}: cannot be written, since it {kind}")
 
 
 def _encoded(names: Sequence[str], tensor: Tensor | SharedTensor) -> tuple[dict[str, Any], bytes]:

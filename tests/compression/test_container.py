@@ -114,6 +114,24 @@ def test_headers_that_are_not_json_are_refused(tmp_path, header, error):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "name,tensor,message",
+    [
+        ("table", torch.eye(9).to_sparse(), r"table: .* it is of torch\.sparse_coo; give its to_dense\(\)"),
+        ("later", torch.ones(9, device="meta"), r"later: .* it has no numbers \(meta\)"),
+        ("lstm._extra_state", {"scale": 1}, "lstm._extra_state: .* but a dict; leave it out"),
+        (3, torch.ones(9), "3: the name of a tensor is a text"),
+    ],
+)
+def test_what_is_no_dense_tensor_with_a_name_is_refused(tmp_path, name, tensor, message):
+    write = getattr(
+        write_compressed, "__wrapped__", write_compressed
+    )  # as without the tests' checks of types
+    with pytest.raises(TypeError, match=message):
+        write(tmp_path / "a.dsdz", {name: tensor}, {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_types_that_the_format_lacks_are_refused_by_name(tmp_path):
     with pytest.raises(TypeError, match=r"phase: torch\.complex64 cannot be written; known are float64"):
         write_compressed(tmp_path / "a.dsdz", {"phase": torch.zeros(1, dtype=torch.complex64)}, {})

@@ -242,7 +242,9 @@ def _settings(
     try:
         return msgspec.convert(noted, CompressSettings)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{folder.config}: [provenance.{NOTED}]: {error}; bring the file back") from error
+        raise ConfigError(
+            f"{folder.config}: [provenance.{NOTED}]: {error}; bring the file back, or take another --out"
+        ) from error
 
 
 class _Compression:
