@@ -15,9 +15,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import fsum
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import altair as alt
 import vl_convert
@@ -25,7 +25,7 @@ import vl_convert
 from seqdsd.kinds import Metric, Number
 from seqdsd.metrics.significance import paired_t_test
 from seqdsd.reports.comparison.arms import Comparison, compare_runs
-from seqdsd.reports.comparison.contrasts import ALPHA, Contrast, contrasts, score_in_words, verdict
+from seqdsd.reports.comparison.contrasts import ALPHA, Contrast, contrasts, score_in_words
 from seqdsd.reports.retraining.contrasts import StudyContrast, gains_on_parents, study_contrasts
 from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
 from seqdsd.reports.runs.reading import Run, RunSet, read_runs
@@ -51,7 +51,8 @@ COLOURS = {"better (p < 0.05)": "#1a7f4b", "worse (p < 0.05)": "#b3261e", "no di
 class Relative:
     """An improvement in percent of the mean score before it, which counts as known; above 0 is better.
 
-    Its interval is of this improvement alone; p is corrected for the others of its study (Holm) and for looks.
+    Its interval is of this improvement alone. p is corrected for the others of its study (Holm) and for looks that the
+    study has noted; of a later phase on an earlier one it is not.
     """
 
     value: float
@@ -144,7 +145,7 @@ def studies() -> list[RetrainingStudy]:
     for archive in sorted(ROOT.glob("recipes/*/records/retrain-*.tar.gz")):
         with tempfile.TemporaryDirectory() as folder:
             made, _ = retraining_studies(read_packed(archive, Path(folder)).runs)
-        if any(one.unfinished or one.still_to_come or one.left_out for one in made):
+        if any(one.unfinished or one.left_out for one in made):
             raise ValueError(f"{archive}: not finished; finish the study, and pack it again")
         found += made
     return found
@@ -298,9 +299,9 @@ def _rows_of_study(study: RetrainingStudy) -> Iterator[Row]:
             study.folder,
             contrast.before,
             _study_title(study),
-            arm_in_words(arm.first),
+            arm_in_words(arm.first) + _of_all(study, contrast.after),
             ladder_in_words(arm.first),
-            _restored([repeat.phases[-1] for repeats in arm.runs.values() for repeat in repeats.values()]),
+            _restored([repeat for repeats in arm.runs.values() for repeat in repeats.values()]),
             Relative.of(contrast),
             Relative.of(ladder) if ladder else None,
         )
@@ -320,7 +321,7 @@ def _rows_of_comparison(comparison: Comparison) -> Iterator[Row]:
             f"{comparison.title}, {_seeds(comparison)}",
             arm_in_words(run),
             ladder_in_words(run),
-            _restored(list(arm.phases[-1].records.values())),
+            _restored([one for one in comparison.runs if one.arm == "DSDSD"]),
             Relative.of(pruning),
             Relative.of_seeds(first, last, metric),
         )
@@ -330,10 +331,31 @@ def _study_title(study: RetrainingStudy) -> str:
     return f"{study.title.removesuffix(', retrained')}, {len(study.parents)} parents"
 
 
-def _restored(records: Sequence[Mapping[str, Any]]) -> float | None:
-    found = [record["restored"]["share"] for record in records if record.get("restored")]
+def _of_all(study: RetrainingStudy, arm: str) -> str:
+    """How many of an arm's retrainings are there, where more were asked for."""
+    done = study.arms[arm].num_runs
+    missing = study.still_to_come.get(arm)
+    return f" ({done} of {done + missing} runs)" if missing else ""
+
+
+def _restored(runs: Sequence[Run]) -> float | None:
+    """Mean |w| of the last round's restored weights at the end, as a share of the former; over the runs that say it."""
+    found = [_restored_share(run) for run in runs]
     shares = [share for share in found if share is not None]
     return fmean(shares) if shares else None
+
+
+def _restored_share(run: Run) -> float | None:
+    """As its last phase has it, or, of before that was recorded, the layers' own figures before and after the round."""
+    if restored := run.phases[-1].get("restored"):
+        return float(restored["share"])
+    last = [row for row in run.weights if row["round"] == run.iters]
+    if not last:
+        return None
+    former, now = (
+        fsum(one["pruned"] * one["pruned_mean_abs"] for one in row["layers"]) for row in (last[0], last[-1])
+    )
+    return now / former if former else None
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -348,14 +370,14 @@ def _said(one: Relative | None) -> tuple[str, str]:
 
 
 def _better(contrast: StudyContrast | None) -> str:
-    """Two cells: how much better with its interval, and the verdict of this contrast alone, times the looks."""
+    """Two cells: how much better with its interval, and the verdict after Holm's correction for all arms and looks."""
     if contrast is None:
         return "| "
     if contrast.interval is None or contrast.p_value is None:
         return f"{_digits(contrast.improvement, contrast.metric)} | no test"
     low, high = (_digits(end, contrast.metric) for end in contrast.interval)
-    p_value = min(1.0, contrast.num_looks * contrast.p_value)
-    said = verdict(p_value, contrast.improvement) if p_value < ALPHA else "no difference seen"
+    assert contrast.p_holm is not None  # where there is a p-value there is a corrected one
+    said = contrast.verdict if contrast.p_holm < ALPHA else "no difference seen"
     return f"{_digits(contrast.improvement, contrast.metric)} [{low}, {high}] | {said}"
 
 

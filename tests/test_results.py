@@ -205,7 +205,10 @@ def test_study_of_retraining_is_generated_from_the_records(archive, tmp_path):
     assert not runs.refused
     studies, others = retraining_studies(runs.runs)
     (study,) = studies
-    assert not study.unfinished and not study.left_out and not study.still_to_come
+    assert not study.unfinished and not study.left_out
+    # Arms that were stopped early are known, and the report's note says so.
+    stopped = {"retrain-lenet300-5000": {"llr-hot-0.8", "hot-0.8", "hot-0.9", "former-0.5", "former-0.8"}}
+    assert {*study.still_to_come} == stopped.get(archive.name.removesuffix(".tar.gz"), set())
     assert len(study.parents) >= 5 and min(study.num_repeats) >= 2
     written = to_markdown(runs, compare_runs(others), studies)
     assert written.count("|") > 100

@@ -282,6 +282,7 @@ def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:
             # Parents themselves are there once, and do not scatter as repeats do.
             "sd_between_parents": test.sd_between_parents if contrast.parents else None,
             "sd_between_repeats": test.sd_between_repeats if contrast.parents else None,
+            "correlation_of_repeats": test.correlation if contrast.parents else None,
             "detectable": contrast.could_find(),
         }
         if test

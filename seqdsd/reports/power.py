@@ -28,7 +28,7 @@ PROG = "seqdsd power"
 _POINTS = Metric("points", "points", 1, 2, False, "")
 """Of numbers by hand: in and out in the same units, such as percentage points."""
 _REPEATS = (1, 2, 4, 8, 16)
-_BY_HAND = ("sd", "seeds", "sd_parents", "sd_repeats", "repeats", "parents")
+_BY_HAND = ("sd", "seeds", "sd_parents", "sd_repeats", "correlation", "repeats", "parents")
 _EPILOG = """\
 examples:
   seqdsd power runs/compare-ds1 --improvement 1.0       points: of a WER in percent, of BLEU from 0 to 100
@@ -138,6 +138,7 @@ def _sd_of_parents(options: argparse.Namespace) -> float:
         sd_between_parents=options.sd_parents,
         sd_between_repeats=options.sd_repeats,
         num_repeats=options.repeats or 1,
+        correlation=options.correlation or 0.0,
     )
 
 
@@ -208,13 +209,9 @@ def _repeat_grid(rows: Sequence[tuple[str, ...]]) -> Grid:
 def _repeat_cells(one: Scatter, asked: _Asked) -> tuple[str, ...]:
     """A row; none where there is nothing to find, or parents and repeats cannot be told apart."""
     size = asked.of(one)
-    if size is None or one.components is None or not all(map(math.isfinite, one.components)):
+    sds = [one.components.sd(number) for number in _REPEATS] if one.components else []
+    if size is None or not sds or not all(map(math.isfinite, sds)):
         return ()
-    parents, repeats = one.components
-    sds = [
-        sd_of_parents(sd_between_parents=parents, sd_between_repeats=repeats, num_repeats=number)
-        for number in _REPEATS
-    ]
     return one.name, *(str(replace(one, sd=sd).needed(size, **asked.how)) if sd else "-" for sd in sds)
 
 
@@ -356,6 +353,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=_whole, metavar="N", help="with --sd: what do so many find?")
     add("--sd-parents", type=float, metavar="POINTS", help="by hand: SD of the effect from parent to parent")
     add("--sd-repeats", type=float, metavar="POINTS", help="SD of the retrainings of one parent in one arm")
+    add(
+        "--correlation",
+        type=float,
+        metavar="R",
+        help="of the two arms' retrainings of a parent by one seed, as reports say it (default: 0)",
+    )
     add(
         "--repeats",
         type=_whole,

@@ -6,13 +6,15 @@ the paper) speaks of that parent alone. What another parent would give, only oth
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seqdsd.metrics.significance.t_tests import MeanTest, paired_t_test
 
-Scores = Sequence[Sequence[float | int]]
-"""Of one arm: by parent, then by repeat."""
+Repeats = Sequence[float | int] | Mapping[int, float | int]
+"""Scores of one parent in an arm; or by their seed: those of both arms that have one begin alike."""
+Scores = Sequence[Repeats]
+"""Of one arm, by parent."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class ParentsTest:
             of parents.
         num_repeats: Fewest and most retrainings of a parent in an arm; equal where the design is balanced.
         sd_between_parents: Standard deviation of the effect from parent to parent, without what repeats scatter; 0
-            where these explain all of it, NaN where no parent has repeats: then the two cannot be told apart. Repeats
-            count as independent: where those of both arms rise and fall together (a common seed) it is too small.
+            where these explain all of it, NaN where no parent has repeats: then the two cannot be told apart.
         sd_between_repeats: Standard deviation of the retrainings of one parent in one arm; NaN where there are none.
+        correlation: Of the retrainings of one parent in both arms by the same seed, which rise and fall together where
+            it is above 0, and then scatter less in the difference; 0 where no parent has two such pairs.
         sd_seen: Of the parents' mean differences, with what repeats leave in them: what the test goes by.
     """
 
@@ -34,6 +37,7 @@ class ParentsTest:
     num_repeats: tuple[int, int]
     sd_between_parents: float
     sd_between_repeats: float
+    correlation: float
     sd_seen: float
 
     @property
@@ -67,7 +71,8 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
 
     Args:
         before: Scores of one arm, by parent and then by repeat; one repeat or more of each of two or more parents.
-        after: Those of the other, of the same parents in the same order; the repeats need not pair up.
+        after: Those of the other, of the same parents in the same order; the repeats need not pair up. Where both are
+            given by seed, the components know that those of one seed are alike.
         confidence: Of the interval, in (0, 1).
 
     Raises:
@@ -78,13 +83,15 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
         mean squares, as in an analysis of variance. The DSD paper has no such test: its Table 10 repeats one parent.
     """
     _check(before, after)
-    means = [[statistics.mean(map(float, repeats)) for repeats in arm] for arm in (before, after)]
+    means = [[statistics.mean(_values(repeats)) for repeats in arm] for arm in (before, after)]
     test = paired_t_test(*means, confidence=confidence)
     sd_seen = statistics.stdev(late - early for early, late in zip(*means, strict=True))
     sd_between_repeats = _sd_within([*before, *after])
+    correlation = _correlation(before, after, sd_between_repeats)
     # What repeats add to the variance of a parent's difference of means.
     left_in = sd_between_repeats**2 * statistics.mean(
-        1 / len(early) + 1 / len(late) for early, late in zip(before, after, strict=True)
+        1 / len(early) + 1 / len(late) - 2 * correlation * len(_pairs(early, late)) / (len(early) * len(late))
+        for early, late in zip(before, after, strict=True)
     )
     counts = [len(repeats) for repeats in (*before, *after)]
     return ParentsTest(
@@ -92,6 +99,7 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
         num_repeats=(min(counts), max(counts)),
         sd_between_parents=math.nan if math.isnan(left_in) else math.sqrt(max(0.0, sd_seen**2 - left_in)),
         sd_between_repeats=sd_between_repeats,
+        correlation=correlation,
         sd_seen=sd_seen,
     )
 
@@ -100,8 +108,31 @@ def _sd_within(cells: Scores) -> float:
     """Of the repeats of each cell around its mean, pooled; NaN where no cell has two."""
     repeated = [cell for cell in cells if len(cell) > 1]
     freedom = sum(len(cell) - 1 for cell in repeated)
-    squares = math.fsum((len(cell) - 1) * statistics.variance(map(float, cell)) for cell in repeated)
+    squares = math.fsum((len(cell) - 1) * statistics.variance(_values(cell)) for cell in repeated)
     return math.sqrt(squares / freedom) if freedom else math.nan
+
+
+def _correlation(before: Scores, after: Scores, sd_within: float) -> float:
+    """Within parents, of the pairs by one seed; 0 where no parent has two, or nothing varies."""
+    pairs = [found for sides in zip(before, after, strict=True) if len(found := _pairs(*sides)) > 1]
+    if not pairs or not sd_within:
+        return 0.0
+    freedom = sum(len(one) - 1 for one in pairs)
+    products = math.fsum(
+        (len(one) - 1) * statistics.covariance(*map(list, zip(*one, strict=True))) for one in pairs
+    )
+    return max(-1.0, min(1.0, products / freedom / sd_within**2))
+
+
+def _pairs(before: Repeats, after: Repeats) -> list[tuple[float, float]]:
+    """Scores of one parent in both arms by the same seed; none where seeds are not said."""
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return []
+    return [(float(before[seed]), float(after[seed])) for seed in before if seed in after]
+
+
+def _values(repeats: Repeats) -> list[float]:
+    return [float(one) for one in (repeats.values() if isinstance(repeats, Mapping) else repeats)]
 
 
 def _check(before: Scores, after: Scores) -> None:
@@ -117,7 +148,7 @@ def _check(before: Scores, after: Scores) -> None:
         for parent, repeats in enumerate(arm):
             if not repeats:
                 raise ValueError(f"{name}[{parent}] has no score; leave that parent out, in both arms")
-            for repeat, score in enumerate(repeats):
+            for repeat, score in enumerate(_values(repeats)):
                 if not math.isfinite(score):
                     raise ValueError(
                         f"{name}[{parent}][{repeat}] is {score}; leave out a run that has no score"

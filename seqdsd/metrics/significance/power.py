@@ -94,18 +94,30 @@ def runs_needed(
 
 
 def sd_of_parents(
-    *, sd_between_parents: float | int, sd_between_repeats: float | int, num_repeats: int
+    *,
+    sd_between_parents: float | int,
+    sd_between_repeats: float | int,
+    num_repeats: int,
+    correlation: float | int = 0.0,
 ) -> float:
     """Standard deviation of the parents' mean differences, each arm retrained ``num_repeats`` times.
 
     More repeats take away what they scatter, never what parents differ by.
 
+    Args:
+        sd_between_parents: Of the effect, from parent to parent.
+        sd_between_repeats: Of the retrainings of one parent in one arm.
+        num_repeats: In each arm.
+        correlation: Of the two arms' retrainings of one parent by one seed, as ``across_parents`` finds it.
+
     Raises:
-        ValueError: If ``num_repeats`` is below 1.
+        ValueError: If ``num_repeats`` is below 1, or ``correlation`` not in [-1, 1].
     """
     if num_repeats < 1:
         raise ValueError(f"num_repeats must be at least 1, got {num_repeats}")
-    return math.hypot(sd_between_parents, sd_between_repeats * math.sqrt(2 / num_repeats))
+    if not -1 <= correlation <= 1:
+        raise ValueError(f"correlation must be in [-1, 1], got {correlation}")
+    return math.hypot(sd_between_parents, sd_between_repeats * math.sqrt(2 * (1 - correlation) / num_repeats))
 
 
 def items_needed(

@@ -8,16 +8,29 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 from seqdsd.kinds import Metric
-from seqdsd.metrics.significance import detectable, items_needed, runs_needed, sd_interval
+from seqdsd.metrics.significance import detectable, items_needed, runs_needed, sd_interval, sd_of_parents
 from seqdsd.metrics.significance.power import POWER
 from seqdsd.records.asked_seeds import AskedSeeds, looks_before
 from seqdsd.reports.comparison.arms import Comparison
 from seqdsd.reports.comparison.contrasts import ALPHA, Contrast, contrasts
 from seqdsd.reports.comparison.pairs import PairTest, pair_tests
+
+
+@dataclass(frozen=True)
+class Components:
+    """Of the scatter over parents: ``ParentsTest`` says what each is."""
+
+    sd_between_parents: float
+    sd_between_repeats: float
+    correlation: float
+
+    def sd(self, num_repeats: int) -> float:
+        """Of the parents' differences, each arm retrained so often; NaN where parents and repeats are one."""
+        return sd_of_parents(**asdict(self), num_repeats=num_repeats)
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Scatter:
         metric: The score.
         family: How many contrasts a p-value is corrected for, …
         num_looks: … times how many looks at a result.
-        components: Of parents, the SDs between them and between their repeats; None of seeds.
+        components: Of parents, what it is made up of; None of seeds.
     """
 
     name: str
@@ -44,7 +57,7 @@ class Scatter:
     metric: Metric
     family: int = 1
     num_looks: int = 1
-    components: tuple[float, float] | None = None
+    components: Components | None = None
 
     @property
     def num_tests(self) -> int:

@@ -212,7 +212,7 @@ def _contrast(
     common = [parent for parent in own if parent in before]
     if not common:
         return None
-    sides = [[list(side[parent].values()) for parent in common] for side in (before, own)]
+    sides = [[side[parent] for parent in common] for side in (before, own)]
     return StudyContrast(
         before=before_name,
         after=after.name,
@@ -221,8 +221,12 @@ def _contrast(
         metric=metric,
         parents=tuple(_parent_effect(parent, before[parent], own[parent], metric) for parent in common),
         test=across_parents(*sides) if len(common) > 1 else None,
-        means=(fmean(map(fmean, sides[0])), fmean(map(fmean, sides[1]))),
+        means=(_mean_of_means(sides[0]), _mean_of_means(sides[1])),
     )
+
+
+def _mean_of_means(arm: Sequence[Mapping[int, Number]]) -> float:
+    return fmean(fmean(repeats.values()) for repeats in arm)
 
 
 def _parent_effect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from seqdsd.records.asked_seeds import AskedSeeds
-from seqdsd.reports.comparison.power import Scatter, expected, looks_at_the_end
+from seqdsd.reports.comparison.power import Components, Scatter, expected, looks_at_the_end
 from seqdsd.reports.retraining.contrasts import study_contrasts
 from seqdsd.reports.retraining.study import RetrainingStudy
 
@@ -24,7 +24,9 @@ def scatters(study: RetrainingStudy) -> Iterator[Scatter]:
                 metric=metric,
                 family=one.family,
                 num_looks=one.num_looks,
-                components=(one.test.sd_between_parents, one.test.sd_between_repeats),
+                components=Components(
+                    one.test.sd_between_parents, one.test.sd_between_repeats, one.test.correlation
+                ),
             )
 
 

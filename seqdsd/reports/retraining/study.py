@@ -72,6 +72,11 @@ class StudyArm:
         )
 
     @property
+    def seeds(self) -> frozenset[int]:
+        """Of its retrainings, one a parent and repeat."""
+        return frozenset(run.seed for run in self._all())
+
+    @property
     def num_runs(self) -> int:
         """Of all parents."""
         return sum(map(len, self.runs.values()))
@@ -110,9 +115,10 @@ class RetrainingStudy:
         return looks_before(self.asked, {run.seed for _, run in self.runs if run.is_complete})
 
     @property
-    def still_to_come(self) -> tuple[int, ...]:
-        """Seeds of retrainings that were asked for and of which no two arms are complete."""
-        return still_to_come(self.asked, self.seeds_with_results)
+    def still_to_come(self) -> Mapping[str, int]:
+        """By arm, how many of the retrainings that were asked for are not complete; arms that have all are left out."""
+        missing = {arm.name: len(still_to_come(self.asked, arm.seeds)) for arm in self.arms.values()}
+        return {name: count for name, count in missing.items() if count}
 
     @property
     def seeds_with_results(self) -> set[int]:

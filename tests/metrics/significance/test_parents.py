@@ -1,6 +1,7 @@
 """The test across parents against the mixed model that it stands for, sums of squares by hand, and what is known."""
 
 import math
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,29 @@ def test_the_components_are_found_again():
     assert found.sd_between_parents == pytest.approx(0.5, rel=0.05)
     assert found.sd_between_repeats == pytest.approx(0.3, rel=0.05)
     assert found.difference == pytest.approx(0.2, abs=0.03)
+
+
+def by_seed(arm: np.ndarray) -> list[dict[int, float]]:
+    return [dict(enumerate(repeats)) for repeats in arm.tolist()]
+
+
+def test_by_seed_the_components_are_those_of_the_paired_differences():
+    """Balanced: what repeats leave in a parent's mean is their paired differences' variance by their number."""
+    before, after = drawn(5, parents=6, repeats=3)
+    after = after + 0.7 * (before - before.mean(1, keepdims=True))
+    found = across_parents(by_seed(before), by_seed(after))
+    differences = after - before
+    within = differences.var(1, ddof=1).mean()
+    assert found.sd_between_parents**2 == pytest.approx(differences.mean(1).var(ddof=1) - within / 3)
+    assert 0 < found.correlation < 1
+    # Seeds say which belong together, not places; one that the other arm lacks pairs with none.
+    turned = [dict(reversed(repeats.items())) for repeats in by_seed(after)]
+    assert across_parents(by_seed(before), turned).correlation == pytest.approx(found.correlation)
+    more = [{**repeats, 9: fmean(repeats.values())} for repeats in turned]
+    uneven = across_parents(by_seed(before), more)
+    assert (
+        uneven.num_repeats == (3, 4) and uneven.correlation > found.correlation
+    )  # the mean scatters in nothing
 
 
 @pytest.mark.parametrize(

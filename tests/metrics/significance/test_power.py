@@ -62,6 +62,7 @@ def test_repeats_take_away_only_what_they_scatter():
         return runs_needed(1, sd=sd)
 
     assert sd_of_parents(sd_between_parents=3, sd_between_repeats=4, num_repeats=2) == 5
+    assert sd_of_parents(sd_between_parents=3, sd_between_repeats=4, num_repeats=1, correlation=0.5) == 5
     assert needed(1) > needed(4) > needed(10**6) == runs_needed(1, sd=1) == 10
 
 
@@ -81,14 +82,15 @@ def test_the_scatters_own_interval_holds_the_truth_so_often(freedom):
     )
 
 
-def studies(effect: float, *, num: int, parents: int, repeats: int) -> np.ndarray:
+def studies(effect: float, *, num: int, parents: int, repeats: int, correlation: float = 0.0) -> np.ndarray:
     """[arm, study, parent, repeat]: SD between parents 1, of their effects 0.5, between repeats 0.8."""
     generator = np.random.default_rng(16)
-    scores = (
-        10
-        + generator.normal(size=(num, parents, 1))
-        + 0.8 * generator.normal(size=(2, num, parents, repeats))
-    )
+    level = 10 + generator.normal(size=(num, parents, 1))
+    own = generator.normal(size=(2, num, parents, repeats))
+    if correlation:
+        common = generator.normal(size=(num, parents, repeats))
+        own = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own
+    scores = level + 0.8 * own
     scores[1] += effect + 0.5 * generator.normal(size=(num, parents, 1))
     return scores
 
@@ -110,6 +112,27 @@ def test_the_power_said_is_the_power_simulated(parents, repeats, alpha):
         said = t_test_power(effect, standard_error=error, degrees_of_freedom=parents - 1, alpha=alpha)
         assert share_found(scores, alpha) == pytest.approx(said, abs=0.012)
     assert said == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize("repeats", [2, 8])
+def test_where_repeats_share_seeds_the_power_said_is_the_power_simulated(repeats):
+    """By the components of a large study whose repeats have half of their variance in common with the other arm's."""
+    large = studies(0.4, num=1, parents=4000, repeats=2, correlation=0.5)[:, 0]
+    found = across_parents(*([dict(enumerate(one)) for one in arm.tolist()] for arm in large))
+    assert found.correlation == pytest.approx(0.5, abs=0.03)
+    assert found.sd_between_parents == pytest.approx(0.5, rel=0.1)
+    sd = sd_of_parents(
+        sd_between_parents=found.sd_between_parents,
+        sd_between_repeats=found.sd_between_repeats,
+        correlation=found.correlation,
+        num_repeats=repeats,
+    )
+    said = t_test_power(0.8, standard_error=sd / math.sqrt(6), degrees_of_freedom=5)
+    scores = studies(0.8, num=10_000, parents=6, repeats=repeats, correlation=0.5)
+    assert share_found(scores, 0.05) == pytest.approx(said, abs=0.02)
+    apart = across_parents(*large.tolist())  # without seeds what they have in common counts as chance
+    assert apart.correlation == 0 and apart.sd_between_parents < 0.2
+    assert (apart.p_value, apart.sd_between_repeats) == (found.p_value, found.sd_between_repeats)
 
 
 def test_without_effect_the_test_across_parents_rejects_one_in_twenty_and_table_10s_many():
@@ -170,6 +193,10 @@ def of_moments(count: int, mean: float, sd: float) -> list[float]:
         (lambda: runs_needed(1, sd=math.nan), "sd must be .* got nan"),
         (lambda: items_needed(1, standard_error=1, count=0), "count"),
         (lambda: sd_of_parents(sd_between_parents=1, sd_between_repeats=1, num_repeats=0), "num_repeats"),
+        (
+            lambda: sd_of_parents(sd_between_parents=1, sd_between_repeats=1, num_repeats=1, correlation=1.5),
+            "correlation",
+        ),
         (lambda: sd_interval(1, degrees_of_freedom=4, confidence=95.0), "confidence"),
     ],
 )

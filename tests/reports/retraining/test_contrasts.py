@@ -135,10 +135,19 @@ def test_retrainings_that_were_asked_for_and_are_not_there_are_said(make_study):
     there = [1000 * (parent + 1) + repeat for parent in range(4) for repeat in range(3)]
     note_asked_seeds(folder, AskedSeeds((*there, 5000, 5001), ()))
     (study,), _ = retraining_studies(read_runs([folder]).runs)
-    assert "Asked for and not there yet: 2 retrainings of each arm; finish them" in " ".join(
-        study_notes(study)
-    )
+    assert study.still_to_come == {"llr": 2, "dsd-0.3": 2}
+    said = "Asked for and not there yet, of the retrainings: llr (2 of 14), dsd-0.3 (2 of 14); finish them"
+    assert said in " ".join(study_notes(study))
     (folder / "seeds.jsonl").unlink()
     note_asked_seeds(folder, AskedSeeds(tuple(there), ()))
     (study,), _ = retraining_studies(read_runs([folder]).runs)
     assert study_notes(study) == []
+
+
+def test_an_arm_that_was_cut_short_is_said_though_others_have_all(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, [one[:2] for one in BAD])})
+    there = [1000 * (parent + 1) + repeat for parent in range(4) for repeat in range(3)]
+    note_asked_seeds(folder, AskedSeeds(tuple(there), ()))
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert study.still_to_come == {"dsd-0.8": 4}
+    assert "of the retrainings: dsd-0.8 (4 of 12); finish them" in " ".join(study_notes(study))

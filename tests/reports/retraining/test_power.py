@@ -32,9 +32,9 @@ def test_parents_needed_and_what_repeats_save(said):
     differences = (llr - dsd).mean(1)
     seen = differences.std(ddof=1)
     assert f"0.30 points (dsd-0.3 on llr) need {parents(0.3, seen)} parents at 80 % power;" in said
-    within = np.mean([*llr.var(1, ddof=1), *dsd.var(1, ddof=1)])
-    between = max(0.0, seen**2 - within * 2 / 3)
-    needed = [parents(0.3, np.sqrt(between + 2 * within / repeats)) for repeats in (1, 2, 4, 8, 16)]
+    within = (dsd - llr).var(1, ddof=1).mean()  # a repeat has one seed in both arms
+    between = max(0.0, seen**2 - within / 3)
+    needed = [parents(0.3, np.sqrt(between + within / repeats)) for repeats in (1, 2, 4, 8, 16)]
     assert "1 repeat 2 repeats 4 repeats 8 repeats 16 repeats" in said
     assert f"dsd-0.3 on llr {' '.join(map(str, needed))}" in said and needed[0] > needed[-1]
 
