@@ -316,7 +316,7 @@ def read(path: Path) -> Record:
         raise ValueError(f"{path}: not a record ({error}); remove it, and train again") from error
 
 
-HEADER = ("corpus", "network", "parameters", "epochs", "peak rate", "seeds", "dev WER", "test WER")
+HEADER = ("corpus", "network", "parameters", "epochs", "batch", "peak rate", "seeds", "dev WER", "test WER")
 
 
 def table(records: Iterable[Record]) -> str:
@@ -340,6 +340,7 @@ def _cells(runs: list[Record]) -> tuple[str, ...]:
         first.network if is_ours_or_default else f"{first.network}, as large as {first.like}",
         f"{first.parameters:,}",
         str(first.epochs),
+        f"{first.batch_seconds:g} s",
         ", ".join(f"{peak:g}" for peak in sorted({one.peak for one in runs})),
         ", ".join(str(one.seed) for one in sorted(runs, key=lambda one: one.seed)),
         _mean_and_sd([100 * one.dev_wer for one in runs]),

@@ -65,14 +65,19 @@ def remarks(now: Losses, *, lowest: Losses, first: Losses | None, is_best: bool)
         return [
             Note(
                 "dev loss parts from training",
-                f"the dev loss has risen from {dev:.4g} to {now.dev:.4g} an item, the training loss has not "
-                f"({now.train:.4g}). If it comes back and jumps again, try a lower learning rate (--learning-rates); "
-                "if it keeps rising, the network learns the training set by heart: try more data or variation "
-                "(--augment), more dropout, fewer epochs or a smaller --hidden-size",
+                f"the dev loss has risen from {dev:.4g} to {now.dev:.4g} an item, the training loss "
+                f"{_hardly(train, now.train)}. If it comes back and jumps again, try a lower learning rate "
+                "(--learning-rates); if it keeps rising, the network learns the training set by heart: try more data "
+                "or variation (--augment), more dropout, fewer epochs or a smaller --hidden-size",
                 epochs=IN_A_ROW,
             )
         ]
     return []
+
+
+def _hardly(lowest: Number, now: Number) -> str:
+    """What is to be said of a loss that has not risen enough for a remark of its own."""
+    return f"has not ({now:.4g})" if now <= lowest else f"by less (from {lowest:.4g} to {now:.4g})"
 
 
 def _pairs(good: Losses, first: Losses | None) -> list[tuple[Number, Number | None]]:

@@ -96,18 +96,20 @@ def parse_command(
         SystemExit: After ``--help`` or a wrong flag, as argparse does.
     """
     first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--config", "--data", "--out"):
-        first_look.add_argument(flag, type=Path)
-    first_look.add_argument("--start-weights", "--start_weights", type=Path)
-    first_look.add_argument("--weights", type=Path)
+    # A flag without its value is refused later, by what knows all flags.
+    for flag in ("--config", "--data", "--out", "--weights"):
+        first_look.add_argument(flag, type=Path, nargs="?")
+    first_look.add_argument("--start-weights", "--start_weights", type=Path, nargs="?")
     first_look.add_argument("--iters", nargs="?")
     first_look.add_argument("--epochs", nargs="*", default=[])
-    first_look.add_argument("--preset", default="auto")
-    first_look.add_argument("--on-bad-data", "--on_bad_data", default="error")
+    first_look.add_argument("--batches.max-batch-seconds", "--batches.max_batch_seconds", nargs="?")
+    first_look.add_argument("--preset", nargs="?", default="auto")
+    first_look.add_argument("--on-bad-data", "--on_bad_data", nargs="?", default="error")
     first_look.add_argument("--resume", action="store_true")
+    first_look.add_argument("-h", "--help", action="store_true")
     choices = kinds(config_class)
     for name in choices:
-        first_look.add_argument(f"--{name}.kind", dest=name)
+        first_look.add_argument(f"--{name}.kind", dest=name, nargs="?")
     seen, _ = first_look.parse_known_args(_apart(sys.argv[1:] if argv is None else argv, "--epochs"))
     base, fitted, own = config_class(), None, None
     if seen.config:
@@ -125,7 +127,7 @@ def parse_command(
     elif chosen_before:
         base = read_config(chosen_before, base)
         log.info("going on with the settings in %s, which were chosen for the corpus", chosen_before)
-    elif with_data:
+    elif with_data and (seen.data.exists() or not seen.help):
         fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
         base = fitted.settings
     given = seen.start_weights or seen.weights
@@ -152,8 +154,14 @@ def _apart(argv: Sequence[str], flag: str) -> list[str]:
 def _planned(seen: argparse.Namespace) -> Planned:
     """What the flags set of it; those that are wrong are refused later, by all of them."""
     try:
-        iters, epochs = None if seen.iters is None else int(seen.iters), tuple(map(int, seen.epochs))
-        return Planned(iters=iters, epochs=epochs, first_is_given=seen.start_weights is not None)
+        batch_seconds = getattr(seen, "batches.max_batch_seconds")
+        return Planned(
+            iters=None if seen.iters is None else int(seen.iters),
+            epochs=tuple(map(int, seen.epochs)),
+            first_is_given=seen.start_weights is not None,
+            batch_seconds=None if batch_seconds is None else float(batch_seconds),
+            optimizer=getattr(seen, "optimizer", None),
+        )
     except ValueError:
         return Planned()
 

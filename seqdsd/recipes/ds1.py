@@ -3,8 +3,9 @@
     python -m seqdsd.recipes.ds1 --iters 2                               # embedded corpus, no download
     python -m seqdsd.recipes.ds1 --config recipes/an4/ds1.toml --iters 2  # AN4
 
-Where no data is named a small corpus is synthesised, and the settings begin from ``ds1_embedded.toml``; otherwise
-from the paper's. What a run does is ``SpeechRecipe``'s.
+Where no data is named a small corpus is synthesised, and the settings begin from ``ds1_embedded.toml``; with ``--data``
+they are chosen for the corpus (``fitting``), and with ``--preset paper`` they are the paper's. What a run does is
+``SpeechRecipe``'s.
 """
 
 from __future__ import annotations

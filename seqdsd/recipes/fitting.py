@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 FEW_CHARACTERS_A_SECOND = 3.0
 """AN4 and speechocean762 have 7."""
 FEW_DEV_UTTERANCES = 30
+JOINERS = "\u200c\u200d"
+"""Zero-width (non-)joiner, with which Persian and Indian words are spelled."""
+
+_NOT_NOTED = {"alphabet", "lengths"}
+"""Of a measure: long, and made again from the corpus."""
 
 Steps = tuple[tuple[float | int, float | int], ...]
 """Pairs of hours and a value: the first whose hours are more than the corpus has decides."""
@@ -99,13 +104,17 @@ OPTIMIZER = AdamWSettings(
 
 @dataclass(frozen=True)
 class Planned:
-    """What a user has set of a training's length."""
+    """What a user has set that other choices depend on."""
 
     iters: int | None = None
     epochs: tuple[int, ...] = ()
     """Of each phase, or one number for all; empty where the rule is to choose."""
     first_is_given: bool = False
     """The first phase's weights are trained already: such a training is none of the short ones."""
+    batch_seconds: float | None = None
+    """Audio in a batch; None where the rule is to choose."""
+    optimizer: str | None = None
+    """Its kind; with another than the rule's, rates, their curve and patience are the recipe's own."""
 
     def first_epochs(self, chosen: Sequence[int]) -> int:
         """Of the first phase, where the rule chose ``chosen``."""
@@ -165,7 +174,7 @@ class Fitted:
     def provenance(self, settings: Any) -> dict[str, Any]:
         """For ``[provenance]`` of a run with settings that lie on these: what was chosen, and by which measure."""
         measured = asdict(self.measure) | {"sample_rates_hz": list(self.measure.sample_rates_hz)}
-        kept = {name: one for name, one in measured.items() if one is not None and name != "alphabet"}
+        kept = {name: one for name, one in measured.items() if one is not None and name not in _NOT_NOTED}
         chosen = [name for choice in self.standing(settings) for name in choice.values]
         return {"chosen_automatically": chosen, "corpus": kept}
 
@@ -182,7 +191,7 @@ def fitted(
         planned: A training that is planned to be short is regularised less.
     """
     batch_seconds, batches = _batches(measure, numbers)
-    steps = steps_an_epoch(measure, batch_seconds)
+    steps = steps_an_epoch(measure, planned.batch_seconds or batch_seconds)
     epochs = _epochs(measure, steps, numbers)
     # By the first phase alone, so that a comparison's networks are as large as those that are only trained dense.
     first_steps = steps * planned.first_epochs(epochs.values["epochs"])
@@ -201,13 +210,7 @@ def fitted(
         _dropout(measure, numbers, short),
         batches,
         epochs,
-        _rates(numbers),
-        Choice(
-            {"optimizer": OPTIMIZER},
-            f"optimizer {OPTIMIZER.kind}: in each phase the rate rises over the first {OPTIMIZER.warmup:.0%} of the "
-            "steps, then falls to a thousandth along a cosine",
-        ),
-        Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
+        *(_optimizer(numbers) if planned.optimizer in (None, OPTIMIZER.kind) else ()),
         *_augmentation(measure, numbers, short),
     )
     settings: Any = base
@@ -218,8 +221,9 @@ def fitted(
 
 
 def steps_an_epoch(measure: CorpusMeasure, batch_seconds: float) -> int:
-    """About how many batches an epoch has."""
-    return max(1, round(measure.utterances / max(1.0, batch_seconds // measure.mean_seconds)))
+    """About how many batches an epoch has: each holds utterances of one length, as many as fit."""
+    batches = (count / max(1.0, batch_seconds // seconds) for seconds, count in measure.lengths)
+    return max(1, round(math.fsum(batches)))
 
 
 def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
@@ -248,6 +252,19 @@ def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
         f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,.0f}, in "
         f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one (2 at least)",
     )
+
+
+def _optimizer(numbers: Numbers) -> list[Choice]:
+    """What belongs together: another optimizer needs other rates."""
+    return [
+        _rates(numbers),
+        Choice(
+            {"optimizer": OPTIMIZER},
+            f"optimizer {OPTIMIZER.kind}: in each phase the rate rises over the first {OPTIMIZER.warmup:.0%} of the "
+            "steps, then falls to a thousandth along a cosine",
+        ),
+        Choice({"patience": 0}, "patience 0: a phase's rate is planned to its end"),
+    ]
 
 
 def _rates(numbers: Numbers) -> Choice:
@@ -303,7 +320,7 @@ def _last_fc(measure: CorpusMeasure, numbers: Numbers, *, few_steps: bool) -> Ch
 
 def _dropout(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:
     bound, share = _at(measure.hours, numbers.dropout)
-    why = _below(bound)
+    why = _below(bound) if len(numbers.dropout) > 1 else "for any amount of audio"
     if short and share > numbers.dropout_of_short:
         share, why = numbers.dropout_of_short, short
     return Choice({"network.dropout": share}, f"dropout {share:g}: {why}")
@@ -332,14 +349,29 @@ def _short(all_steps: int, planned: Planned, numbers: Numbers) -> str | None:
 
 
 def _alphabet(measure: CorpusMeasure) -> Choice | None:
-    """Where there are letters beside a to z, and nothing but letters; what else there is the tokenizer refuses."""
-    others = [one for one in measure.alphabet if one not in ENGLISH_ALPHABET]
-    if not others or not all(unicodedata.category(one) in ("Ll", "Lo", "Lm", "Mn", "Mc") for one in others):
+    """Where there are letters beside a to z: these; what else there is the tokenizer refuses, line by line."""
+    others = [one for one in measure.alphabet if one not in ENGLISH_ALPHABET and _is_letter(one)]
+    if not others:
         return None
+    others += [one for one in measure.alphabet if one in JOINERS]
     has_latin = any(one in ENGLISH_ALPHABET for one in measure.alphabet if one not in " '")
     alphabet = (ENGLISH_ALPHABET if has_latin else " '") + "".join(others)
     reason = f"an alphabet of {len(alphabet)} characters: transcripts have {_some(others)}, too"
     return Choice({"tokenizer.kind": "characters", "tokenizer.alphabet": alphabet}, reason)
+
+
+def _spelled_twice(alphabet: str) -> list[str]:
+    """Letters that are there as one character, and in parts, too."""
+    return [
+        one
+        for one in alphabet
+        if len(parts := unicodedata.normalize("NFD", one)) > 1 and set(parts) <= set(alphabet)
+    ]
+
+
+def _is_letter(character: str) -> bool:
+    """Of scripts with cases a small one: capitals are more likely a mishap."""
+    return unicodedata.category(character) in ("Ll", "Lo", "Lm", "Mn", "Mc")
 
 
 def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
@@ -354,10 +386,19 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
             f"note: {measure.characters_a_second:.2g} characters a second are few (AN4 has 7): cut long "
             "silences off, or complete the transcripts"
         )
+    if twice := _spelled_twice(measure.alphabet):
+        notes.append(
+            f"note: {_some(twice)}: written in two ways, as one character and as a letter with a mark, which are two "
+            "things to learn: bring all transcripts to one Unicode form (unicodedata.normalize with 'NFC')"
+        )
     if measure.num_to_cut:
         notes.append(
             f"note: {counted(measure.num_to_cut, 'utterance')} of more than {LONGEST_ALONE_SECONDS:g} s, too long for "
             "a batch: cut the recordings, or leave them out (--on-bad-data skip)"
+        )
+    if measure.speakers == 1:
+        notes.append(
+            "note: one speaker in training: a dev set of the same voice says nothing of others, who will be heard worse"
         )
     if measure.dev_utterances < FEW_DEV_UTTERANCES:
         notes.append(

@@ -6,6 +6,7 @@ Leaves out looking into the audio: lengths are the manifest's, sample rates thos
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -26,6 +27,8 @@ class CorpusMeasure:
     utterances: int
     mean_seconds: float
     longest_seconds: float
+    lengths: tuple[tuple[float, int], ...]
+    """Seconds, rounded up to a tenth, and how many utterances have them; ascending."""
     num_to_cut: int
     """Utterances of more than ``LONGEST_ALONE_SECONDS``, for which no batch is made."""
     characters_a_second: float
@@ -60,6 +63,7 @@ def measure(corpus: Corpus) -> CorpusMeasure:
         utterances=len(train),
         mean_seconds=fmean(seconds),
         longest_seconds=max(seconds),
+        lengths=tuple(sorted(Counter(math.ceil(10 * one) / 10 for one in seconds).items())),
         num_to_cut=sum(one > LONGEST_ALONE_SECONDS for one in seconds),
         characters_a_second=sum(len(one.text) for one in train) / total,
         speakers=len(speakers) or None,

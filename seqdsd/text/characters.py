@@ -89,13 +89,18 @@ def _refusal(text: str, alphabet: str) -> str:
         remedy = "case mismatch: transcripts are upper-case but the alphabet is lower-case. Lower-case them."
     elif all(character.upper() in alphabet for character in outside):
         remedy = "case mismatch: transcripts are lower-case but the alphabet is upper-case. Upper-case them."
+    elif any(set(unicodedata.normalize(form, text)) <= set(alphabet) for form in ("NFC", "NFD")):
+        remedy = (
+            "the alphabet's letters, in another Unicode form: bring all transcripts to one (unicodedata.normalize "
+            "with 'NFC')."
+        )
     elif all(unicodedata.category(character)[0] in "LM" for character in outside):
         remedy = (
             "other letters: add them to the alphabet (--tokenizer.alphabet), learn sub-words "
             "(--tokenizer.kind subwords), or fold them (data_prep/from_csv.py; seqdsd.text.normalise_transcript)."
         )
     else:
-        remedy = "use seqdsd.text.normalise_transcript, and write digits and signs out as words."
+        remedy = "use seqdsd.text.normalise_transcript (with this alphabet), and write digits and signs out as words."
     return (
         f"{text!r} has {', '.join(map(repr, outside))} (first at position {position}), "
         f"not in the alphabet {alphabet!r}: {remedy}"

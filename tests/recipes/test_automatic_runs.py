@@ -89,6 +89,23 @@ def test_a_planned_length_that_cannot_be_is_refused_as_any_flag_is(tone_corpus, 
     assert status and said in err and "usage" not in err
 
 
+@pytest.mark.parametrize("flag", ["--data", "--optimizer.kind", "--preset", "--batches.max-batch-seconds"])
+def test_a_flag_without_its_value_is_refused_as_any_is(capsys, flag):
+    status, _, err = main(capsys, "--preset", "paper", flag)
+    assert status and f"argument '{flag}'" in err and "usage" not in err
+
+
+def test_help_needs_no_corpus(capsys):
+    status, out, _ = main(capsys, "--data", "/nowhere", "--help")
+    assert status == 0 and "--hidden-size" in out
+
+
+def test_flags_that_other_choices_depend_on_are_known_to_the_rule(tone_corpus):
+    plain = parse("--data", tone_corpus.folder, "--optimizer.kind", "nesterov", "--preset", "auto")
+    assert plain.settings.learning_rates == ds1.Config().learning_rates
+    assert "optimizer" not in plain.fitted.provenance(plain.settings)["chosen_automatically"]
+
+
 @pytest.mark.parametrize("recipe", [ds1.RECIPE, ds2.RECIPE])
 def test_the_paper_s_preset_is_the_class_s_defaults(tone_corpus, recipe):
     command = parse("--preset", "paper", "--data", tone_corpus.folder, recipe=recipe)
@@ -230,6 +247,7 @@ def test_twenty_utterances_of_one_speaker(train, tmp_path, write, random_texts):
     corpus.write_manifest("train", [{**one, "speaker": "anna"} for one in corpus.read_manifest("train")])
     status, out, _ = train(corpus)
     assert status == 0 and "20 utterances" in out and "1 speaker," in out and "extrapolated" in out
+    assert "note: one speaker in training: a dev set of the same voice says nothing of others" in out
 
 
 def test_all_utterances_of_one_word(train, tmp_path, write):
@@ -282,6 +300,20 @@ def test_other_letters_train_as_they_are_and_as_sub_words(train, tmp_path, lette
     shutil.rmtree(tmp_path / "run")
     status, _, err = train(corpus, "--preset", "paper")
     assert status == 1 and "train.jsonl:1" in err and "--tokenizer.alphabet" in err
+
+
+def test_a_digit_among_other_letters_is_the_only_thing_refused(train, tmp_path, write, random_texts):
+    to_others = str.maketrans("abcdefgh", "абвгдежз")
+    corpus = write(tmp_path / "letters", random_texts(24, seed=5))
+    for split in ("train", "dev", "test"):
+        entries = [{**one, "text": one["text"].translate(to_others)} for one in corpus.read_manifest(split)]
+        if split == "train":
+            entries[3]["text"] = "баг 2"
+        corpus.write_manifest(split, entries)
+    status, _, err = train(corpus)
+    assert status == 1 and "train.jsonl:4: utterance train03: 'баг 2' has '2' (first at position 4)" in err
+    status, out, _ = train(corpus, "--on-bad-data", "skip")
+    assert status == 0 and "transcripts have" in out
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])

@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from seqdsd.config import differences, read_config, to_toml
+from seqdsd.data import BucketBatchSampler, Corpus, Manifest, Utterance
 from seqdsd.recipes import ds1, ds2
 from seqdsd.recipes.fitting import AS_CHOSEN, DS1, DS2, Planned, fitted, steps_an_epoch
-from seqdsd.recipes.measuring import CorpusMeasure
+from seqdsd.recipes.measuring import CorpusMeasure, measure
 from seqdsd.text import ENGLISH_ALPHABET, CharacterTokenizer
 
 HOURS = (1 / 12, 1 / 6, 1 / 4, 0.5, 0.7, 1, 2.5, 5, 10, 30, 100, 300, 960, 1000)
@@ -19,11 +22,13 @@ RECIPES = {"ds1": (ds1.Config(), DS1), "ds2": (ds2.Config(), DS2)}
 
 
 def corpus(hours, mean_seconds=3.0, **changes):
+    utterances = max(1, round(3600 * hours / mean_seconds))
     measured = CorpusMeasure(
         hours=float(hours),
-        utterances=max(1, round(3600 * hours / mean_seconds)),
+        utterances=utterances,
         mean_seconds=mean_seconds,
         longest_seconds=2 * mean_seconds,
+        lengths=((mean_seconds, utterances),),
         num_to_cut=0,
         characters_a_second=14.0,
         speakers=20,
@@ -83,6 +88,39 @@ def test_a_quarter_of_an_hour_by_hand(fit):
     assert found.settings.epochs == (100, 25, 25, 25, 25)
     [line] = [line for line in found.lines(found.settings) if line.startswith("batches of 15 s")]
     assert line.endswith("from the first epoch on: 15 min of audio give about 60 steps an epoch")
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        np.random.default_rng(0).uniform(1, 16, 2000),
+        np.random.default_rng(1).lognormal(1.0, 0.7, 3000),
+        np.array([0.1, 60.0] * 100),
+    ],
+    ids=["uniform", "lognormal", "two"],
+)
+@pytest.mark.parametrize("batch_seconds", [8.0, 15.0, 64.0])
+def test_the_steps_said_are_those_that_an_epoch_has(seconds, batch_seconds):
+    measured = measure(corpus_of(seconds))
+    batches = len(BucketBatchSampler(seconds.tolist(), max_batch_seconds=batch_seconds))
+    assert steps_an_epoch(measured, batch_seconds) == pytest.approx(batches, rel=0.06, abs=2)
+
+
+def corpus_of(seconds) -> Corpus:
+    """Of recordings so long, whose audio nobody looks into."""
+    utterances = [Utterance(str(n), f"{n}.mp4", float(one), "a b", None, "") for n, one in enumerate(seconds)]
+    manifest = Manifest(Path("train.jsonl"), utterances, [])
+    return Corpus(manifest, manifest, {})
+
+
+def test_what_a_flag_changes_the_reasons_go_by(fit):
+    usual, larger = fit(corpus(0.7)), fit(corpus(0.7), Planned(batch_seconds=60.0))
+    assert larger.settings.epochs[0] > usual.settings.epochs[0]
+    assert any("4,200 steps in the first phase" in line for line in larger.lines(larger.settings))
+    other = fit(corpus(0.25), Planned(optimizer="nesterov"))
+    assert other.settings.learning_rates == type(other.settings)().learning_rates
+    assert other.settings.patience == type(other.settings)().patience
+    assert not any("learning rate" in line or "patience" in line for line in other.lines(other.settings))
 
 
 def test_every_setting_that_is_chosen_says_why_and_no_other_is_changed(fit):
@@ -204,12 +242,15 @@ def test_masks_are_said_in_what_both_kinds_of_features_have(fit):
         (" कखि", " 'कखि"),
         (" abc", ENGLISH_ALPHABET),
         (" ABC", ENGLISH_ALPHABET),  # these the tokenizer refuses, and says what to do
-        (" αβ5", ENGLISH_ALPHABET),
-        (" abc.é", ENGLISH_ALPHABET),
+        (" αβ5", " 'αβ"),
+        (" abc.é", " 'abcdefghijklmnopqrstuvwxyzé"),
+        (" ab-5", ENGLISH_ALPHABET),
+        (" می‌شود", " 'میشود\u200c"),
+        (" ab\u200d", ENGLISH_ALPHABET),
     ],
 )
 def test_letters_beside_a_to_z_become_the_alphabet(fit, alphabet, chosen):
-    """But not upper case, digits and punctuation, which are more likely mishaps."""
+    """But not upper case, digits and punctuation, which are more likely mishaps: the tokenizer refuses those lines."""
     found = fit(corpus(1, alphabet=alphabet))
     assert found.settings.tokenizer.alphabet == chosen
 
@@ -221,6 +262,8 @@ def test_letters_beside_a_to_z_become_the_alphabet(fit, alphabet, chosen):
         ({"hours": 960.0}, "note: above the 4 min to 42 min"),
         ({"characters_a_second": 0.8}, "note: 0.8 characters a second are few"),
         ({"dev_utterances": 1}, "note: dev has 1 utterance, "),
+        ({"alphabet": " oöu\u0308"}, "note: ö: written in two ways, "),
+        ({"speakers": 1}, "note: one speaker in training: "),
         ({"num_to_cut": 2}, "note: 2 utterances of more than 300 s, too long for a batch: cut"),
     ],
 )

@@ -36,6 +36,8 @@ def test_round_trip(text):
             "né ω",
             ["'é', 'ω'", "position 1", "--tokenizer.alphabet", "--tokenizer.kind subwords"],
         ),
+        ("abcö ", "bo\u0308 c", ["position 1", "another Unicode form", "'NFC'"]),
+        ("abco\u0308 ", "bö c", ["'ö'", "position 1", "another Unicode form", "'NFC'"]),
         (ENGLISH_ALPHABET, "Go 5", ["'G', '5'", "position 0", "normalise_transcript"]),
     ],
 )
