@@ -50,6 +50,8 @@ class Config:
     """Print the Markdown table of all records in --out; compress nothing."""
 
     def __post_init__(self) -> None:
+        if "--phase" in self.settings:
+            raise ValueError("--phase is ours: best or last, before the --")
         if not self.table and not self.runs:
             raise ValueError("give --runs, or --table")
 

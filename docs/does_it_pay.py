@@ -348,12 +348,14 @@ def _restored(runs: Sequence[Run]) -> float | None:
 def _restored_share(run: Run) -> float | None:
     """As its last phase has it, or, of before that was recorded, the layers' own figures before and after the round."""
     if restored := run.phases[-1].get("restored"):
-        return float(restored["share"])
+        share: float | None = restored["share"]
+        return share
     last = [row for row in run.weights if row["round"] == run.iters]
     if not last:
         return None
     former, now = (
-        fsum(one["pruned"] * one["pruned_mean_abs"] for one in row["layers"]) for row in (last[0], last[-1])
+        fsum(one["pruned"] * (one["pruned_mean_abs"] or 0.0) for one in row["layers"])
+        for row in (last[0], last[-1])
     )
     return now / former if former else None
 

@@ -8,26 +8,35 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from types import ModuleType
 
 
 @contextmanager
 def known_by_version(package: str) -> Iterator[None]:
     """Within, importing a package that is installed, and not imported yet, gives its ``__version__`` and no more."""
-    try:
-        version = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        version = None
-    if version is None or package in sys.modules:
+    stand_in = None if package in sys.modules else _stand_in(package)
+    if stand_in is None:
         yield
         return
-    stand_in = ModuleType(package)
-    stand_in.__version__ = version  # type: ignore[attr-defined]
     sys.modules[package] = stand_in
     try:
         yield
     finally:
-        del sys.modules[package]
+        sys.modules.pop(package, None)
+
+
+def _stand_in(package: str) -> ModuleType | None:
+    """None of a package that is not installed as others are."""
+    spec = find_spec(package)
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+    stand_in = ModuleType(package)
+    stand_in.__spec__ = spec  # for who asks whether it is there
+    stand_in.__version__ = version  # type: ignore[attr-defined]
+    return stand_in
 
 
 with known_by_version("torchmetrics"):

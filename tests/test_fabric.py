@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_a_recipe_imports_no_torchmetrics_and_whoever_needs_it_has_it_whole():
         metadata.version(package)  # else they could not be imported
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_within_it_can_be_asked_for(monkeypatch):
+    monkeypatch.delitem(sys.modules, "jiwer", raising=False)
+    with known_by_version("jiwer"):
+        assert find_spec("jiwer") is not None and sys.modules["jiwer"].__version__ == metadata.version(
+            "jiwer"
+        )
+    assert "jiwer" not in sys.modules
 
 
 def test_what_is_imported_or_not_installed_is_as_it_is():

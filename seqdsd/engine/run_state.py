@@ -150,10 +150,6 @@ def _recorded_losses(record: Mapping[str, Any]) -> list[Losses]:
     return [Losses(*(math.nan if value is None else value for value in pair)) for pair in pairs]
 
 
-_FAR = 4
-"""Times as high as in the second epoch, a run's first loss says nothing of what was learned since."""
-
-
 class _Meter(TypedDict):
     sum: float
     steps: int
@@ -226,18 +222,11 @@ class RunState:
         return next(iter(_recorded_losses(before)[before["best_epoch"] - 1 :]), None)
 
     def _first_losses(self, phase: Phase) -> Losses | None:
-        """Of the run's first epoch that has some: a network that has hardly learned.
-
-        None where the run began with weights that were trained. One that is far above the second's is no measure: CTC
-        may begin with a thousand an utterance, and then stand at the loss of blanks alone, which is the second's.
-        """
+        """Of the run's first epoch that has some; None where the run began with weights that were trained."""
         kind = self.records[0]["kind"] if self.records else phase.kind
         epochs = _recorded_losses(self.records[0]) if self.records else self.now.losses()
-        finite = [one for one in epochs if all(map(math.isfinite, one))]
-        if kind == "sparse" or not finite:
-            return None
-        first, second = finite[0], finite[min(1, len(finite) - 1)]
-        return Losses(*(b if a > _FAR * b else a for a, b in zip(first, second, strict=True)))
+        finite = (one for one in epochs if all(map(math.isfinite, one)))
+        return None if kind == "sparse" else next(finite, None)
 
     def remark(self, phase: Phase, dev: Evaluation, *, is_best: bool) -> list[Remark]:
         """What is to be said of the epoch that was finished last."""

@@ -7,6 +7,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -127,9 +128,10 @@ def parse_command(
     elif chosen_before:
         base = read_config(chosen_before, base)
         log.info("going on with the settings in %s, which were chosen for the corpus", chosen_before)
-    elif with_data and (seen.data.exists() or not seen.help):
-        fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
-        base = fitted.settings
+    elif with_data:
+        with suppress(ValueError, OSError) if seen.help else nullcontext():  # which needs no corpus
+            fitted = with_data(seen.data, seen.on_bad_data, _planned(seen))
+            base = fitted.settings
     given = seen.start_weights or seen.weights
     if given and not (seen.config or own or seen.preset == "paper"):
         base = with_network_of(base, given, recipe)

@@ -386,10 +386,10 @@ def _notes(measure: CorpusMeasure, numbers: Numbers) -> list[str]:
             f"note: {measure.characters_a_second:.2g} characters a second are few (AN4 has 7): cut long "
             "silences off, or complete the transcripts"
         )
-    if twice := _spelled_twice(measure.alphabet):
+    if measure.num_decomposed and (twice := _spelled_twice(measure.alphabet)):
         notes.append(
-            f"note: {_some(twice)}: written in two ways, as one character and as a letter with a mark, which are two "
-            "things to learn: bring all transcripts to one Unicode form (unicodedata.normalize with 'NFC')"
+            f"note: {_some(twice)}: written in two ways, in {counted(measure.num_decomposed, 'transcript')} with "
+            "accents apart from their letters: bring all to one Unicode form (unicodedata.normalize with 'NFC')"
         )
     if measure.num_to_cut:
         notes.append(

@@ -6,6 +6,7 @@ Leaves out looking into the audio: lengths are the manifest's, sample rates thos
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class CorpusMeasure:
     """Of a few recordings, the lowest first; none where their headers cannot be read cheaply."""
     alphabet: str
     """Every character of the transcripts once, in the order of Unicode."""
+    num_decomposed: int
+    """Transcripts that Unicode's NFC form would write otherwise: accents apart from their letters."""
     dev_utterances: int
 
     def __str__(self) -> str:
@@ -69,6 +72,7 @@ def measure(corpus: Corpus) -> CorpusMeasure:
         speakers=len(speakers) or None,
         sample_rates_hz=_sample_rates(train),
         alphabet="".join(sorted(set("".join(one.text for one in train)))),
+        num_decomposed=sum(not unicodedata.is_normalized("NFC", one.text) for one in train),
         dev_utterances=len(corpus.dev.utterances),
     )
 

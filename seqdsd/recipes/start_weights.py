@@ -146,7 +146,8 @@ def with_network_of(config: ConfigT, path: Path, recipe: str | None) -> ConfigT:
 
 def run_of_weights(path: Path) -> RunFolder:
     """The run that is named by its folder or by one of its checkpoints."""
-    return RunFolder(path.parent.parent if path.suffix == ".safetensors" else path)
+    is_checkpoint = path.suffix == ".safetensors" and not path.is_dir()
+    return RunFolder(path.parent.parent if is_checkpoint else path)
 
 
 def _run_of(path: Path, recipe: str | None) -> RunFolder | None:

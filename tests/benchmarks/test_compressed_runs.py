@@ -96,6 +96,11 @@ def test_the_table_has_a_row_a_group_with_what_was_lost(tmp_path):
     assert rows[3].endswith("| 1.20 | 1.40 | 0.20 | - |")
 
 
+def test_the_phase_is_not_given_by_name():
+    with pytest.raises(ValueError, match="best or last, before the --"):
+        from_command_line(["--runs", "a", "--out", "b", "--", "--phase", "Dense Iter 1"])
+
+
 def test_what_is_no_training_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="empty: neither a training's folder nor one of several"):
         trainings([tmp_path / "empty"])

@@ -95,9 +95,10 @@ def test_a_flag_without_its_value_is_refused_as_any_is(capsys, flag):
     assert status and f"argument '{flag}'" in err and "usage" not in err
 
 
-def test_help_needs_no_corpus(capsys):
-    status, out, _ = main(capsys, "--data", "/nowhere", "--help")
-    assert status == 0 and "--hidden-size" in out
+def test_help_needs_no_corpus(capsys, tmp_path):
+    for data in ("/nowhere", tmp_path):
+        status, out, _ = main(capsys, "--data", data, "--help")
+        assert status == 0 and "--hidden-size" in out
 
 
 def test_flags_that_other_choices_depend_on_are_known_to_the_rule(tone_corpus):

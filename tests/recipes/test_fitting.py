@@ -34,6 +34,7 @@ def corpus(hours, mean_seconds=3.0, **changes):
         speakers=20,
         sample_rates_hz=(16_000,),
         alphabet=ENGLISH_ALPHABET,
+        num_decomposed=0,
         dev_utterances=100,
     )
     return replace(measured, **changes)
@@ -262,7 +263,10 @@ def test_letters_beside_a_to_z_become_the_alphabet(fit, alphabet, chosen):
         ({"hours": 960.0}, "note: above the 4 min to 42 min"),
         ({"characters_a_second": 0.8}, "note: 0.8 characters a second are few"),
         ({"dev_utterances": 1}, "note: dev has 1 utterance, "),
-        ({"alphabet": " oöu\u0308"}, "note: ö: written in two ways, "),
+        (
+            {"alphabet": " oöu\u0308", "num_decomposed": 3},
+            "note: ö: written in two ways, in 3 transcripts with accents apart",
+        ),
         ({"speakers": 1}, "note: one speaker in training: "),
         ({"num_to_cut": 2}, "note: 2 utterances of more than 300 s, too long for a batch: cut"),
     ],

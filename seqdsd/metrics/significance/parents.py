@@ -67,7 +67,8 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
     Where every parent has as many repeats in an arm as the others, this is exactly the F-test of the arm in the mixed
     model with random parents, random parent × arm and repeats within: F(1, parents - 1) = t². Where numbers of repeats
     differ, every parent still counts once (unweighted means): the difference stays unbiased and p becomes an
-    approximation, since the means of fewer repeats scatter more.
+    approximation, since the means of fewer repeats scatter more. The components take retrainings to scatter alike in
+    both arms; where numbers of repeats differ and they do not, that of parents is off.
 
     Args:
         before: Scores of one arm, by parent and then by repeat; one repeat or more of each of two or more parents.

@@ -358,12 +358,14 @@ class _Compression:
             self._task.model.load_state_dict(load_checkpoint(path).tensors)
 
     def _shared(self, begin_with: str, bits: Mapping[str, int]) -> dict[str, SharedTensor]:
-        """The network's tensors as they are, with shared values; what is pruned, here or by the run, stays so."""
+        """The network's tensors as they are, with shared values; what the phase before has pruned stays pruned."""
         masks: Mapping[str, torch.Tensor] = {}
         if begin_with != DENSE:
             state = load_checkpoint(self._folder.mask(begin_with)).tensors
             masks = MaskSet.from_state_dict(self._task.model, state).masks
         parameters = dict(self._task.model.named_parameters())
+        # Where no mask says more, a weight that is exactly zero (of a sparse phase that was given) needs no value of
+        # the codebook.
         return {
             name: share_weights(parameters[name], masks.get(name, parameters[name] != 0), bits=one)
             for name, one in bits.items()

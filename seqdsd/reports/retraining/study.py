@@ -117,7 +117,10 @@ class RetrainingStudy:
     @property
     def still_to_come(self) -> Mapping[str, int]:
         """By arm, how many of the retrainings that were asked for are not complete; arms that have all are left out."""
-        missing = {arm.name: len(still_to_come(self.asked, arm.seeds)) for arm in self.arms.values()}
+        there = {seed for arm in self.arms.values() for seed in arm.seeds}
+        known = {seed for one in self.asked for seed in one.seeds}
+        wanted = {*still_to_come(self.asked, there), *(there & known)}
+        missing = {arm.name: len(wanted - arm.seeds) for arm in self.arms.values()}
         return {name: count for name, count in missing.items() if count}
 
     @property

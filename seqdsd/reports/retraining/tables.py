@@ -175,7 +175,7 @@ def _across_cells(contrast: StudyContrast) -> Cells:
         _found(contrast),
         _fine(test.sd_between_parents if test and contrast.parents else None, metric),
         _fine(test.sd_between_repeats if test and contrast.parents else None, metric),
-        f"{test.correlation:z.2f}" if test and contrast.parents else NONE,
+        f"{test.correlation:z.2f}" if test and test.correlation else NONE,  # 0 where no pairs tell it
         _fine(contrast.could_find(), metric),
     )
 

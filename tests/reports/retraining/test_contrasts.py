@@ -151,3 +151,9 @@ def test_an_arm_that_was_cut_short_is_said_though_others_have_all(make_study):
     (study,), _ = retraining_studies(read_runs([folder]).runs)
     assert study.still_to_come == {"dsd-0.8": 4}
     assert "of the retrainings: dsd-0.8 (4 of 12); finish them" in " ".join(study_notes(study))
+    (folder / "seeds.jsonl").unlink()
+    first = [seed for seed in there if seed % 10 < 2]
+    note_asked_seeds(folder, AskedSeeds(tuple(first), ()))
+    note_asked_seeds(folder, AskedSeeds(tuple({*there} - {*first}), tuple(first)))  # a repeat more, later
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert study.still_to_come == {"dsd-0.8": 4}
