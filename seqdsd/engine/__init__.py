@@ -8,19 +8,21 @@ from seqdsd.engine.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from seqdsd.engine.device import Precision, device_name, make_fabric
+from seqdsd.engine.device import AskedPrecision, device_name, make_fabric, precision_of
 from seqdsd.engine.dsd import DSDTraining, TrainSettings
 from seqdsd.engine.given_weights import GivenWeights
 from seqdsd.engine.interrupt import StopRequested
 from seqdsd.engine.loop import TrainingDiverged
 from seqdsd.engine.memory import OutOfMemory
 from seqdsd.engine.optimizer import AdamWSettings, AdaptiveSettings, NesterovSettings, OptimizerSettings
+from seqdsd.engine.precision import Precision
 from seqdsd.engine.processes import Processes, is_first_process, is_lost_company, leave_company
 from seqdsd.engine.task import Batch, Evaluation, Note, Task
 
 __all__ = [
     "AdamWSettings",
     "AdaptiveSettings",
+    "AskedPrecision",
     "Batch",
     "Checkpoint",
     "CheckpointError",
@@ -45,5 +47,6 @@ __all__ = [
     "load_checkpoint",
     "load_latest",
     "make_fabric",
+    "precision_of",
     "save_checkpoint",
 ]

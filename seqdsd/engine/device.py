@@ -1,16 +1,20 @@
 """Where a run computes, in which precision, and with how many processes."""
 
+import logging
 import os
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from seqdsd.engine.precision import Precision, measure_precision
 from seqdsd.fabric import DDPStrategy, Fabric
 
-Precision = Literal["32-true", "bf16-mixed"]
+log = logging.getLogger(__name__)
+
+AskedPrecision = Literal["auto", "32-true", "bf16-mixed"]
 
 # Statistics of norms are the same in all processes (``FrameNorm``). Sent at every forward pass, they would make
 # processes that evaluate unlike numbers of batches wait for each other for ever. torch 2.14 has renamed the option.
@@ -27,12 +31,13 @@ class _LengthsStayDDP(DDPStrategy):
         return DistributedDataParallel(module=module, **self._ddp_kwargs)
 
 
-def make_fabric(device: str, precision: Precision) -> Fabric:
+def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
     """Fabric on one device; started by ``torchrun``, on one device for each of its processes, which have then met.
 
     Args:
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
-        precision: Of the network's arithmetic; weights and losses stay in 32 bits.
+        precision: Of the network's arithmetic; weights and losses stay in 32 bits. ``auto`` takes the faster one
+            (``measure_precision``); of several processes, which would have to agree, 32 bits.
 
     Raises:
         ValueError: If there is no such device here.
@@ -40,18 +45,39 @@ def make_fabric(device: str, precision: Precision) -> Fabric:
     count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     try:
         if count == 1:
-            return Fabric(accelerator=device, devices=1, precision=precision)
+            fabric = Fabric(accelerator=device, devices=1, precision=_known(precision))
+            faster = measured_precision(fabric.device) if precision == "auto" else "32-true"
+            return fabric if faster == "32-true" else Fabric(accelerator=device, devices=1, precision=faster)
         fabric = Fabric(
             accelerator=device,
             devices=here,
             num_nodes=count // here,
-            precision=precision,
+            precision=_known(precision),
             strategy=_LengthsStayDDP(**_WITHOUT_SENT_BUFFERS),
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--device {device}: {error}") from error
     fabric.launch()
     return fabric
+
+
+def measured_precision(device: torch.device) -> Precision:
+    """The faster one on a device, which is said."""
+    measured = measure_precision(device)
+    log.info("%s", measured)
+    return measured.precision
+
+
+def precision_of(fabric: Fabric) -> Precision:
+    """In which its networks compute."""
+    found: list[Precision] = [
+        one for one in get_args(Precision) if one == fabric.strategy.precision.precision
+    ]
+    return found[0]
+
+
+def _known(precision: AskedPrecision) -> Precision:
+    return "32-true" if precision == "auto" else precision
 
 
 def device_name(device: torch.device) -> str:

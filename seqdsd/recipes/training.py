@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from seqdsd.config import differences, flat_values, read_config, read_provenance, to_toml
+from seqdsd.config import differences, flat_values, read_config, read_provenance, read_values, to_toml
 from seqdsd.data import OnBadData
 from seqdsd.engine import (
+    AskedPrecision,
     DSDTraining,
     GivenWeights,
     OptimizerSettings,
@@ -33,6 +34,7 @@ from seqdsd.engine import (
     device_name,
     has_checkpoint,
     make_fabric,
+    precision_of,
 )
 from seqdsd.fabric import Fabric
 from seqdsd.printable import printable
@@ -45,6 +47,7 @@ log = logging.getLogger(__name__)
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 TaskT = TypeVar("TaskT", bound=Task[Any])
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
 
 MAX_HIDDEN_SIZE = 65_536
 MAX_EPOCHS = 1_000_000
@@ -99,8 +102,9 @@ class RunConfig:
     """Stop at an item that cannot be used, or skip it and list it in skipped.jsonl."""
     device: str = "auto"
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
-    precision: Precision = "32-true"
-    """Arithmetic of the network."""
+    precision: AskedPrecision = "32-true"
+    """Arithmetic of the network. auto multiplies once in either before the run begins, takes bfloat16 where it is the
+    faster, and notes in config.toml what that was."""
     accumulate: int = 1
     """Micro-batches that a process computes of a batch, one after the other, to need less memory. Gradients are added
     up; batch norm sees one micro-batch at a time."""
@@ -348,6 +352,9 @@ def train_or_resume(
             f"{config.out}: a run of seqdsd compress; go on with seqdsd compress RUN --out FILE --resume"
         )
     folder = RunFolder(config.out)
+    config = with_noted_precision(
+        config, [folder.config, *([start_from / "config.toml"] if start_from else [])]
+    )
     has_run = holds_run(folder, config, resume=resume, may_change=may_change)
     parent = find_parent(start_from, folder, config, recipe=recipe, may_change=may_change)
     if has_run and (phases := finished_phases(folder, config)) is not None:
@@ -355,6 +362,7 @@ def train_or_resume(
     # Not made anew: from data that were mended since then, it would come out otherwise.
     known = folder if has_run else parent or start_weights.given_run(config, recipe, part=spelling)
     fabric = make_fabric(config.device, config.precision)
+    config = replace(config, precision=precision_of(fabric))
     with fabric.rank_zero_first(local=True):  # what is downloaded, drawn or computed is so once
         # Before data are read, which may take long.
         given = start_weights.given_weights(config, folder, parent)
@@ -375,6 +383,22 @@ def train_or_resume(
         given=given,
     )
     return RunResult(folder, phases)
+
+
+def with_noted_precision(config: ConfigT, files: Iterable[Path]) -> ConfigT:
+    """Settings in whose place of ``auto`` is the precision that the first of these files has noted.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    if config.precision != "auto":
+        return config
+    for path in filter(Path.is_file, files):
+        noted = read_values(path).get("precision")
+        for known in get_args(Precision):
+            if known == noted:
+                return replace(config, precision=known)
+    return config
 
 
 def train(

@@ -357,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
         "--correlation",
         type=float,
         metavar="R",
-        help="of the two arms' retrainings of a parent by one seed, as reports say it (default: 0)",
+        help="of the two arms' retrainings of a parent by one seed, as seqdsd report --json says it (default: 0)",
     )
     add(
         "--repeats",

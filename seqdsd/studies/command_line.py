@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from seqdsd.engine import make_fabric, precision_of
 from seqdsd.recipes.catalog import Recipe, find_recipe
-from seqdsd.recipes.training import RunConfig
+from seqdsd.recipes.training import RunConfig, with_noted_precision
 
 Values = tuple[float, ...]
 
@@ -147,4 +149,12 @@ def read_settings(
         common=out / settings_name,
         console=console,
     )
-    return recipe, common, chosen, out
+    return recipe, _with_known_precision(common, out / settings_name), chosen, out
+
+
+def _with_known_precision(common: RunConfig, settings: Path) -> RunConfig:
+    """Measured once, here, for all runs: they are compared with each other, and with those begun before."""
+    common = with_noted_precision(common, [settings])
+    if common.precision != "auto":
+        return common
+    return replace(common, precision=precision_of(make_fabric(common.device, common.precision)))

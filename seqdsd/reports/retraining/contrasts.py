@@ -169,10 +169,11 @@ def headline(study: RetrainingStudy) -> str:
         return f"{study.title}: no arm with pruning is complete beside the same without, so nothing can be said yet."
     best = max(made, key=lambda one: one.improvement)
     parents = f"{len(best.parents)} parent{'' if len(best.parents) == 1 else 's'}"
-    said = f"{study.title}, {parents}: {best.after} on {best.before} improves {split} {metric.title} by {_points(best)}"
+    verb = "worsens" if best.improvement < 0 else "improves"
+    said = f"{study.title}, {parents}: {best.after} on {best.before} {verb} {split} {metric.title} by {_points(best)}"
     if best.interval:
         low, high = (metric.written(end) for end in best.interval)
-        said += f", 95 % CI [{low}, {high}] across parents, of this contrast alone"
+        said += f", 95 % CI of the improvement [{low}, {high}] across parents, of this contrast alone"
     said += f": {best.verdict}"
     if len(made) > 1:
         significant = [one for one in made if one.p_holm is not None and one.p_holm < ALPHA]
@@ -190,8 +191,11 @@ def headline(study: RetrainingStudy) -> str:
 
 
 def _points(contrast: StudyContrast) -> str:
-    points = f"{contrast.metric.written(contrast.improvement)} points"
-    return points if contrast.relative is None else f"{points} ({100 * contrast.relative:z.1f} % relative)"
+    """Whichever way it goes."""
+    points = f"{contrast.metric.written(abs(contrast.improvement))} points"
+    return (
+        points if contrast.relative is None else f"{points} ({100 * abs(contrast.relative):.1f} % relative)"
+    )
 
 
 def _power_in_words(contrast: StudyContrast, parents: str) -> str:

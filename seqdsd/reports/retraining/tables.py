@@ -64,13 +64,12 @@ def across_grid(study: RetrainingStudy, *, split: str, metric: Metric) -> Grid:
             "Table 10's\ntest",
             "SD of\nparents",
             "SD of\nrepeats",
-            "Correlation",
             "Detectable",
         ),
         sections=(tuple(map(_across_cells, made)), tuple(map(_across_cells, gains))),
         caption=_across_caption(study, split, metric, made),
         num_labels=2,
-        num_last=6,
+        num_last=5,
     )
 
 
@@ -175,7 +174,6 @@ def _across_cells(contrast: StudyContrast) -> Cells:
         _found(contrast),
         _fine(test.sd_between_parents if test and contrast.parents else None, metric),
         _fine(test.sd_between_repeats if test and contrast.parents else None, metric),
-        f"{test.correlation:z.2f}" if test and test.correlation else NONE,  # 0 where no pairs tell it
         _fine(contrast.could_find(), metric),
     )
 
@@ -232,10 +230,9 @@ def _across_caption(study: RetrainingStudy, split: str, metric: Metric, made: Se
         ACROSS_SAYS,
         f"Interval and p are of each contrast alone; the verdict is Holm-corrected for the {family} contrasts of its "
         "section. The last section: each arm on its parents as they were",
-        "SD: of the improvement from parent to parent, and of the retrainings of one parent in an arm. Correlation: of "
-        "those in both arms by the same seed, which see the data in the same order; what they have in common is no "
-        "scatter of the improvement. Detectable: the true improvement that such a test finds four times of five, not "
-        "corrected",
+        "SD: of the improvement from parent to parent (without what retrainings of both arms by one seed have in "
+        "common), and of the retrainings of one parent in an arm. Detectable: the true improvement that such a test "
+        "finds four times of five, not corrected",
         TABLE_10_SAYS,
         *study_notes(study),
     )

@@ -114,6 +114,12 @@ def test_the_headline_says_what_so_many_parents_could_have_found(make_study):
     assert said in headline(study)
 
 
+def test_the_headline_says_worse_where_it_is(make_study):
+    folder = make_study({"llr": (0, LLR), "dsd-0.8": (0.8, [[score + 5 for score in one] for one in LLR])})
+    (study,), _ = retraining_studies(read_runs([folder]).runs)
+    assert "dsd-0.8 on llr worsens test Top-1 error by 0.50 points (" in headline(study)
+
+
 def test_retrainings_that_come_after_a_look_are_corrected_for(make_study):
     folder = make_study({"llr": (0, LLR), "dsd-0.3": (0.3, DSD), "dsd-0.8": (0.8, BAD)})
     before = contrasts_of(folder)

@@ -1,0 +1,57 @@
+"""A run by the precision that was found to be the faster one, which it keeps."""
+
+import tomllib
+from argparse import Namespace
+
+import pytest
+from rich.console import Console
+
+from seqdsd.engine.precision import MeasuredPrecision
+from seqdsd.recipes import ds1
+from seqdsd.records import RunFolderError
+from seqdsd.studies.command_line import read_settings
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """What a measurement finds from now on."""
+
+    def set_to(chosen: str) -> None:
+        monkeypatch.setattr(
+            "seqdsd.engine.device.measure_precision", lambda device: MeasuredPrecision(chosen, 2.0)
+        )
+
+    return set_to
+
+
+def test_a_run_notes_what_was_found_and_goes_on_with_it(found, tone_corpus, tmp_path, tiny_ds1):
+    found("bf16-mixed")
+    config = tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,), precision="auto")
+    result = ds1.run(config)
+    noted = tomllib.loads(result.folder.config.read_text())
+    assert noted["precision"] == "bf16-mixed"
+    found("32-true")  # another machine, or a busy one
+    assert ds1.run(config, resume=True).phases == result.phases
+    with pytest.raises(RunFolderError, match="precision: bf16-mixed -> 32-true"):
+        ds1.run(tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,)), resume=True)
+
+
+def test_runs_that_are_compared_have_one_precision(found, tone_corpus, tmp_path):
+    def common():
+        options = Namespace(recipe_file="ds1", recipe=None, out=tmp_path, iters=1)
+        flags = ["--data", str(tone_corpus.folder), "--precision", "auto", "--device", "cpu"]
+        return read_settings(
+            options,
+            flags,
+            prog="seqdsd compare",
+            settings_name="comparison.toml",
+            reserved=(),
+            console=Console(quiet=True),
+        )
+
+    found("bf16-mixed")
+    recipe, settings, chosen, out = common()
+    assert settings.precision == "bf16-mixed"
+    recipe.write_common(out / "comparison.toml", settings, chosen)
+    found("32-true")
+    assert common()[1].precision == "bf16-mixed"
