@@ -58,6 +58,20 @@ def test_table_of_what_files_lose_is_what_their_records_say(folder):
     assert compressed_runs.table(records) in (folder.parents[1] / "RESULTS.md").read_text(encoding="utf-8")
 
 
+KEPT = sorted(RECIPES.glob("*/records/compressed-*/*.dsdz"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_files_that_are_kept_are_what_their_records_say(path):
+    record, file = compressed_runs.read(path.with_suffix(".json")), read_compressed(path)
+    assert path.stat().st_size == file.size_bytes == record.size_bytes
+    tensors = file.state_dict().values()
+    assert sum(one.nbytes for one in tensors) == record.dense_bytes >= 20 * record.size_bytes
+    about, metric = SavedFile.read(path).about, record.metric
+    for split, score in record.after.items():
+        assert about["scores"][split][metric.key] == score
+
+
 @pytest.mark.parametrize("page,names", [("an4", 1), ("flickr8k", 1), ("mnist", 2)])
 def test_rows_of_files_in_the_package_are_what_the_files_say(page, names):
     lines = (RECIPES / page / "RESULTS.md").read_text(encoding="utf-8").splitlines()
