@@ -44,10 +44,10 @@ def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
     """
     count, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     try:
+        if count == 1 and precision == "auto":
+            precision = _faster(Fabric(accelerator=device, devices=1).device)
         if count == 1:
-            fabric = Fabric(accelerator=device, devices=1, precision=_known(precision))
-            faster = measured_precision(fabric.device) if precision == "auto" else "32-true"
-            return fabric if faster == "32-true" else Fabric(accelerator=device, devices=1, precision=faster)
+            return Fabric(accelerator=device, devices=1, precision=_known(precision))
         fabric = Fabric(
             accelerator=device,
             devices=here,
@@ -61,7 +61,7 @@ def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
     return fabric
 
 
-def measured_precision(device: torch.device) -> Precision:
+def _faster(device: torch.device) -> Precision:
     """The faster one on a device, which is said."""
     measured = measure_precision(device)
     log.info("%s", measured)

@@ -519,7 +519,7 @@ def _notes(hyps: Sequence[str], words: ErrorRate, usual_epochs: int) -> list[Not
             "no word right",
             f"{found}. If the training loss still falls, train for more epochs (--epochs) or at a higher learning rate "
             "(--learning-rates); if it stands, at a third of the rate and then at three times as much; if neither "
-            "helps, see that the transcripts belong to their recordings",
+            "helps, see that the recordings are not silent, and that the transcripts belong to them",
             epochs=usual_epochs,
             share=USUAL_SHARE,
         )
