@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from benchmarks.sparse_step import make_large_network
 from benchmarks.timing import Ratio, seconds_in_turns
 from seqdsd.engine import AdaptiveSettings, NesterovSettings
+from seqdsd.engine.precision import measure_precision
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
 from seqdsd.models.shared_input_rnn import PERSISTENT
 from seqdsd.sparsity import SPEECH_RULES, MaskSet, measured_sparsity, resolve
@@ -230,6 +231,8 @@ def speed_rows(device_name: str, dtype_name: str, *, small: bool) -> Iterator[Fi
     torch.backends.cudnn.allow_tf32 = False  # as torch's own products are by default, ours and the limit's
     limit = matmul_flops_per_second(device, dtype)
     yield f"matrix products, {dtype_name}", f"{limit / 1e12:.2f} Tflop/s", True
+    if dtype == torch.bfloat16:
+        yield "--precision auto", str(measure_precision(device)), True
     for contest in contests(small=small):
         ours = contest.ours()
         wanted = num_parameters(ours)
