@@ -283,7 +283,8 @@ def scan_rows(device_name: str, *, small: bool) -> Iterator[Finding]:
         yield (
             f"{contest.name}: recurrence in one launch",
             f"{ratio} times as fast a step; of the way that weights have gone {apart:.1e} is another",
-            apart < 1e-2,  # rounding decides what is clamped; exact comparisons are the tests'
+            apart
+            < 1e-3,  # rounding decides what is clamped, so that it may have to be more: no GPU has told yet
         )
 
 

@@ -1,4 +1,4 @@
-"""In which precision a network computes faster here: measured in a few dozen milliseconds, before a run begins."""
+"""In which precision a network computes faster here: measured by a few products, before a run begins."""
 
 import time
 from dataclasses import dataclass

@@ -353,7 +353,7 @@ def train_or_resume(
         )
     folder = RunFolder(config.out)
     config = with_noted_precision(
-        config, [folder.config, *([start_from / "config.toml"] if start_from else [])]
+        config, [folder.config, *([RunFolder(start_from).config] if start_from else [])]
     )
     has_run = holds_run(folder, config, resume=resume, may_change=may_change)
     parent = find_parent(start_from, folder, config, recipe=recipe, may_change=may_change)

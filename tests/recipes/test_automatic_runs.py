@@ -13,6 +13,7 @@ from seqdsd.config import differences, read_config
 from seqdsd.recipes import ds1, ds2
 from seqdsd.recipes.catalog import RECIPES
 from seqdsd.recipes.command import parse_command
+from seqdsd.recipes.fitting import Planned
 from seqdsd.records import RunFolder
 
 SHORT = (
@@ -102,6 +103,21 @@ def test_help_needs_no_corpus(capsys, tmp_path):
 
 
 def test_flags_that_other_choices_depend_on_are_known_to_the_rule(tone_corpus):
+    planned = []
+
+    def fit(folder, on_bad_data, wanted):
+        planned.append(wanted)
+        return ds1.RECIPE.fit(folder, on_bad_data, wanted)
+
+    parse_command(
+        ds1.Config,
+        prog="",
+        description="",
+        without_data=ds1.RECIPE.embedded_settings,
+        with_data=fit,
+        argv=["--data", str(tone_corpus.folder), "--batches.max-batch-seconds", "30", "--epochs", "7"],
+    )
+    assert planned == [Planned(epochs=(7,), batch_seconds=30.0)]
     plain = parse("--data", tone_corpus.folder, "--optimizer.kind", "nesterov", "--preset", "auto")
     assert plain.settings.learning_rates == ds1.Config().learning_rates
     assert "optimizer" not in plain.fitted.provenance(plain.settings)["chosen_automatically"]

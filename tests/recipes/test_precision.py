@@ -8,6 +8,7 @@ from rich.console import Console
 
 from seqdsd.engine.precision import MeasuredPrecision
 from seqdsd.recipes import ds1
+from seqdsd.recipes.training import with_noted_precision
 from seqdsd.records import RunFolderError
 from seqdsd.studies.command_line import read_settings
 
@@ -55,3 +56,14 @@ def test_runs_that_are_compared_have_one_precision(found, tone_corpus, tmp_path)
     recipe.write_common(out / "comparison.toml", settings, chosen)
     found("32-true")
     assert common()[1].precision == "bf16-mixed"
+
+
+def test_the_first_settings_that_are_there_decide(tmp_path):
+    """Of the run itself, or of the one that it takes phases over from."""
+    for name in ("32-true", "bf16-mixed"):
+        (tmp_path / name).write_text(f'precision = "{name}"\n')
+    auto = ds1.Config(precision="auto")
+    files = [tmp_path / "missing", tmp_path / "bf16-mixed", tmp_path / "32-true"]
+    assert with_noted_precision(auto, files).precision == "bf16-mixed"
+    assert with_noted_precision(ds1.Config(precision="32-true"), files).precision == "32-true"
+    assert with_noted_precision(auto, files[:1]).precision == "auto"
