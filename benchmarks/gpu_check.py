@@ -122,6 +122,10 @@ def run_main_job(settings: Settings, work: Path) -> Iterable[Row]:
     """DeepSpeech 1 through five phases on the embedded corpus."""
     small = ["--epochs", "1", "--hidden-size", "32"] if settings.is_small else []
     arguments = ["--iters", "2", "--device", settings.device, "--out", str(work / "ds1"), *small]
+    arguments += [
+        "--precision",
+        "32-true",
+    ]  # what is judged here and on the CPU; the steps' speeds are of both
     started = time.perf_counter()
     try:
         call(["-m", "seqdsd.recipes.ds1", *arguments])
@@ -151,6 +155,7 @@ def compare_bleu(settings: Settings, work: Path) -> Iterable[Row]:
     """A captioner, trained a little, judged on the device and on the CPU."""
     epochs, size = ("1", "32") if settings.is_small else ("3", "256")
     arguments = ["--epochs", epochs, "--hidden-size", size, "--device", settings.device]
+    arguments += ["--precision", "32-true"]
     if settings.data is not None:
         flickr = work / "flickr8k"
         call(["data_prep/flickr8k.py", str(settings.data / "flickr8k"), str(flickr)])
@@ -265,6 +270,22 @@ def time_masks(settings: Settings, work: Path) -> Iterable[Row]:
     yield from (Row(*one) for one in mask_rows(settings.device, units=128 if settings.is_small else 1760))
 
 
+def time_jobs(settings: Settings, work: Path) -> Iterable[Row]:
+    """Short runs of a comparison, so many at a time: what ``--jobs`` should be on one device."""
+    sizes, seeds = ["--epochs", "1", "--device", settings.device], "0,1" if settings.is_small else "0,1,2,3"
+    if settings.is_small:
+        utterances = {"train": "40", "dev": "8", "test": "8"}
+        sizes += [one for name, of in utterances.items() for one in (f"--corpus.{name}-utterances", of)]
+    seconds: dict[int, float] = {}
+    for jobs in (1, 2, 4)[: len(seeds) // 2 + 1]:
+        study = ["--seeds", seeds, "--arms", "baseline", "--iters", "1", "--out", str(work / f"jobs-{jobs}")]
+        started = time.perf_counter()
+        call(["-m", "seqdsd.cli", "compare", "ds1", *study, "--jobs", str(jobs), "--", *sizes])
+        seconds[jobs] = time.perf_counter() - started
+        result = f"{seconds[jobs]:.0f} s, {seconds[1] / seconds[jobs]:.2f} times as fast as one at a time"
+        yield Row(f"runs of seeds {seeds}, --jobs {jobs}", result)
+
+
 CHECKS = {
     "tests": Check(120, run_tests),
     "scan": Check(120, try_scan),  # early, for it has never run; killed at its limit it holds nobody up
@@ -275,6 +296,7 @@ CHECKS = {
     "wer": Check(60, compare_wer),
     "bleu": Check(90, compare_bleu),
     "resume": Check(90, kill_and_resume),
+    "jobs": Check(150, time_jobs),
 }
 
 

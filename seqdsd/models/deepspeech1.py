@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
+from seqdsd.models.frame_convolution import FrameConvolution
+from seqdsd.models.frame_linear import FrameLinear
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import pack_frames, zero_padding
 from seqdsd.models.recompute import compute
@@ -65,15 +67,10 @@ class DeepSpeech1(nn.Module):
             return nn.Sequential(norm, ClippedReLU(clip), nn.Dropout(dropout))
 
         def fully_connected() -> nn.Sequential:
-            return nn.Sequential(nn.Linear(hidden_size, hidden_size, bias=not batch_norm), nonlinearity())
+            return nn.Sequential(FrameLinear(hidden_size, hidden_size, bias=not batch_norm), nonlinearity())
 
-        self.conv = nn.Conv1d(
-            num_bins,
-            hidden_size,
-            CONV_FRAMES,
-            stride=self.time_stride,
-            padding=CONV_FRAMES // 2,
-            bias=not batch_norm,
+        self.conv = FrameConvolution(
+            num_bins, hidden_size, CONV_FRAMES, stride=self.time_stride, bias=not batch_norm
         )
         self.conv_nonlinearity = nonlinearity()
         self.fc1 = fully_connected()
@@ -82,7 +79,7 @@ class DeepSpeech1(nn.Module):
             input_size=hidden_size, hidden_size=hidden_size, batch_norm=batch_norm, clip=clip
         )
         self.fc3 = fully_connected() if last_fc else nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size, vocab_size)
+        self.output = FrameLinear(hidden_size, vocab_size)
         with torch.no_grad():
             self.output.bias[0] += blank_bias
         self.recompute_layers = recompute_layers
@@ -109,10 +106,10 @@ class DeepSpeech1(nn.Module):
             ValueError: If a length is outside [1, frames].
         """
         features = zero_padding(features, num_frames)
-        convolved = self.conv(features.transpose(1, 2)).transpose(1, 2)
         out_num_frames = self.output_frames(num_frames)
-        packing = pack_frames(out_num_frames, convolved.shape[1], features.device)
-        hidden = self._compute(self.conv_nonlinearity, packing.pack(convolved))
+        packing = pack_frames(out_num_frames, self.output_frames(features.shape[1]), features.device)
+        hidden = self._compute(self.conv, features, packing)
+        hidden = self._compute(self.conv_nonlinearity, hidden)
         hidden = self._compute(self.fc2, self._compute(self.fc1, hidden))
         hidden = self._compute(self.fc3, self._compute(self.rnn, hidden, packing))
         log_probs = self.output(hidden).float().log_softmax(dim=-1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seqdsd.models.clipped_relu import ClippedReLU
 from seqdsd.models.convolutions import convolve_by_products, convolve_folded
+from seqdsd.models.frame_linear import FrameLinear
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.gated_rnn import Directions, GatedRNN
 from seqdsd.models.packing import FramePacking, PaddedFrames, pack_frames, zero_padding
@@ -179,13 +180,13 @@ class DeepSpeech2(nn.Module):
         )
         self.fc = (
             nn.Sequential(
-                nn.Linear(output_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
+                FrameLinear(output_size, hidden_size, bias=False), FrameNorm(hidden_size), ClippedReLU(clip)
             )
             if last_fc
             else nn.Identity()
         )
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_size if last_fc else output_size, vocab_size)
+        self.output = FrameLinear(hidden_size if last_fc else output_size, vocab_size)
         with torch.no_grad():
             self.output.bias[0] += blank_bias
         self.recompute_layers = recompute_layers

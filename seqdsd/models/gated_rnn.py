@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
+from seqdsd.models.frame_linear import frame_linear
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames
 from seqdsd.models.recurrence_operators import gated_states
@@ -139,7 +140,7 @@ class GatedRNN(nn.Module):
         weight, recurrent, of_input, of_state = self._weights()
         of_gates, of_product = of_state.split([2 * self.rnn.hidden_size, self.rnn.hidden_size], dim=1)
         bias = of_input + F.pad(of_gates, (0, self.rnn.hidden_size))
-        projected = F.linear(inputs, weight.flatten(0, 1), bias.flatten())
+        projected = frame_linear(inputs, weight.flatten(0, 1), bias.flatten())
         return _GRUScan.apply(projected.to(recurrent.dtype), recurrent, of_product, packing)
 
     def _padded_lstm(

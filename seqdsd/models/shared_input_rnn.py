@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from seqdsd.models.frame_linear import FrameLinear
 from seqdsd.models.frame_norm import FrameNorm
 from seqdsd.models.packing import FramePacking, PaddedFrames, TimeBlocks
 from seqdsd.models.recurrence_operators import clipped_rnn
@@ -121,7 +122,7 @@ class SharedInputRNN(nn.Module):
         clip: float = 20.0,
     ) -> None:
         super().__init__()
-        self.input = nn.Linear(input_size, hidden_size, bias=not batch_norm)
+        self.input = FrameLinear(input_size, hidden_size, bias=not batch_norm)
         self.norm = FrameNorm(hidden_size) if batch_norm else nn.Identity()
         self.weight_recurrent = nn.Parameter(torch.empty(1 + bidirectional, hidden_size, hidden_size))
         self.clip = clip

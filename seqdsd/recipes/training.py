@@ -102,7 +102,7 @@ class RunConfig:
     """Stop at an item that cannot be used, or skip it and list it in skipped.jsonl."""
     device: str = "auto"
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
-    precision: AskedPrecision = "32-true"
+    precision: AskedPrecision = "auto"
     """Arithmetic of the network. auto multiplies once in either before the run begins, takes bfloat16 where it is the
     faster, and notes in config.toml what that was."""
     accumulate: int = 1

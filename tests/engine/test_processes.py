@@ -132,8 +132,8 @@ def test_micro_batches_give_the_losses_of_whole_ones(tmp_path):
 
 
 def flags(corpus, out: Path) -> list[str]:
-    text = f"""--data {corpus.folder} --preset paper --out {out} --iters 1 --epochs 3 1 1 --hidden-size 16
-        --learning-rates 5e-4 2e-4 1e-4 --sparsities 0.5 --device cpu --network.num-recurrent-layers 1
+    text = f"""--data {corpus.folder} --preset paper --out {out} --precision 32-true --iters 1 --epochs 3 1 1
+        --hidden-size 16 --learning-rates 5e-4 2e-4 1e-4 --sparsities 0.5 --device cpu --network.num-recurrent-layers 1
         --optimizer.momentum 0.9 --batches.max-batch-seconds 4 --batches.num-workers 0"""
     return ["-m", "seqdsd.recipes.ds2", *text.split()]
 

@@ -691,6 +691,7 @@ def test_sizes_of_the_synthesised_corpus_are_settings(tmp_path, monkeypatch, cap
         "9",
     ]
     flags += ["--iters", "0", "--epochs", "1", "--hidden-size", "8", "--out", str(tmp_path / "run")]
+    flags += ["--precision", "32-true"]
     command = parse_command(
         ds1.Config, prog="ds1", description="", without_data=ds1.RECIPE.embedded_settings, argv=flags
     )

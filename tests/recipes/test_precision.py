@@ -2,6 +2,7 @@
 
 import tomllib
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -34,13 +35,13 @@ def test_a_run_notes_what_was_found_and_goes_on_with_it(found, tone_corpus, tmp_
     found("32-true")  # another machine, or a busy one
     assert ds1.run(config, resume=True).phases == result.phases
     with pytest.raises(RunFolderError, match="precision: bf16-mixed -> 32-true"):
-        ds1.run(tiny_ds1(tone_corpus.folder, tmp_path / "run", iters=0, epochs=(1,)), resume=True)
+        ds1.run(replace(config, precision="32-true"), resume=True)
 
 
 def test_runs_that_are_compared_have_one_precision(found, tone_corpus, tmp_path):
     def common():
         options = Namespace(recipe_file="ds1", recipe=None, out=tmp_path, iters=1)
-        flags = ["--data", str(tone_corpus.folder), "--precision", "auto", "--device", "cpu"]
+        flags = ["--data", str(tone_corpus.folder), "--device", "cpu"]
         return read_settings(
             options,
             flags,
@@ -62,7 +63,7 @@ def test_the_first_settings_that_are_there_decide(tmp_path):
     """Of the run itself, or of the one that it takes phases over from."""
     for name in ("32-true", "bf16-mixed"):
         (tmp_path / name).write_text(f'precision = "{name}"\n')
-    auto = ds1.Config(precision="auto")
+    auto = ds1.Config()
     files = [tmp_path / "missing", tmp_path / "bf16-mixed", tmp_path / "32-true"]
     assert with_noted_precision(auto, files).precision == "bf16-mixed"
     assert with_noted_precision(ds1.Config(precision="32-true"), files).precision == "32-true"
