@@ -205,7 +205,7 @@ def kill_and_resume(settings: Settings, work: Path) -> Iterable[Row]:
     from seqdsd.engine import load_checkpoint
 
     own = ["-m", "seqdsd.recipes.ds1", "--iters", "1", "--epochs", "1", "--hidden-size", "32"]
-    own += ["--checkpoint-minutes", "0", "--device", settings.device]
+    own += ["--checkpoint-minutes", "0", "--device", settings.device, "--precision", "32-true"]
     unbroken, killed = work / "unbroken", work / "killed"
     call([*own, "--out", str(unbroken)])
     process = subprocess.Popen(
@@ -272,12 +272,14 @@ def time_masks(settings: Settings, work: Path) -> Iterable[Row]:
 
 def time_jobs(settings: Settings, work: Path) -> Iterable[Row]:
     """Short runs of a comparison, so many at a time: what ``--jobs`` should be on one device."""
-    sizes, seeds = ["--epochs", "1", "--device", settings.device], "0,1" if settings.is_small else "0,1,2,3"
+    sizes = ["--epochs", "1", "--device", settings.device, "--precision", "32-true"]
+    seeds = "0,1" if settings.is_small else "0,1,2,3"
     if settings.is_small:
         utterances = {"train": "40", "dev": "8", "test": "8"}
         sizes += [one for name, of in utterances.items() for one in (f"--corpus.{name}-utterances", of)]
     seconds: dict[int, float] = {}
-    for jobs in (1, 2, 4)[: len(seeds) // 2 + 1]:
+    call(["-m", "seqdsd.recipes.ds1", "--dry-run", *sizes])  # makes the corpus
+    for jobs in (1, 2) if settings.is_small else (1, 2, 4):
         study = ["--seeds", seeds, "--arms", "baseline", "--iters", "1", "--out", str(work / f"jobs-{jobs}")]
         started = time.perf_counter()
         call(["-m", "seqdsd.cli", "compare", "ds1", *study, "--jobs", str(jobs), "--", *sizes])

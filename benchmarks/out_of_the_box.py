@@ -156,8 +156,9 @@ class Row:
 
 
 def our_command(network: str, folder: Path, epochs: int | None) -> list[str]:
-    """The recipe's command with nothing set that it can choose: one dense phase."""
+    """The recipe's command with nothing set that it can choose: one dense phase, in the rivals' precision."""
     command = [sys.executable, "-m", f"seqdsd.recipes.{network}", "--data", str(folder), "--iters", "0"]
+    command += ["--precision", "32-true"]
     return command + (["--epochs", str(epochs)] if epochs else [])
 
 

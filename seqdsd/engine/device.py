@@ -31,13 +31,15 @@ class _LengthsStayDDP(DDPStrategy):
         return DistributedDataParallel(module=module, **self._ddp_kwargs)
 
 
-def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
+def make_fabric(device: str, precision: AskedPrecision, *, is_trained: bool = False) -> Fabric:
     """Fabric on one device; started by ``torchrun``, on one device for each of its processes, which have then met.
 
     Args:
         device: ``auto`` picks a GPU if there is one; or cpu, cuda, mps.
         precision: Of the network's arithmetic; weights and losses stay in 32 bits. ``auto`` takes the faster one
             (``measure_precision``); of several processes, which would have to agree, 32 bits.
+        is_trained: Of a network that was trained in this precision and is only used from now on: in single precision
+            where bfloat16 multiplies slower than that, as on processors without units for it.
 
     Raises:
         ValueError: If there is no such device here.
@@ -46,6 +48,8 @@ def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
     try:
         if count == 1 and precision == "auto":
             precision = _faster(Fabric(accelerator=device, devices=1).device)
+        if count == 1 and precision == "bf16-mixed" and is_trained:
+            precision = _bearable(Fabric(accelerator=device, devices=1).device)
         if count == 1:
             return Fabric(accelerator=device, devices=1, precision=_known(precision))
         fabric = Fabric(
@@ -58,6 +62,8 @@ def make_fabric(device: str, precision: AskedPrecision) -> Fabric:
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--device {device}: {error}") from error
     fabric.launch()
+    if precision == "auto" and fabric.is_global_zero:
+        log.info("precision 32-true: several processes do not measure; --precision bf16-mixed takes bfloat16")
     return fabric
 
 
@@ -66,6 +72,19 @@ def _faster(device: torch.device) -> Precision:
     measured = measure_precision(device)
     log.info("%s", measured)
     return measured.precision
+
+
+def _bearable(device: torch.device) -> Precision:
+    """bfloat16, or single precision where it is the faster one, which is said."""
+    speedup = measure_precision(device).speedup
+    if speedup >= 1:
+        return "bf16-mixed"
+    log.info(
+        "trained in bfloat16, which takes %.2g times as long as single precision here, and used in single precision: "
+        "scores may differ by rounding",
+        1 / speedup,
+    )
+    return "32-true"
 
 
 def precision_of(fabric: Fabric) -> Precision:

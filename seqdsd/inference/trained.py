@@ -195,7 +195,7 @@ def load_recogniser(
     decoding = with_tuned_weights(decoding or DecodingSettings(), saved.decoding, phase=record["name"])
     tokenizer = saved.tokenizer()
     model = saved.weights(record).network(partial(recipe.make_model, config, tokenizer))
-    fabric = make_fabric(device, config.precision)
+    fabric = make_fabric(device, config.precision, is_trained=True)
     return TrainedRecogniser(
         saved=saved,
         model=fabric.setup_module(model).eval(),
@@ -242,7 +242,7 @@ def load_captioner(
     image = weights.like.get("image.weight", torch.empty(0))
     feature_size = image.shape[-1] if image.dim() == 2 else 1
     model = weights.network(partial(neuraltalk.make_model, config, vocabulary, feature_size=feature_size))
-    fabric = make_fabric(device, config.precision)
+    fabric = make_fabric(device, config.precision, is_trained=True)
     return TrainedCaptioner(
         saved=saved,
         model=fabric.setup_module(model).eval(),
@@ -275,7 +275,7 @@ def load_classifier(
     labeller = saved.labeller()
     make = partial(vision.make_model, config, num_classes=len(labeller.classes), image_format=labeller.format)
     model = saved.weights(record).network(make)
-    fabric = make_fabric(device, config.precision)
+    fabric = make_fabric(device, config.precision, is_trained=True)
     return TrainedClassifier(
         saved=saved,
         model=fabric.setup_module(model).eval(),

@@ -18,6 +18,8 @@ class FrameConvolution(nn.Conv1d):
     """
 
     def __init__(self, in_features: int, out_features: int, size: int, *, stride: int, bias: bool) -> None:
+        if size % 2 == 0:
+            raise ValueError(f"size must be odd, got {size}")
         super().__init__(in_features, out_features, size, stride=stride, padding=size // 2, bias=bias)
 
     def forward(  # type: ignore[override]
@@ -35,7 +37,7 @@ class FrameConvolution(nn.Conv1d):
         padding = size // 2
         # An item's padding is such that all items' windows are one view: a window each ``stride`` frames.
         after = padding + -(frames.shape[1] + 2 * padding) % stride
-        padded = F.pad(frames, (0, 0, padding, after))
+        padded = F.pad(frames, (0, 0, padding, after)).contiguous()
         every = padded.shape[1] // stride
         bins, count = frames.shape[2], (padded[..., 0].numel() - size) // stride + 1
         windows = padded.as_strided((count, size * bins), (stride * bins, 1))

@@ -28,9 +28,8 @@ def frame_linear(
 
 
 def _compiles_by_size(frames: Tensor) -> bool:
-    return (
-        frames.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_exporting()
-    )
+    is_cast = torch.is_autocast_enabled("cpu") and frames.dtype != torch.float64
+    return is_cast and frames.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 class FrameLinear(nn.Linear):

@@ -149,12 +149,17 @@ def read_settings(
         common=out / settings_name,
         console=console,
     )
-    return recipe, _with_known_precision(common, out / settings_name), chosen, out
+    common = with_noted_precision(common, [out / settings_name])
+    if common.precision == "auto" and options.submit:
+        console.print(
+            "precision 32-true: what is faster where the runs go is not known; name it by -- --precision"
+        )
+        common = replace(common, precision="32-true")
+    return recipe, _with_known_precision(common), chosen, out
 
 
-def _with_known_precision(common: RunConfig, settings: Path) -> RunConfig:
-    """Measured once, here, for all runs: they are compared with each other, and with those begun before."""
-    common = with_noted_precision(common, [settings])
+def _with_known_precision(common: RunConfig) -> RunConfig:
+    """One for all runs, which are compared with each other: measured here, where they run."""
     if common.precision != "auto":
         return common
     return replace(common, precision=precision_of(make_fabric(common.device, common.precision)))

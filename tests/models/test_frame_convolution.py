@@ -34,6 +34,20 @@ def test_it_is_torchs_convolution_of_the_valid_frames(lengths, size, stride, bia
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("size", [1, 11])
+def test_frames_may_lie_in_any_order_in_memory(size):
+    layer, num_frames = convolution(size, 1), torch.tensor([30, 21])
+    frames = zero_padding(torch.randn(2, 30, BINS), num_frames)
+    packing = FramePacking.of(num_frames, 30, frames.device)
+    turned = frames.transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(layer(turned, packing), by_torch(layer, frames, packing))
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(ValueError, match="size must be odd, got 4"):
+        convolution(4, 1)
+
+
 def test_in_bfloat16_it_is_torchs_but_for_rounding():
     layer, num_frames = convolution(11, 2), torch.tensor([40, 33])
     frames = zero_padding(torch.randn(2, 40, BINS), num_frames)
