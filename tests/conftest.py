@@ -216,6 +216,7 @@ def caption_run(tmp_path_factory, feature_cache) -> Any:
         out=tmp_path_factory.mktemp("caption-runs") / "shapes",
         epochs=(12, 2, 2),
         learning_rates=(5e-3, 3e-3, 1e-3),
+        precision=SINGLE,
         sparsities=(0.5,),
         hidden_size=64,
         batch_size=8,
