@@ -122,10 +122,8 @@ def run_main_job(settings: Settings, work: Path) -> Iterable[Row]:
     """DeepSpeech 1 through five phases on the embedded corpus."""
     small = ["--epochs", "1", "--hidden-size", "32"] if settings.is_small else []
     arguments = ["--iters", "2", "--device", settings.device, "--out", str(work / "ds1"), *small]
-    arguments += [
-        "--precision",
-        "32-true",
-    ]  # what is judged here and on the CPU; the steps' speeds are of both
+    # It is judged here and on the CPU, which may multiply bfloat16 slowly.
+    arguments += ["--precision", "32-true"]
     started = time.perf_counter()
     try:
         call(["-m", "seqdsd.recipes.ds1", *arguments])

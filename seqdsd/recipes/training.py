@@ -103,8 +103,8 @@ class RunConfig:
     device: str = "auto"
     """auto picks a GPU if there is one; or cpu, cuda, mps."""
     precision: AskedPrecision = "auto"
-    """Arithmetic of the network. auto multiplies once in either before the run begins, takes bfloat16 where it is the
-    faster, and notes in config.toml what that was."""
+    """Arithmetic of the network. auto multiplies a few times in either before the run begins, takes bfloat16 where it
+    is at least twice as fast, and notes in config.toml what that was."""
     accumulate: int = 1
     """Micro-batches that a process computes of a batch, one after the other, to need less memory. Gradients are added
     up; batch norm sees one micro-batch at a time."""

@@ -59,3 +59,9 @@ def test_in_bfloat16_batches_of_many_sizes_are_products_of_few():
     rows = range(ROWS + 1, 2 * ROWS + 1)
     assert {size for shape in shapes_of(rows, bfloat16) for size in shape} == {8, 12, 2 * ROWS}
     assert len({size for shape in shapes_of(rows, nullcontext) for size in shape}) > ROWS / 2
+
+
+def test_double_precision_stays_so_under_autocast():
+    layer, frames = FrameLinear(12, 8).double(), torch.randn(5, 12, dtype=torch.float64)
+    with bfloat16():
+        assert torch.equal(layer(frames), F.linear(frames, layer.weight, layer.bias))
