@@ -83,6 +83,13 @@ class SpeechBatch:
             num_tokens=torch.tensor([len(one) for one in transcripts]),
         )
 
+    def silent(self, peak: float) -> list[str]:
+        """Ids of the utterances that have no sample above ``peak``; of a batch on the CPU."""
+        if len(self) == 0:
+            return []
+        is_silent = (self.waveforms.abs().amax(dim=1) <= peak).tolist()
+        return [id_ for id_, silent in zip(self.ids, is_silent, strict=True) if silent]
+
     def to(self, device: torch.device) -> SpeechBatch:
         """The batch with waveforms and tokens on ``device``."""
         return replace(

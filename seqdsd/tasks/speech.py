@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LEAST_MELS = 24
 """At 19 to 22 bins the backward pass of DeepSpeech 2's first convolution ends the process on a CPU (torch 2.14)."""
+SILENT_PEAK = 1e-3
+"""A recording without a sample above it is silent: speech as faint lies below the floor of the features."""
 BLANK_COLLAPSE_SHARE = 0.9
 FEW_WORDS_SHARE = 0.05
 USUAL_STEPS = 600
@@ -246,6 +248,7 @@ class SpeechTask:
         self.recogniser = Recogniser(self.features.make(), self.tokenizer)
         self.skipped: dict[str, str] = {}
         self._rates_seen: set[int] = set()
+        self._silent: set[tuple[str, str]] = set()
         manifests = _manifests(self.corpus)
         self._splits = {split: self._checked(manifest, split) for split, manifest in manifests.items()}
         self._masks = self.augment.masks(self.features.num_bins)
@@ -296,7 +299,7 @@ class SpeechTask:
             seed=(self.seed, epoch),
         )
         plan = [self.processes.micro_batches(one, self.accumulate) for one in sampler]
-        loaded = self._load(dataset, [one for micro_batches in plan for one in micro_batches])
+        loaded = self._load("train", dataset, [one for micro_batches in plan for one in micro_batches])
         for micro_batches in plan:
             yield [self._not_missed(next(loaded)) for _ in micro_batches]
 
@@ -358,13 +361,24 @@ class SpeechTask:
                 rows[id_] = {"id": id_, "ref": ref, "hyp": hyp}
         rows = {row["id"]: row for row in self.processes.gather(list(rows.values()))}
         self.skipped |= self.processes.gather(list(self.skipped.items()))
+        self._silent |= set(self.processes.gather(list(self._silent)))
         ordered = [_of_speaker(rows[one.id], one) for one in self._splits[split].utterances if one.id in rows]
         if not ordered:
             raise BadDataError(f"{self._splits[split].path}: none of its utterances can be read")
         mean_loss = float(self.processes.sum_(loss)) / len(ordered)
-        return _judged(
-            ordered, mean_loss, decoding=str(self.recogniser.decoding), usual_epochs=self._usual_epochs
-        )
+        notes = self._silence_notes(("train", split) if split == "dev" else (split,))
+        decoding = str(self.recogniser.decoding)
+        return _judged(ordered, mean_loss, notes, decoding=decoding, usual_epochs=self._usual_epochs)
+
+    def _silence_notes(self, splits: Sequence[str]) -> list[Note]:
+        """On the recordings of these splits that were silent; the training set's are said with dev's."""
+        notes = []
+        for split in splits:
+            of_split = [] if split not in self._splits else self._splits[split].utterances
+            silent = [one for one in of_split if (split, one.id) in self._silent]
+            if silent:
+                notes.append(_silence_note(split, silent, len(of_split)))
+        return notes
 
     @property
     def _usual_epochs(self) -> int:
@@ -385,7 +399,7 @@ class SpeechTask:
         """What the network makes of this process's share of a split, from the shortest utterance to the longest."""
         model.eval()
         batches = self.processes.every_nth(list(self._evaluation_sampler(split)))
-        for batch in self._load(self._dataset(split), batches):
+        for batch in self._load(split, self._dataset(split), batches):
             if len(batch) > 0:
                 yield batch, self._forward(model, batch.to(device))
             after_batch(len(batch) + len(batch.bad))
@@ -449,7 +463,9 @@ class SpeechTask:
             **options,
         )
 
-    def _load(self, dataset: SpeechDataset, batches: Sequence[Sequence[int]]) -> Iterator[SpeechBatch]:
+    def _load(
+        self, split: str, dataset: SpeechDataset, batches: Sequence[Sequence[int]]
+    ) -> Iterator[SpeechBatch]:
         workers = self.batches_settings.num_workers
         for batch in load_batches(dataset, batches, num_workers=workers, pin_memory=self.pin_memory):
             for rate_hz in batch.original_rates_hz - self._rates_seen:
@@ -463,6 +479,7 @@ class SpeechTask:
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
                 self.skipped[_source(bad.message)] = bad.message
+            self._silent |= {(split, id_) for id_ in batch.silent(SILENT_PEAK)}
             yield batch
 
 
@@ -482,7 +499,18 @@ def _of_speaker(row: dict[str, str], utterance: Utterance) -> dict[str, str]:
     return row if utterance.speaker is None else {**row, "speaker": utterance.speaker}
 
 
-def _judged(rows: list[dict[str, str]], mean_loss: float, *, decoding: str, usual_epochs: int) -> Evaluation:
+def _silence_note(split: str, silent: Sequence[Utterance], of: int) -> Note:
+    return Note(
+        f"silent in {split}",
+        f"{len(silent):,} of {of:,} recordings of {split} are silent (no sample above {SILENT_PEAK:g} of full scale); "
+        f"the first: {silent[0].source}: {silent[0].audio_name}. Nothing is heard in them: see how they were made, or "
+        "leave them out",
+    )
+
+
+def _judged(
+    rows: list[dict[str, str]], mean_loss: float, notes: list[Note], *, decoding: str, usual_epochs: int
+) -> Evaluation:
     refs, hyps = [row["ref"] for row in rows], [row["hyp"] for row in rows]
     words, characters = wer(refs, hyps), cer(refs, hyps)
     metrics = {
@@ -501,7 +529,7 @@ def _judged(rows: list[dict[str, str]], mean_loss: float, *, decoding: str, usua
         headline=f"WER {100 * words.rate:.2f} %",
         metrics=metrics,
         hypotheses=rows,
-        notes=_notes(hyps, words, usual_epochs),
+        notes=notes + _notes(hyps, words, usual_epochs),
     )
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import jiwer
 import numpy as np
@@ -152,6 +153,25 @@ def test_of_words_that_come_right_nothing_is_said(make_task, model, monkeypatch)
         task.recogniser, "texts", lambda log_probs, num_frames: [next(refs) for _ in num_frames]
     )
     assert not task.evaluate(model, "test", CPU).notes
+
+
+def test_silent_recordings_are_counted_and_the_first_is_named(make_task, model, tone_corpus):
+    """Of dev, and with it those of training that an epoch has come across; those of faint noise are silent, too."""
+    for split, silent in {"train": [3], "dev": [1, 2]}.items():
+        for number in silent:
+            path = tone_corpus.folder / tone_corpus.read_manifest(split)[number]["audio_filepath"]
+            samples, rate_hz = soundfile.read(path)
+            faint = 9e-4 * np.random.default_rng(number).uniform(-1, 1, len(samples))
+            soundfile.write(path, faint if number == 1 else 0 * samples, rate_hz)
+    task = make_task()
+    *of_dev, _ = task.evaluate(model, "dev", CPU).notes
+    assert [note.kind for note in of_dev] == ["silent in dev"]
+    assert re.match(r"2 of \d+ recordings of dev are silent .*dev.jsonl:2: ", of_dev[0].text)
+    assert "leave them out" in of_dev[0].text and of_dev[0].epochs_of(100) == 1
+    list(task.batches(0, first=0))
+    of_train, *_ = task.evaluate(model, "dev", CPU).notes
+    assert re.match(r"1 of \d+ recordings of train are silent .*train.jsonl:4: ", of_train.text)
+    assert not any("silent in" in note.kind for note in task.evaluate(model, "test", CPU).notes)
 
 
 def test_an_epoch_s_batches_are_a_function_of_the_epoch(make_task):
