@@ -5,6 +5,7 @@ And records of phases that nobody trained, for tests of what is made of them.
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,6 @@ def write_tone_corpus() -> Callable[..., ToneCorpus]:
 @pytest.fixture(scope="session")
 def tiny_ds1() -> Callable[..., Any]:
     """Settings of a DeepSpeech 1 small enough for tests; any of them can be changed."""
-    # Imported here, since most tests need no torch.
     from seqdsd.engine import NesterovSettings
     from seqdsd.recipes.ds1 import Config, NetworkSettings
     from seqdsd.tasks import BatchSettings
@@ -382,6 +382,20 @@ def class_run(tmp_path_factory, feature_cache, tiny_vision) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQDSD_CACHE", str(feature_cache))
         return vision.run(config, console=Console(quiet=True)).folder
+
+
+@pytest.fixture(scope="session")
+def exit_status() -> Callable[[Any], int | None]:
+    """Waits for a process that ``seqdsd.studies.processes`` has started; None of one that hangs, which is ended."""
+
+    def wait_for(process: Any, *, seconds: float = 120) -> int | None:
+        until = time.monotonic() + seconds
+        while (status := process.poll()) is None and time.monotonic() < until:
+            time.sleep(0.02)
+        process.terminate()
+        return status
+
+    return wait_for
 
 
 RECORDED_SCORES = {"wer": 0.25, "substitutions": 1, "deletions": 1, "insertions": 0, "ref_words": 8}

@@ -27,11 +27,16 @@ def arguments_of(module: str, command: str) -> list[str]:
     return words[words.index(module) + 1 :]
 
 
+SMALL_CORPUS = {"train": 60, "dev": 20, "test": 20}
+
+
 @pytest.mark.slow
 def test_main_command_trains_all_five_phases_on_the_embedded_corpus(tmp_path):
-    # The command itself, made short by smaller settings; how long and how well it does in full is measured, not tested.
+    # The command itself, made short by smaller settings and a smaller corpus; how long and how well it does in full is
+    # measured, not tested.
     arguments = arguments_of("seqdsd.recipes.ds1", marked("main command"))
     small = ["--epochs", "1", "--hidden-size", "16", "--out", str(tmp_path / "run")]
+    small += [f"--corpus.{split}-utterances={count}" for split, count in SMALL_CORPUS.items()]
     done = subprocess.run(
         [sys.executable, "-m", "seqdsd.recipes.ds1", *arguments, *small],
         cwd=ROOT,

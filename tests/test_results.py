@@ -5,6 +5,7 @@ import math
 import re
 import runpy
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -113,10 +114,13 @@ def with_refs(rows: list[dict], corpus: str) -> list[dict]:
     path = SHARED / corpus / f"dataset_{corpus}.json.gz"
     if not path.is_file():
         pytest.skip(f"{corpus} is not here, and its references are not in the records")
-    refs = {
-        image.id: [" ".join(caption) for caption in image.captions] for image in read_captions(path).images
-    }
-    return [{**row, "refs": refs[row["id"]]} for row in rows]
+    return [{**row, "refs": refs_of(path)[row["id"]]} for row in rows]
+
+
+@cache
+def refs_of(path: Path) -> dict[str, list[str]]:
+    """Each image's captions; a corpus is read once, which takes seconds."""
+    return {image.id: [" ".join(words) for words in image.captions] for image in read_captions(path).images}
 
 
 def check_wrong_images(run: RunFolder, wrong: Path) -> None:

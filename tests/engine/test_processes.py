@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ import torch
 from seqdsd.config import read_provenance
 from seqdsd.engine import Processes
 from seqdsd.records import RunFolder, read_json_lines
+from seqdsd.studies.processes import Running, start
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.Popen:
@@ -31,7 +34,7 @@ def started(processes: int, *arguments: object) -> subprocess.Popen:
 def python(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,6 +48,24 @@ def finished(process: subprocess.Popen, *, seconds: float = 120) -> tuple[int, s
     finally:
         process.kill()
     return process.returncode, output
+
+
+def two_forked(flags: list[str], log: Path) -> list[Running]:
+    """A recipe's two processes, as ``torchrun`` would start them, which takes seconds: here they are forked."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    names = {
+        "WORLD_SIZE": 2,
+        "LOCAL_WORLD_SIZE": 2,
+        "GROUP_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    environments = [names | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
+    return [
+        start([sys.executable, *flags], log, ENVIRONMENT | {name: str(value) for name, value in one.items()})
+        for one in environments
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -177,21 +198,22 @@ def test_bad_audio_takes_the_job_down_with_its_name_and_the_run_goes_on_alone(to
     assert status != 0
     assert "train.jsonl:6: utterance train05" in output and "--resume" in output
     path.write_bytes(whole)
-    status, output = finished(torchrun(1, *flags(tone_corpus, tmp_path / "run"), "--resume"))
+    status, output = finished(python(*flags(tone_corpus, tmp_path / "run"), "--resume"))
     assert status == 0, output
     assert len(RunFolder(tmp_path / "run").read_phases()) == 3
 
 
 @pytest.mark.slow
-def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path):
+def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, exit_status):
     for index in (3, 5, 11):
         path = tone_corpus.folder / "train" / f"train{index:02}.wav"
         path.write_bytes(path.read_bytes()[:1000])
     # Batches of about two utterances, and of one, which may be all bad for both processes.
     for seconds in ("2.1", "1.2"):
         options = ("--on-bad-data", "skip", "--batches.max-batch-seconds", seconds, "--epochs", "1", "1", "1")
-        status, output = finished(torchrun(2, *flags(tone_corpus, tmp_path / seconds), *options))
-        assert status == 0, output
+        log = tmp_path / f"{seconds}.log"
+        processes = two_forked([*flags(tone_corpus, tmp_path / seconds), *options], log)
+        assert [exit_status(one) for one in processes] == [0, 0], log.read_text()
         assert len(list(read_json_lines(tmp_path / seconds / "skipped.jsonl"))) == 3
         records = RunFolder(tmp_path / seconds).read_phases()
         assert [record["nonfinite_steps"] for record in records] == [0, 0, 0]

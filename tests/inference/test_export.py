@@ -34,22 +34,6 @@ NETWORKS = {
     "ds2 forward only": lambda: DeepSpeech2(
         vocab_size=5, hidden_size=16, num_recurrent_layers=2, bidirectional=False, future_frames=3
     ),
-    "ds2 gru": lambda: DeepSpeech2(
-        vocab_size=5,
-        hidden_size=16,
-        num_recurrent_layers=2,
-        cell="gru",
-        directions="concatenated",
-        recurrent_norm=False,
-        last_fc=False,
-    ),
-    "ds2 lstm": lambda: DeepSpeech2(vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm"),
-    "ds2 lstm, concatenated": lambda: DeepSpeech2(
-        vocab_size=5, hidden_size=16, num_recurrent_layers=2, cell="lstm", directions="concatenated"
-    ),
-    "ds2 lstm, forward only": lambda: DeepSpeech2(
-        vocab_size=5, hidden_size=16, num_recurrent_layers=1, cell="lstm", bidirectional=False
-    ),
 }
 
 
@@ -73,6 +57,13 @@ def ready(model: torch.nn.Module) -> torch.nn.Module:
 def test_recognisers(tmp_path, name, write):
     graph = acoustic_graph(ready(NETWORKS[name]()), 161)
     assert write(graph, tmp_path / "network", {}) < 1e-4
+
+
+GATED = {
+    "both directions": {},
+    "other": {"directions": "concatenated", "recurrent_norm": False, "last_fc": False},
+    "forward only": {"bidirectional": False, "num_recurrent_layers": 1},
+}
 
 
 @pytest.mark.parametrize("tanh_output", [False, True])
@@ -99,13 +90,22 @@ def test_padding_is_ignored_by_the_file_too(tmp_path):
     assert (whole[1, 6:] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "directions", [{}, {"directions": "concatenated"}, {"bidirectional": False}], ids=str
-)
+def gated(cell: str, options: dict) -> torch.nn.Module:
+    settings = {"vocab_size": 5, "hidden_size": 16, "num_recurrent_layers": 2, "cell": cell, **options}
+    return ready(DeepSpeech2(**settings))
+
+
+@pytest.mark.parametrize("options", GATED.values(), ids=GATED)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, directions):
-    model = ready(DeepSpeech2(vocab_size=5, hidden_size=8, num_recurrent_layers=2, cell=cell, **directions))
-    write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {})
+def test_gated_cells_as_programs(tmp_path, cell, options):
+    assert write_program(acoustic_graph(gated(cell, options), 161), tmp_path / "network", {}) < 1e-4
+
+
+@pytest.mark.parametrize("options", GATED.values(), ids=GATED)
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_gated_cells_in_other_batches_and_lengths(tmp_path, cell, options):
+    model = gated(cell, options)
+    assert write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {}) < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
     for lengths in ([3], [90], [17, 64], [64, 17], [5, 120, 33]):
         torch.manual_seed(len(lengths))

@@ -1,5 +1,6 @@
 """Batch norm by two real processes against torch's own on all frames together."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from torch import distributed, multiprocessing, nn
 
 from seqdsd.models import FrameNorm
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:This process .* is multi-threaded:DeprecationWarning"
+)  # of forks
 SHARES = {"even": (6, 6), "uneven": (1, 9), "one without frames": (7, 0)}
 
 
@@ -48,9 +52,20 @@ def one_process(rank: int, folder: str, counts: tuple[int, int]) -> None:
     distributed.destroy_process_group()
 
 
+def by_two(one: Callable[..., None], *arguments: object) -> None:
+    """Forked, since importing torch takes seconds."""
+    multiprocessing.start_processes(with_one_thread, (one, *arguments), nprocs=2, start_method="fork")
+
+
+def with_one_thread(rank: int, one: Callable[..., None], *arguments: object) -> None:
+    """A pool of threads that was there before a fork is not there after it, and would be waited for."""
+    torch.set_num_threads(1)
+    one(rank, *arguments)
+
+
 @pytest.mark.parametrize("counts", SHARES.values(), ids=SHARES)
 def test_two_processes_are_as_one(tmp_path, counts):
-    multiprocessing.spawn(one_process, args=(str(tmp_path), counts), nprocs=2)
+    by_two(one_process, str(tmp_path), counts)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     weights = frames_of((sum(counts), 0))[0]
     whole = trained(fresh(nn.BatchNorm1d), torch.cat(frames_of(counts)), weights)
@@ -73,7 +88,7 @@ def one_process_in_bfloat16(rank: int, folder: str) -> None:
 
 
 def test_frames_in_bfloat16_have_statistics_in_single_precision(tmp_path):
-    multiprocessing.spawn(one_process_in_bfloat16, args=(str(tmp_path),), nprocs=2)
+    by_two(one_process_in_bfloat16, str(tmp_path))
     found = torch.load(tmp_path / "1.pt")
     frames = torch.cat(frames_of((600, 700))).bfloat16().float()
     assert found["outputs"].dtype == found["frames"].dtype == torch.bfloat16
