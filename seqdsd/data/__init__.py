@@ -1,6 +1,6 @@
 """From manifests to batches: what is read, in which order, and what is refused."""
 
-from seqdsd.data.batch import BadExample, SpeechBatch, SpeechExample, collate
+from seqdsd.data.batch import SILENT_PEAK, BadExample, SpeechBatch, SpeechExample, collate
 from seqdsd.data.caption_batches import (
     IGNORE,
     CaptionBatch,
@@ -34,6 +34,7 @@ from seqdsd.data.splits import find_splits, is_split_folder, read_split
 __all__ = [
     "IGNORE",
     "LONGEST_ALONE_SECONDS",
+    "SILENT_PEAK",
     "BadDataError",
     "BadExample",
     "BucketBatchSampler",

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+SILENT_PEAK = 1e-3
+"""A recording without a sample above it is silent: speech as faint lies below the floor of the features."""
+
 
 @dataclass(frozen=True)
 class SpeechExample:
@@ -19,6 +22,12 @@ class SpeechExample:
     tokens: list[int]
     text: str
     original_sample_rate_hz: int
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing would be heard."""
+        lowest, highest = self.samples.aminmax()
+        return bool(max(highest, -lowest) <= SILENT_PEAK)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class SpeechBatch:
         num_tokens: Tokens of each transcript.
         original_rates_hz: Sample rates of the recordings before they were resampled.
         bad: Utterances that should have been here.
+        silent: Ids of those in which nothing would be heard.
     """
 
     ids: tuple[str, ...]
@@ -54,6 +64,7 @@ class SpeechBatch:
     num_tokens: Int[Tensor, "batch"]
     original_rates_hz: frozenset[int] = frozenset()
     bad: tuple[BadExample, ...] = ()
+    silent: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,13 +94,6 @@ class SpeechBatch:
             num_tokens=torch.tensor([len(one) for one in transcripts]),
         )
 
-    def silent(self, peak: float) -> list[str]:
-        """Ids of the utterances that have no sample above ``peak``; of a batch on the CPU."""
-        if len(self) == 0:
-            return []
-        is_silent = (self.waveforms.abs().amax(dim=1) <= peak).tolist()
-        return [id_ for id_, silent in zip(self.ids, is_silent, strict=True) if silent]
-
     def to(self, device: torch.device) -> SpeechBatch:
         """The batch with waveforms and tokens on ``device``."""
         return replace(
@@ -116,4 +120,5 @@ def collate(examples: Sequence[SpeechExample | BadExample]) -> SpeechBatch:
         num_tokens=torch.tensor([len(example.tokens) for example in good], dtype=torch.long),
         original_rates_hz=frozenset(example.original_sample_rate_hz for example in good),
         bad=tuple(example for example in examples if isinstance(example, BadExample)),
+        silent=tuple(example.id for example in good if example.is_silent),
     )

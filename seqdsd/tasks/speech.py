@@ -18,6 +18,7 @@ from seqdsd.audio import LogSpectrogram, SpecAugment
 from seqdsd.audio.features import LINEAR_BINS, MOST_MELS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, Normalise
 from seqdsd.data import (
     LONGEST_ALONE_SECONDS,
+    SILENT_PEAK,
     BadDataError,
     BucketBatchSampler,
     Corpus,
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 
 LEAST_MELS = 24
 """At 19 to 22 bins the backward pass of DeepSpeech 2's first convolution ends the process on a CPU (torch 2.14)."""
-SILENT_PEAK = 1e-3
-"""A recording without a sample above it is silent: speech as faint lies below the floor of the features."""
 BLANK_COLLAPSE_SHARE = 0.9
 FEW_WORDS_SHARE = 0.05
 USUAL_STEPS = 600
@@ -479,7 +478,7 @@ class SpeechTask:
                 if _source(bad.message) not in self.skipped:
                     log.warning("skipped: %s", bad.message)
                 self.skipped[_source(bad.message)] = bad.message
-            self._silent |= {(split, id_) for id_ in batch.silent(SILENT_PEAK)}
+            self._silent |= {(split, id_) for id_ in batch.silent}
             yield batch
 
 
