@@ -386,13 +386,15 @@ def class_run(tmp_path_factory, feature_cache, tiny_vision) -> Any:
 
 @pytest.fixture(scope="session")
 def exit_status() -> Callable[[Any], int | None]:
-    """Waits for a process that ``seqdsd.studies.processes`` has started; None of one that hangs, which is ended."""
+    """Waits for a process that ``seqdsd.studies.processes`` has started; None of one that hangs, which is killed."""
 
     def wait_for(process: Any, *, seconds: float = 120) -> int | None:
         until = time.monotonic() + seconds
         while (status := process.poll()) is None and time.monotonic() < until:
             time.sleep(0.02)
-        process.terminate()
+        if status is None:
+            process._process.kill()  # one that waits for another would not hear SIGTERM
+            process.wait()
         return status
 
     return wait_for

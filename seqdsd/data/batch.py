@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SILENT_PEAK = 1e-3
-"""A recording without a sample above it is silent: speech as faint lies below the floor of the features."""
+SILENT_PEAK = 1e-4
+"""A recording without a sample above it is silent: three steps of 16 bits, as a muted channel's noise has."""
 
 
 @dataclass(frozen=True)

@@ -499,11 +499,13 @@ def _of_speaker(row: dict[str, str], utterance: Utterance) -> dict[str, str]:
 
 
 def _silence_note(split: str, silent: Sequence[Utterance], of: int) -> Note:
+    # A run that goes on within an epoch knows of what it has read itself.
+    so_far = ", of those read so far," if split == "train" else ""
     return Note(
         f"silent in {split}",
-        f"{len(silent):,} of {of:,} recordings of {split} are silent (no sample above {SILENT_PEAK:g} of full scale); "
-        f"the first: {silent[0].source}: {silent[0].audio_name}. Nothing is heard in them: see how they were made, or "
-        "leave them out",
+        f"{len(silent):,} of {of:,} recordings of {split}{so_far} are silent (no sample above {SILENT_PEAK:g} of full "
+        f"scale); the first: {silent[0].source}: {silent[0].audio_name}. Nothing is heard in them: see how they were "
+        "made, or leave them out",
     )
 
 

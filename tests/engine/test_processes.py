@@ -51,7 +51,7 @@ def finished(process: subprocess.Popen, *, seconds: float = 120) -> tuple[int, s
 
 
 def two_forked(flags: list[str], log: Path) -> list[Running]:
-    """A recipe's two processes, as ``torchrun`` would start them, which takes seconds: here they are forked."""
+    """A recipe's two processes, forked, and told of each other: ``torchrun`` takes seconds to start."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     names = {
@@ -214,6 +214,7 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, e
         log = tmp_path / f"{seconds}.log"
         processes = two_forked([*flags(tone_corpus, tmp_path / seconds), *options], log)
         assert [exit_status(one) for one in processes] == [0, 0], log.read_text()
+        assert read_provenance(RunFolder(tmp_path / seconds).config)["processes"] == 2
         assert len(list(read_json_lines(tmp_path / seconds / "skipped.jsonl"))) == 3
         records = RunFolder(tmp_path / seconds).read_phases()
         assert [record["nonfinite_steps"] for record in records] == [0, 0, 0]

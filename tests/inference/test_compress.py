@@ -228,7 +228,9 @@ def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert not out.exists()
-    make(saving_often, out, settings, resume=True)
+    process = start(saving_often, out, "--resume", *flags)
+    said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
     mine, theirs = weights_of(folder), weights_of(unbroken.folder)
     assert mine.keys() == theirs.keys() and {"Pruned 2", "Shared 1"} < mine.keys()
     for phase, tensors in theirs.items():

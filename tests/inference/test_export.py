@@ -61,8 +61,13 @@ def test_recognisers(tmp_path, name, write):
 
 GATED = {
     "both directions": {},
-    "other": {"directions": "concatenated", "recurrent_norm": False, "last_fc": False},
-    "forward only": {"bidirectional": False, "num_recurrent_layers": 1},
+    "concatenated": {"directions": "concatenated"},
+    "concatenated, without norm and FC": {
+        "directions": "concatenated",
+        "recurrent_norm": False,
+        "last_fc": False,
+    },
+    "forward only": {"bidirectional": False},
 }
 
 

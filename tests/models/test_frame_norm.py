@@ -9,9 +9,6 @@ from torch import distributed, multiprocessing, nn
 
 from seqdsd.models import FrameNorm
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:This process .* is multi-threaded:DeprecationWarning"
-)  # of forks
 SHARES = {"even": (6, 6), "uneven": (1, 9), "one without frames": (7, 0)}
 
 
@@ -53,14 +50,11 @@ def one_process(rank: int, folder: str, counts: tuple[int, int]) -> None:
 
 
 def by_two(one: Callable[..., None], *arguments: object) -> None:
-    """Forked, since importing torch takes seconds."""
-    multiprocessing.start_processes(with_one_thread, (one, *arguments), nprocs=2, start_method="fork")
-
-
-def with_one_thread(rank: int, one: Callable[..., None], *arguments: object) -> None:
-    """A pool of threads that was there before a fork is not there after it, and would be waited for."""
-    torch.set_num_threads(1)
-    one(rank, *arguments)
+    """Forked from a process that has imported torch, which takes seconds."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["seqdsd.recipes.ds1"]
+    )  # as for others' runs
+    multiprocessing.start_processes(one, args=arguments, nprocs=2, start_method="forkserver")
 
 
 @pytest.mark.parametrize("counts", SHARES.values(), ids=SHARES)

@@ -76,9 +76,17 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "
 @pytest.fixture
 def fork(command, tmp_path):
     """Start a run as studies do, which takes a second where the command takes five."""
-    return lambda out, *flags, recipe: start(
-        command(out, *flags, recipe=recipe), tmp_path / "log", ENVIRONMENT
-    )
+    started = []
+
+    def begin(out, *flags, recipe):
+        started.append(start(command(out, *flags, recipe=recipe), tmp_path / "log", ENVIRONMENT))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process._process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture
@@ -137,7 +145,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(fork, tmp_path, rec
     process = fork(tmp_path / "unbroken", recipe=recipe)
     wait_for_a_checkpoint(tmp_path / "unbroken", process)
     begun = time.monotonic()
-    assert exit_status(process) == 0
+    assert exit_status(process) == 0, (tmp_path / "log").read_text()
     training_seconds = time.monotonic() - begun
     folder = tmp_path / "run"
     for flags in ([], ["--resume"], ["--resume"]):
@@ -150,7 +158,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(fork, tmp_path, rec
         assert process.poll() is None
         process._process.kill()
         process.wait()
-    assert exit_status(fork(folder, "--resume", recipe=recipe)) == 0
+    assert exit_status(fork(folder, "--resume", recipe=recipe)) == 0, (tmp_path / "log").read_text()
     assert_same(folder, tmp_path / "unbroken")
 
 
