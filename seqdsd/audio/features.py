@@ -4,6 +4,8 @@ Leaves out reading (``audio.reading``) and masking (``audio.augment``). The geom
 the paper's 161 linear bins, or mel filters. Audio at another rate is resampled when read.
 """
 
+import math
+import warnings
 from typing import Literal, get_args, overload
 
 import torch
@@ -21,7 +23,8 @@ MEL_FFT_SAMPLES = (
     512  # the window with zeros around it: bins 31 Hz apart, so that the lowest mel filters hold some
 )
 LOWEST_MEL_HZ = 20.0
-MOST_MELS = 191  # with 192 a filter lies between two bins
+HIGHEST_MEL_HZ = SAMPLE_RATE_HZ / 2
+LEAST_HIGHEST_HZ = 1000.0
 
 # Power of a bin that 16-bit rounding noise gives: (sum of squared window = 120) / (12 * 2^30) = 9e-9.
 # What lies below carries no speech, and digital silence needs a finite logarithm.
@@ -48,12 +51,15 @@ class LogSpectrogram(nn.Module):
         normalise: ``"bin"`` shifts and scales each frequency bin to mean 0, SD 1 over the utterance's frames;
             ``"utterance"`` uses one mean and SD for all its bins and frames, keeping the spectrum's tilt.
         num_mels: Mel filters (see ``mel_filters``) in place of the 161 linear bins. The frames are the same.
+        highest_hz: Where the mel filters end; linear bins end at 8 kHz always.
 
     Attributes:
         num_bins: Features of a frame.
     """
 
-    def __init__(self, normalise: Normalise = "bin", *, num_mels: int | None = None) -> None:
+    def __init__(
+        self, normalise: Normalise = "bin", *, num_mels: int | None = None, highest_hz: float = HIGHEST_MEL_HZ
+    ) -> None:
         super().__init__()
         if normalise not in get_args(Normalise):
             raise ValueError(f"normalise must be one of {get_args(Normalise)}, got {normalise!r}")
@@ -72,7 +78,7 @@ class LogSpectrogram(nn.Module):
             window_fn=torch.hann_window,
         )
         self.filters: Tensor | None
-        self.register_buffer("filters", None if num_mels is None else mel_filters(num_mels))
+        self.register_buffer("filters", None if num_mels is None else mel_filters(num_mels, highest_hz))
 
     @overload
     @staticmethod
@@ -139,31 +145,57 @@ class LogSpectrogram(nn.Module):
         return centred / sd.clamp(min=self.sd_floor)
 
 
-def mel_filters(num_mels: int) -> Float[Tensor, "fft_bins mels"]:
-    """Triangles from 20 Hz to 8 kHz, spaced by Slaney's mel scale: linear below 1 kHz, logarithmic above.
+def mel_filters(num_mels: int, highest_hz: float = HIGHEST_MEL_HZ) -> Float[Tensor, "fft_bins mels"]:
+    """Triangles from 20 Hz up, spaced by Slaney's mel scale: linear below 1 kHz, logarithmic above.
 
     Each sums to 1, so that a filter's power is a mean of its bins', and one floor fits all. Of the two usual scales it
-    is the one that at 80 mels puts no two filters on the same single bin.
+    is the one that at 80 mels up to 8 kHz puts no two filters on the same single bin.
+
+    Args:
+        num_mels: How many.
+        highest_hz: Where the last one ends.
 
     Raises:
-        ValueError: If there would be none, or one that holds no bin of the FFT.
+        ValueError: If there would be none, or one that holds no bin of the FFT (as of 192 up to 8 kHz, of 149 up to
+            4), or if they would end below 1 kHz or above 8.
 
     Reference: Slaney 1998 (Auditory Toolbox), as ``torchaudio.functional.melscale_fbanks`` has it. Departure: the
     sum of 1, where his triangles have an area of 1.
     """
-    if not 1 <= num_mels <= MOST_MELS:
+    if not LEAST_HIGHEST_HZ <= highest_hz <= HIGHEST_MEL_HZ:
         raise ValueError(
-            f"num_mels must lie in [1, {MOST_MELS}], got {num_mels}: a filter would hold nothing"
+            f"highest_hz must lie in [{LEAST_HIGHEST_HZ:g}, {HIGHEST_MEL_HZ:g}], got {highest_hz:g}"
         )
-    filters = melscale_fbanks(
-        n_freqs=MEL_FFT_SAMPLES // 2 + 1,
-        f_min=LOWEST_MEL_HZ,
-        f_max=SAMPLE_RATE_HZ / 2,
-        n_mels=num_mels,
-        sample_rate=SAMPLE_RATE_HZ,
-        mel_scale="slaney",
-    )
-    return filters / filters.sum(dim=0)
+    if num_mels < 1:
+        raise ValueError(f"num_mels must be at least 1, got {num_mels}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty filters, which are refused below
+        filters = melscale_fbanks(
+            n_freqs=MEL_FFT_SAMPLES // 2 + 1,
+            f_min=LOWEST_MEL_HZ,
+            f_max=highest_hz,
+            n_mels=num_mels,
+            sample_rate=SAMPLE_RATE_HZ,
+            mel_scale="slaney",
+        )
+    power = filters.sum(dim=0)
+    if not power.all():
+        raise ValueError(
+            f"num_mels must leave no filter up to {highest_hz:g} Hz without a bin of the FFT, got {num_mels}: "
+            "take fewer"
+        )
+    return filters / power
+
+
+def as_dense(num_mels: int, highest_hz: float) -> int:
+    """How many filters up to ``highest_hz`` lie as close as ``num_mels`` up to 8 kHz."""
+    lowest, highest, top = map(_slaney_mels, (LOWEST_MEL_HZ, highest_hz, HIGHEST_MEL_HZ))
+    return round(num_mels * (highest - lowest) / (top - lowest))
+
+
+def _slaney_mels(hz: float) -> float:
+    """15 up to 1 kHz, then 27 for each factor of 6.4."""
+    return 3 * hz / 200 if hz < 1000 else 15 + 27 * math.log(hz / 1000) / math.log(6.4)
 
 
 def _check_lengths(num_samples: Int[Tensor, "batch"], samples: int) -> None:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from seqdsd.audio.features import LEAST_HIGHEST_HZ, SAMPLE_RATE_HZ, as_dense
 from seqdsd.data import LONGEST_ALONE_SECONDS
 from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
 from seqdsd.recipes.measuring import CorpusMeasure, counted, duration
+from seqdsd.tasks import FeatureSettings
 from seqdsd.text import ENGLISH_ALPHABET
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ class Numbers:
     """The same where the first phase has fewer than ``short_steps``; None: no others."""
     last_fc_hours: float = math.inf
     """From so many on the FC layer after the recurrent ones stays, if the first phase has ``short_steps`` or more."""
-    features: Mapping[str, Any] = field(default_factory=lambda: {"kind": "mel"})
-    """Settings of ``[features]``."""
     batch_seconds: float = 15.0
     batch_seconds_few: float = 8.0
     """Below ``few_hours``."""
@@ -203,10 +203,7 @@ def fitted(
         _width(measure, base, numbers, few_steps=few_steps),
         *_network(measure, numbers),
         _last_fc(measure, numbers, few_steps=few_steps),
-        Choice(
-            {f"features.{name}": value for name, value in numbers.features.items()},
-            "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
-        ),
+        _features(measure),
         _dropout(measure, numbers, short),
         batches,
         epochs,
@@ -316,6 +313,20 @@ def _last_fc(measure: CorpusMeasure, numbers: Numbers, *, few_steps: bool) -> Ch
         else "no FC layer after the recurrent ones: networks learn sooner without (docs/experiments.md)"
     )
     return Choice({"network.last_fc": stays}, reason)
+
+
+def _features(measure: CorpusMeasure) -> Choice:
+    """Log-mel, up to what the recordings can hold at all."""
+    reason = "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)"
+    rate_hz = max(measure.sample_rates_hz, default=SAMPLE_RATE_HZ)
+    if rate_hz >= SAMPLE_RATE_HZ:
+        return Choice({"features.kind": "mel"}, reason)
+    highest_hz = max(LEAST_HIGHEST_HZ, rate_hz / 2)
+    num_mels = as_dense(FeatureSettings().num_mels, highest_hz)
+    return Choice(
+        {"features.kind": "mel", "features.num_mels": num_mels, "features.highest_hz": highest_hz},
+        f"{reason}; {num_mels} filters up to {highest_hz:,g} Hz: recordings of {rate_hz:,} Hz have nothing above",
+    )
 
 
 def _dropout(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:

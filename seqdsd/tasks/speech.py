@@ -15,7 +15,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from seqdsd.audio import LogSpectrogram, SpecAugment
-from seqdsd.audio.features import LINEAR_BINS, MOST_MELS, SAMPLE_RATE_HZ, WINDOW_SAMPLES, Normalise
+from seqdsd.audio.features import (
+    HIGHEST_MEL_HZ,
+    LINEAR_BINS,
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    Normalise,
+    mel_filters,
+)
 from seqdsd.data import (
     LONGEST_ALONE_SECONDS,
     SILENT_PEAK,
@@ -92,18 +99,21 @@ class FeatureSettings:
     kind: Literal["linear", "mel"] = "linear"
     """linear: the paper's log spectrogram, 161 bins; mel: log-mel, fewer bins that are wider towards 8 kHz."""
     num_mels: int = 80
-    """Bins of log-mel, 24 to 191; linear has 161 always."""
+    """Bins of log-mel, 24 to 191 (fewer where highest_hz is lower); linear has 161 always."""
+    highest_hz: float = HIGHEST_MEL_HZ
+    """Where log-mel ends, 1000 to 8000: 4000 for telephone speech, which has nothing above."""
     normalise: Normalise = "bin"
     """Mean 0 and SD 1 over an utterance: of each bin, or of the whole utterance, which keeps the spectrum's tilt."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "mel"):  # exported files are not checked before
             raise ValueError(f"kind must be linear or mel, got {self.kind!r}")
-        if not LEAST_MELS <= self.num_mels <= MOST_MELS:
+        if self.num_mels < LEAST_MELS:
             raise ValueError(
-                f"num_mels must lie in [{LEAST_MELS}, {MOST_MELS}] (more leave filters empty, with fewer torch's "
-                f"convolution may end the process), got {self.num_mels}"
+                f"num_mels must be at least {LEAST_MELS} (with fewer torch's convolution may end the process), "
+                f"got {self.num_mels}"
             )
+        mel_filters(self.num_mels, self.highest_hz)
 
     @property
     def num_bins(self) -> int:
@@ -112,7 +122,9 @@ class FeatureSettings:
 
     def make(self) -> LogSpectrogram:
         """The module that computes them."""
-        return LogSpectrogram(self.normalise, num_mels=self.num_mels if self.kind == "mel" else None)
+        if self.kind == "linear":
+            return LogSpectrogram(self.normalise)
+        return LogSpectrogram(self.normalise, num_mels=self.num_mels, highest_hz=self.highest_hz)
 
 
 @dataclass(frozen=True)

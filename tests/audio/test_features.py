@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from torchaudio.functional import melscale_fbanks
 
 from seqdsd.audio import LogSpectrogram, read_audio
-from seqdsd.audio.features import MEL_POWER_FLOOR, MEL_SD_FLOOR, MOST_MELS, POWER_FLOOR, SD_FLOOR, mel_filters
+from seqdsd.audio.features import MEL_POWER_FLOOR, MEL_SD_FLOOR, POWER_FLOOR, SD_FLOOR, mel_filters
 
 DATA = Path(os.environ.get("SEQDSD_DATA", Path(__file__).parents[2] / "../shared/data"))
 
@@ -29,12 +28,14 @@ def slow_features(samples: np.ndarray, normalise: str) -> np.ndarray:
     return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), SD_FLOOR)
 
 
-def librosa_features(samples: np.ndarray, normalise: str, num_mels: int) -> np.ndarray:
+def librosa_features(samples: np.ndarray, normalise: str, num_mels: int, highest_hz: float) -> np.ndarray:
     """By librosa's spectrogram, whose frame t + 1 has our frame t's window, and its filters."""
     power = librosa.stft(
         np.pad(samples, (0, 512)), n_fft=512, win_length=320, hop_length=160, pad_mode="constant"
     )
-    filters = librosa.filters.mel(sr=16_000, n_fft=512, n_mels=num_mels, fmin=20, fmax=8000, dtype=np.float64)
+    filters = librosa.filters.mel(
+        sr=16_000, n_fft=512, n_mels=num_mels, fmin=20, fmax=highest_hz, dtype=np.float64
+    )
     frames = (len(samples) - 320) // 160 + 1
     mel = (filters / filters.sum(1, keepdims=True)) @ np.abs(power[:, 1 : 1 + frames]) ** 2
     log_power = np.log(mel.T + MEL_POWER_FLOOR)
@@ -59,37 +60,50 @@ def test_against_a_written_out_dft(noise, normalise):
         assert (item[frames:] == 0).all()
 
 
-@pytest.mark.parametrize("num_mels", [23, 80])
+@pytest.mark.parametrize("num_mels, highest_hz", [(23, 8000.0), (80, 8000.0), (62, 4000.0)])
 @pytest.mark.parametrize("normalise", ["bin", "utterance"])
-def test_log_mel_against_librosa(noise, normalise, num_mels):
+def test_log_mel_against_librosa(noise, normalise, num_mels, highest_hz):
     """Each utterance alone there, up to its own end; here in one batch, with NaN after each end."""
     noise = noise[:5] * torch.linspace(0, 1, 8000) ** 3  # from silence on: frames differ
     lengths = torch.tensor([8000, 320, 479, 480, 7777])
     spoilt = noise.masked_fill(torch.arange(8000) >= lengths[:, None], math.nan)
-    features, num_frames = LogSpectrogram(normalise, num_mels=num_mels)(spoilt, lengths)
+    features, num_frames = LogSpectrogram(normalise, num_mels=num_mels, highest_hz=highest_hz)(
+        spoilt, lengths
+    )
     assert features.shape == (5, 49, num_mels)
     for row, length, frames, item in zip(noise, lengths, num_frames, features, strict=True):
-        expected = librosa_features(row[:length].double().numpy(), normalise, num_mels)
+        expected = librosa_features(row[:length].double().numpy(), normalise, num_mels, highest_hz)
         assert len(expected) == frames
         np.testing.assert_allclose(item[:frames].numpy(), expected, atol=2e-3)
         assert (item[frames:] == 0).all()
 
 
-@pytest.mark.parametrize("num_mels", [1, 80, MOST_MELS])
-def test_every_mel_filter_is_a_mean_of_bins(num_mels):
-    filters = mel_filters(num_mels)
+@pytest.mark.parametrize(
+    "num_mels, highest_hz", [(1, 8000.0), (80, 8000.0), (191, 8000.0), (80, 4000.0), (148, 4000.0)]
+)
+def test_every_mel_filter_is_a_mean_of_bins(num_mels, highest_hz):
+    filters = mel_filters(num_mels, highest_hz)
     assert filters.shape == (257, num_mels)
     torch.testing.assert_close(filters.sum(0), torch.ones(num_mels))
     assert filters.min() == 0
+    first_above = math.ceil(highest_hz / 31.25)
+    assert (filters[first_above:] == 0).all() and filters[first_above - 4 : first_above].any()
 
 
-@pytest.mark.parametrize("num_mels", [0, MOST_MELS + 1])
-def test_filters_that_would_be_empty_are_refused(num_mels):
-    with pytest.raises(ValueError, match=rf"num_mels must lie in \[1, {MOST_MELS}\], got {num_mels}"):
-        LogSpectrogram(num_mels=num_mels)
-    if num_mels:  # torchaudio says so too
-        with pytest.warns(UserWarning, match="all zero values"):
-            melscale_fbanks(257, 20.0, 8000.0, num_mels, 16_000, mel_scale="slaney")
+@pytest.mark.parametrize(
+    "num_mels, highest_hz, said",
+    [
+        (0, 8000.0, "num_mels must be at least 1, got 0"),
+        (192, 8000.0, "no filter up to 8000 Hz without a bin of the FFT, got 192: take fewer"),
+        (149, 4000.0, "no filter up to 4000 Hz without a bin of the FFT, got 149"),
+        (80, 8001.0, r"highest_hz must lie in \[1000, 8000\], got 8001"),
+        (24, 999.0, r"highest_hz must lie in \[1000, 8000\], got 999"),
+        (24, math.nan, r"highest_hz must lie in \[1000, 8000\], got nan"),
+    ],
+)
+def test_filters_that_cannot_be_are_refused(num_mels, highest_hz, said):
+    with pytest.raises(ValueError, match=said):
+        LogSpectrogram(num_mels=num_mels, highest_hz=highest_hz)
 
 
 def test_80_mel_filters_are_all_different():

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import jaxtyping
 import pytest
+import torch
 from rich.console import Console
 
 import seqdsd
+from seqdsd.audio.features import mel_filters
 from seqdsd.cli import main
 from seqdsd.inference.trained import load_recogniser
 from seqdsd.models import DeepSpeech1
@@ -18,7 +20,7 @@ from seqdsd.records import RunFolder
 from seqdsd.tasks import AugmentSettings, DecodingSettings, FeatureSettings
 from seqdsd.text import CharacterTokenizer
 
-MEL = FeatureSettings(kind="mel", num_mels=40, normalise="utterance")
+MEL = FeatureSettings(kind="mel", num_mels=40, highest_hz=4000.0, normalise="utterance")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,14 @@ def test_the_exported_file_knows_its_features(run, tmp_path, capsys, without_sha
     model = onnx.load(path)
     [described] = [one for one in model.metadata_props if one.key == "seqdsd"]
     facts = json.loads(described.value)
-    assert facts.pop("features") == {"kind": "mel", "num_mels": 40, "normalise": "utterance"}
+    features = {"kind": "mel", "num_mels": 40, "normalise": "utterance"}
+    assert facts.pop("features") == {**features, "highest_hz": 4000.0}
+    described.value = json.dumps(
+        {**facts, "features": features}
+    )  # of before mel filters could end below 8 kHz
+    onnx.save(model, path)
+    heard = load_exported_recogniser(path, DecodingSettings()).recogniser.features
+    torch.testing.assert_close(heard.filters, mel_filters(40, 8000.0))
     for features in ({}, {"features": {"kind": "mel", "num_mels": "40"}}, {"features": {"kind": "cepstra"}}):
         described.value = json.dumps({**facts, **features})
         onnx.save(model, path)

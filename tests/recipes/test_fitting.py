@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import librosa
 import numpy as np
 import pytest
 import torch
@@ -232,6 +233,31 @@ def test_masks_are_said_in_what_both_kinds_of_features_have(fit):
     settings = fit(corpus(1)).settings
     assert settings.augment.masks(settings.features.num_bins).freq_width_bins == 10
     assert any("up to an eighth of the bins" in line for line in fit(corpus(1)).lines(settings))
+
+
+@pytest.mark.parametrize(
+    ("rates_hz", "num_mels", "highest_hz"),
+    [
+        ((16_000,), 80, 8000.0),
+        ((), 80, 8000.0),
+        ((44_100,), 80, 8000.0),
+        ((8_000, 16_000), 80, 8000.0),
+        ((8_000,), 62, 4000.0),
+        ((8_000, 11_025), 70, 5512.5),
+        ((1_000,), 26, 1000.0),
+    ],
+)
+def test_mel_filters_end_where_the_recordings_do(fit, rates_hz, num_mels, highest_hz):
+    found = fit(corpus(1, sample_rates_hz=rates_hz))
+    features = found.settings.features
+    assert (features.kind, features.num_mels, features.highest_hz) == ("mel", num_mels, highest_hz)
+    filters = librosa.mel_frequencies(num_mels + 2, fmin=20, fmax=highest_hz)
+    usual = librosa.mel_frequencies(82, fmin=20, fmax=8000)
+    assert filters[1] - filters[0] == pytest.approx(usual[1] - usual[0], rel=0.02)
+    says_so = any(
+        f"; {num_mels} filters up to {highest_hz:,g} Hz" in line for line in found.lines(found.settings)
+    )
+    assert says_so == (highest_hz < 8000)
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,8 @@ def test_nothing_is_read_before_it_is_needed(make_task, monkeypatch):
         lambda: BatchSettings(num_workers=-1),
         lambda: FeatureSettings(kind="mel", num_mels=23),
         lambda: FeatureSettings(num_mels=192),
+        lambda: FeatureSettings(num_mels=149, highest_hz=4000.0),
+        lambda: FeatureSettings(highest_hz=9000.0),
         lambda: AugmentSettings(speed_factors=()),
         lambda: AugmentSettings(speed_factors=(1.0, 3.0)),
         lambda: AugmentSettings(stretch=0.6),

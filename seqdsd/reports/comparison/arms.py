@@ -49,6 +49,7 @@ _ADDED_SINCE = (
     ("tokenizer.alphabet", " 'abcdefghijklmnopqrstuvwxyz"),
     ("features.kind", "linear"),
     ("features.num_mels", 80),
+    ("features.highest_hz", 8000.0),
     ("features.normalise", "bin"),
     ("network.last_fc", True),
     ("network.recurrent_norm", True),
