@@ -29,6 +29,7 @@ from seqdsd.reports.phase_table import phase_grid
 from seqdsd.reports.plan import plan_grid
 from seqdsd.reports.retraining.contrasts import StudyContrast, gains_on_parents, study_contrasts
 from seqdsd.reports.retraining.contrasts import headline as study_headline
+from seqdsd.reports.retraining.other_items import on_other_items
 from seqdsd.reports.retraining.study import RetrainingStudy, is_shown
 from seqdsd.reports.retraining.tables import study_grids, study_notes
 from seqdsd.reports.runs.reading import Record, Run, RunSet
@@ -252,6 +253,7 @@ def _study(study: RetrainingStudy) -> dict[str, Any]:
             for arm in study.arms.values()
         },
         "notes": study_notes(study),
+        "other_items": {split: _other_items(study, split) for split in study.splits},
         "contrasts": [
             _study_contrast(one)
             for split, metric in metrics
@@ -259,6 +261,13 @@ def _study(study: RetrainingStudy) -> dict[str, Any]:
             for one in make(study, split=split, metric=metric)
         ],
     }
+
+
+def _other_items(study: RetrainingStudy, split: str) -> dict[str, Any] | None:
+    if not (found := on_other_items(study, split=split)):
+        return None
+    names = ("items", "both", "num_items", "num_speakers", "problem")
+    return {"contrast": found.contrast.name} | {name: getattr(found, name) for name in names}
 
 
 def _study_contrast(contrast: StudyContrast) -> dict[str, Any]:

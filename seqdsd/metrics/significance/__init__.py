@@ -12,13 +12,14 @@ from seqdsd.metrics.significance.bootstrap import (
     BootstrapTest,
     bootstrap_bleu,
     bootstrap_error_rate,
+    bootstrap_means,
     bootstrap_wer,
 )
 from seqdsd.metrics.significance.classes import McNemarTest, mcnemar
 from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.matched_pairs import SegmentTest, mapsswe
 from seqdsd.metrics.significance.p_values import holm, in_words
-from seqdsd.metrics.significance.parents import ParentsTest, across_parents
+from seqdsd.metrics.significance.parents import ParentsTest, across_parents, of_other_items
 from seqdsd.metrics.significance.power import (
     detectable,
     items_needed,
@@ -40,6 +41,7 @@ __all__ = [
     "across_parents",
     "bootstrap_bleu",
     "bootstrap_error_rate",
+    "bootstrap_means",
     "bootstrap_wer",
     "detectable",
     "holm",
@@ -47,6 +49,7 @@ __all__ = [
     "items_needed",
     "mapsswe",
     "mcnemar",
+    "of_other_items",
     "paired_t_test",
     "runs_needed",
     "sd_interval",

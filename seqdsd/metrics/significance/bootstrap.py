@@ -4,9 +4,10 @@ Items are drawn; or, where they depend on each other as one speaker's utterances
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +18,8 @@ from seqdsd.metrics.caption_input import check_captions
 from seqdsd.metrics.significance.classes import check_classes
 from seqdsd.metrics.significance.intervals import Interval, check_confidence, relative_change
 from seqdsd.metrics.significance.word_errors import check_utterances, errors_by_place
+
+MeanScore = Literal["wer", "bleu4", "error_rate"]
 
 _DRAWS_AT_ONCE = 100_000  # what the processor's cache holds: larger blocks are slower
 
@@ -88,11 +91,7 @@ def bootstrap_wer(
         those of Student's t, by the resamples' standard error and one degree of freedom less than speakers.
     """
     check_utterances(refs, hyps_before, hyps_after)
-    # 2n + 1 places for n words: see ``errors_by_place``.
-    before, after = (
-        np.array([[sum(edits), len(edits) // 2] for edits in errors_by_place(refs, hyps)], dtype=float)
-        for hyps in (hyps_before, hyps_after)
-    )
+    before, after = (_word_counts(refs, hyps) for hyps in (hyps_before, hyps_after))
     return _bootstrap(
         before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
     )
@@ -134,8 +133,7 @@ def bootstrap_bleu(
         the observed one. A clear difference has the same sign in every resample, and then this looks at one side
         only and gives about half of the p-value here, which is two-sided (see ``BootstrapTest``).
     """
-    check_captions(refs_per_item, hyps_before)
-    check_captions(refs_per_item, hyps_after)
+    _check_both(refs_per_item, hyps_before, hyps_after)
     if not 1 <= order <= MAX_ORDER:
         raise ValueError(f"order must be from 1 to {MAX_ORDER}, got {order}")
     before, after = (_ngram_counts(refs_per_item, hyps, order) for hyps in (hyps_before, hyps_after))
@@ -171,12 +169,63 @@ def bootstrap_error_rate(
             out of range.
     """
     check_classes(refs, hyps_before, hyps_after)
-    before, after = (
-        np.array([[hyp != ref, 1] for ref, hyp in zip(refs, hyps, strict=True)], dtype=float)
-        for hyps in (hyps_before, hyps_after)
-    )
+    before, after = (_class_counts(refs, hyps) for hyps in (hyps_before, hyps_after))
     return _bootstrap(
         before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
+    )
+
+
+def bootstrap_means(
+    score: MeanScore,
+    refs_per_item: Sequence[Sequence[str]],
+    hyps_before: Sequence[Sequence[str]],
+    hyps_after: Sequence[Sequence[str]],
+    *,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[str] | None = None,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> BootstrapTest:
+    """Confidence intervals of two mean scores of several systems each, such as the retrainings in two arms.
+
+    All systems are scored on the same drawn items. So what is said is of these systems on another test set; of other
+    systems nothing is.
+
+    Args:
+        score: Of words (``bootstrap_wer``), captions (``bootstrap_bleu``) or classes (``bootstrap_error_rate``).
+        refs_per_item: References of each item: of words and classes one.
+        hyps_before: Of each system on the one side what it says of each item.
+        hyps_after: Of each on the other, as many.
+        weights: Of each system in its side's mean; None: all alike.
+        groups: As of ``bootstrap_wer``, like the three that follow.
+        resamples: See there.
+        confidence: See there.
+        seed: See there.
+
+    Raises:
+        ValueError: See there; and if the sides have not as many systems, none, or not as many weights.
+    """
+    if not 0 < len(hyps_before) == len(hyps_after):
+        raise ValueError(
+            f"got {len(hyps_before)} and {len(hyps_after)} systems; give as many on both sides, one at least"
+        )
+    if weights is None:
+        weights = [1 / len(hyps_before)] * len(hyps_before)
+    if len(weights) != len(hyps_before):
+        raise ValueError(f"got {len(weights)} weights but {len(hyps_before)} systems; give each its own")
+    check, count, score_of = _SCORES[score]
+    refs = refs_per_item if score == "bleu4" else [refs[0] for refs in refs_per_item]
+    for pair in zip(hyps_before, hyps_after, strict=True):
+        check(refs, *pair)
+    before, after = (np.hstack([count(refs, hyps) for hyps in side]) for side in (hyps_before, hyps_after))
+
+    def mean(sums: Float[np.ndarray, "resamples counts"]) -> Float[np.ndarray, "resamples"]:
+        of_each = [score_of(sums_of_one) for sums_of_one in np.split(sums, len(weights), axis=1)]
+        return np.average(of_each, axis=0, weights=weights)
+
+    return _bootstrap(
+        before, after, mean, groups=groups, resamples=resamples, confidence=confidence, seed=seed
     )
 
 
@@ -277,9 +326,26 @@ def _standard_error(resampled: Float[np.ndarray, "resamples"], num_groups: int |
     return widened * float(resampled.std())
 
 
+def _word_counts(refs: Sequence[str], hyps: Sequence[str]) -> Float[np.ndarray, "items 2"]:
+    """Of each utterance: errors, and words of the reference (2n + 1 places for n words: see ``errors_by_place``)."""
+    return np.array([[sum(edits), len(edits) // 2] for edits in errors_by_place(refs, hyps)], dtype=float)
+
+
+def _class_counts(refs: Sequence[str], hyps: Sequence[str]) -> Float[np.ndarray, "items 2"]:
+    """Of each item: whether it is taken for another class, and 1."""
+    return np.array([[hyp != ref, 1] for ref, hyp in zip(refs, hyps, strict=True)], dtype=float)
+
+
 def _error_rates(counts: Float[np.ndarray, "resamples 2"]) -> Float[np.ndarray, "resamples"]:
     errors, total = counts.T
     return np.divide(errors, total, out=np.full(len(counts), math.nan), where=total > 0)
+
+
+def _check_both(
+    refs_per_item: Sequence[Sequence[str]], hyps_before: Sequence[str], hyps_after: Sequence[str]
+) -> None:
+    check_captions(refs_per_item, hyps_before)
+    check_captions(refs_per_item, hyps_after)
 
 
 def _ngram_counts(
@@ -301,3 +367,13 @@ def _bleu_scores(
     # No word said: the penalty is undefined, but all matches and so the score are 0.
     penalty = np.exp(np.minimum(0, 1 - ref_length / np.maximum(hyp_length, 1)))
     return 100 * penalty * precisions.prod(axis=1) ** (1 / order)
+
+
+_SCORES: Mapping[
+    MeanScore, tuple[Callable[..., None], Callable[..., np.ndarray], Callable[..., np.ndarray]]
+] = {
+    "wer": (check_utterances, _word_counts, _error_rates),
+    "bleu4": (_check_both, partial(_ngram_counts, order=MAX_ORDER), partial(_bleu_scores, order=MAX_ORDER)),
+    "error_rate": (check_classes, _class_counts, _error_rates),
+}
+"""What texts must be, what is counted of each item, and the score of summed counts."""

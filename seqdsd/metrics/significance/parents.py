@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from seqdsd.metrics.significance.bootstrap import BootstrapTest
+from seqdsd.metrics.significance.intervals import Interval
 from seqdsd.metrics.significance.t_tests import MeanTest, paired_t_test
 
 Repeats = Sequence[float | int] | Mapping[int, float | int]
@@ -102,6 +104,29 @@ def across_parents(before: Scores, after: Scores, *, confidence: float = 0.95) -
         sd_between_repeats=sd_between_repeats,
         correlation=correlation,
         sd_seen=sd_seen,
+    )
+
+
+def of_other_items(parents: ParentsTest, items: BootstrapTest) -> Interval:
+    """The difference's confidence interval over other parents and another test set, both at once.
+
+    Of two sources of chance: squares of their intervals' halves are added, so it is wider than either. What parents and
+    items do to each other is in both, so it is rather too wide than too narrow.
+
+    Args:
+        parents: The test across parents.
+        items: Of the mean scores of the same retrainings (``bootstrap_means``), at the same confidence.
+
+    Reference: Zou & Donner 2008 (intervals of a sum from those of its parts); Owen 2007 (the pigeonhole bootstrap), of
+        two crossed factors, whose resampled variances together err upwards.
+    """
+    point, low, high = parents.difference, *parents.interval
+    if math.isnan(low):  # all parents differ by the same
+        low = high = point
+    return Interval(
+        point,
+        point - math.hypot(point - low, items.difference.value - items.difference.low),
+        point + math.hypot(high - point, items.difference.high - items.difference.value),
     )
 
 

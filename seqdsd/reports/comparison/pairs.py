@@ -23,14 +23,10 @@ from seqdsd.metrics.significance import (
     mapsswe,
     mcnemar,
 )
-from seqdsd.records import RunFolderError
 from seqdsd.reports.comparison.arms import Arm, Comparison
 from seqdsd.reports.comparison.contrasts import PAIRS, contrast_name
-from seqdsd.reports.runs.hypotheses import Hypothesis
-from seqdsd.reports.runs.reading import ArmName, Record, Run, read_hypotheses
-
-FEWEST_SPEAKERS = 6
-"""Who are drawn: of fewer, p could not fall below 5 % if all of them were better understood (2 / 2^5)."""
+from seqdsd.reports.runs.items import read_same_items
+from seqdsd.reports.runs.reading import ArmName, Record, Run
 
 
 @dataclass(frozen=True)
@@ -142,13 +138,10 @@ def _pair_test(before: Run, after: Run, phase: int, split: str, resamples: int) 
         split,
     )
     try:
-        rows_before = read_hypotheses(before, empty.before_phase, split)
-        rows_after = read_hypotheses(after, empty.after_phase, split)
-        refs, hyps = _aligned(before, after, rows_before, rows_after)
-        speakers = _speakers(rows_before, rows_after)
-        known = replace(empty, num_items=len(refs), num_speakers=len(set(speakers)) or None)
-        groups = speakers if (known.num_speakers or 0) >= FEWEST_SPEAKERS else None
-        return replace(known, **_TESTS[before.kind](refs, *hyps, groups=groups, resamples=resamples))
+        there = read_same_items([(before, empty.before_phase), (after, empty.after_phase)], split)
+        known = replace(empty, num_items=len(there.refs), num_speakers=there.num_speakers)
+        tests = _TESTS[before.kind](there.refs, *there.hyps, groups=there.drawn_by, resamples=resamples)
+        return replace(known, **tests)
     except (
         ValueError
     ) as error:  # hypotheses that were not kept, or of other items: the scores stand all the same
@@ -187,33 +180,6 @@ _TESTS: Mapping[Kind, Callable[..., dict[str, Any]]] = {
 
 def _epochs(phases: Sequence[Record]) -> int:
     return sum(record["epochs"] for record in phases)
-
-
-def _aligned(
-    before: Run, after: Run, rows_before: Sequence[Hypothesis], rows_after: Sequence[Hypothesis]
-) -> tuple[list[tuple[str, ...]], tuple[list[str], list[str]]]:
-    """References of each item, and what both say of it.
-
-    Raises:
-        RunFolderError: If the items or their references differ, or there are no references.
-    """
-    others: Mapping[str, Hypothesis] = {row.id: row for row in rows_after}
-    if others.keys() != {row.id for row in rows_before}:
-        raise RunFolderError(f"{before.name} and {after.name} were scored on different items")
-    for row in rows_before:
-        if not row.refs or not others[row.id].refs:
-            raise RunFolderError(f"no references beside the hypotheses of {before.name} and {after.name}")
-        if row.refs != others[row.id].refs:
-            raise RunFolderError(f"{before.name} and {after.name} have different references of {row.id!r}")
-    refs = [row.refs for row in rows_before]
-    return refs, ([row.hyp for row in rows_before], [others[row.id].hyp for row in rows_before])
-
-
-def _speakers(rows_before: Sequence[Hypothesis], rows_after: Sequence[Hypothesis]) -> list[str]:
-    """Who speaks, of each item before, as either side knows it; empty where neither does of one."""
-    of_after = {row.id: row.speaker for row in rows_after}
-    found = [row.speaker or of_after[row.id] for row in rows_before]
-    return [speaker for speaker in found if speaker] if all(found) else []
 
 
 def _holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -14,9 +14,10 @@ from seqdsd.records import slug
 from seqdsd.records.asked_seeds import AskedSeeds
 from seqdsd.reports.comparison.arms import Arm, ArmPhase, Comparison
 from seqdsd.reports.comparison.contrasts import Contrast, Effect, contrasts, spread, verdict
-from seqdsd.reports.comparison.pairs import FEWEST_SPEAKERS, PairTest
+from seqdsd.reports.comparison.pairs import PairTest
 from seqdsd.reports.layout import Cells, Grid
 from seqdsd.reports.phase_table import learning_rate, phase_title
+from seqdsd.reports.runs.items import FEWEST_SPEAKERS
 from seqdsd.reports.runs.reading import Run
 from seqdsd.reports.runs.scores import span
 

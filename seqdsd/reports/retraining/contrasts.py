@@ -109,7 +109,7 @@ class StudyContrast:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The improvement's 95 % confidence interval across parents, of this contrast alone."""
-        return _turned(self.test.interval, self.metric) if self.test else None
+        return as_improvement(self.test.interval, self.metric) if self.test else None
 
     @property
     def verdict(self) -> str:
@@ -161,13 +161,18 @@ def gains_on_parents(study: RetrainingStudy, *, split: str, metric: Metric) -> l
     return _corrected(made, 1 + len(study.looks))
 
 
+def best_contrast(study: RetrainingStudy, *, split: str) -> StudyContrast | None:
+    """That of the largest improvement, by the score that the study is about; None where there is none."""
+    made = study_contrasts(study, split=split, metric=study.kind.primary)
+    return max(made, key=lambda one: one.improvement, default=None)
+
+
 def headline(study: RetrainingStudy) -> str:
     """What the study comes to: the largest improvement, and how often either test finds one."""
     metric, split = study.kind.primary, study.splits[0]
     made = study_contrasts(study, split=split, metric=metric)
-    if not made:
+    if not (best := best_contrast(study, split=split)):
         return f"{study.title}: no arm with pruning is complete beside the same without, so nothing can be said yet."
-    best = max(made, key=lambda one: one.improvement)
     parents = f"{len(best.parents)} parent{'' if len(best.parents) == 1 else 's'}"
     verb = "worsens" if best.improvement < 0 else "improves"
     said = f"{study.title}, {parents}: {best.after} on {best.before} {verb} {split} {metric.title} by {_points(best)}"
@@ -242,12 +247,12 @@ def _parent_effect(
         parent,
         *sides,
         improvement=float(metric.gain(fmean(sides[0]), fmean(sides[1]))),
-        interval=_turned((test.low, test.high), metric) if test else None,
+        interval=as_improvement((test.low, test.high), metric) if test else None,
         p_value=_known(test.p_value) if test else None,
     )
 
 
-def _turned(interval: tuple[float, float], metric: Metric) -> tuple[float, float] | None:
+def as_improvement(interval: tuple[float, float], metric: Metric) -> tuple[float, float] | None:
     """After minus before as an improvement; None where nothing varies."""
     if any(map(math.isnan, interval)):
         return None

@@ -17,6 +17,7 @@ from seqdsd.reports.retraining.contrasts import (
     gains_on_parents,
     study_contrasts,
 )
+from seqdsd.reports.retraining.other_items import on_other_items
 from seqdsd.reports.retraining.study import RetrainingStudy
 from seqdsd.reports.runs.scores import span
 
@@ -141,6 +142,22 @@ def study_notes(study: RetrainingStudy) -> list[str]:
     return notes
 
 
+def other_items_in_words(study: RetrainingStudy, split: str) -> str:
+    """The best contrast on another test set, or why nothing can be said; empty where no hypotheses were kept."""
+    if not (found := on_other_items(study, split=split)):
+        return ""
+    best = found.contrast
+    if found.items is None:
+        return f"What another {split} set would show of {best.name} cannot be said: {found.problem}"
+    drawn = f"{found.num_items:,} {study.kind.counted}"
+    drawn = f"{found.num_speakers} speakers with their {drawn}" if found.num_speakers else drawn
+    both = f"; with other parents, too, {_interval(found.both, best.metric)}" if found.both else ""
+    return (
+        f"On another {split} set ({drawn}, drawn again and again): 95 % CI of the improvement by {best.name}, the "
+        f"best, {_interval(found.items, best.metric)} of these retrainings{both}"
+    )
+
+
 def added_in_words(asked: AskedSeeds, *, num_looks: int | None = None) -> str:
     """What adding parents or repeats after a look does to p-values; empty where no result could be looked at before."""
     if not asked.is_after_a_look:
@@ -234,6 +251,7 @@ def _across_caption(study: RetrainingStudy, split: str, metric: Metric, made: Se
         "common), and of the retrainings of one parent in an arm. Detectable: the true improvement that such a test "
         "finds four times of five, not corrected",
         TABLE_10_SAYS,
+        *filter(None, [other_items_in_words(study, split) if metric is study.kind.primary else ""]),
         *study_notes(study),
     )
 

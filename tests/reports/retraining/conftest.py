@@ -1,13 +1,15 @@
 """Studies of retraining written by hand: the scores of every parent, arm and repeat are given."""
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import tomli_w
 
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, write_json_lines
 
 IMAGES = 1000
 RATES = (0.1, 0.01, 0.001)
@@ -96,6 +98,24 @@ def write_study(
                 )
     (folder / "retrain.toml").write_text("seed = 0\n")
     return folder
+
+
+def keep_hypotheses(study: Path) -> None:
+    """What the runs say of their 1,000 images, of five classes: so many as are wrong, drawn by their seed."""
+    for folder in study.glob("parent-*/repeat-*/*"):
+        run = RunFolder(folder)
+        last, seed = run.read_phases()[-1], tomllib.loads(run.config.read_text())["seed"]
+        mistaken = set(Random(seed).sample(range(IMAGES), last["test"]["top1_errors"]))
+        rows = [
+            {
+                "id": f"{item}",
+                "ref": f"class {item % 5}",
+                "hyp": f"class {(item + (item in mistaken)) % 5}",
+                "top5": [{"class": f"class {n}", "probability": 0.2} for n in range(5)],
+            }
+            for item in range(IMAGES)
+        ]
+        write_json_lines(run.hypotheses(last["name"], "test"), rows)
 
 
 @pytest.fixture
