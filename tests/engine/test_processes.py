@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from seqdsd.config import read_provenance
@@ -208,6 +209,10 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, e
     for index in (3, 5, 11):
         path = tone_corpus.folder / "train" / f"train{index:02}.wav"
         path.write_bytes(path.read_bytes()[:1000])
+    for index in (0, 1):
+        path = tone_corpus.folder / "train" / f"train{index:02}.wav"
+        samples, rate_hz = soundfile.read(path)
+        soundfile.write(path, 0 * samples, rate_hz)
     # Batches of about two utterances, and of one, which may be all bad for both processes.
     for seconds in ("2.1", "1.2"):
         options = ("--on-bad-data", "skip", "--batches.max-batch-seconds", seconds, "--epochs", "1", "1", "1")
@@ -219,6 +224,9 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, e
         records = RunFolder(tmp_path / seconds).read_phases()
         assert [record["nonfinite_steps"] for record in records] == [0, 0, 0]
         assert all(loss > 0 for record in records for loss in record["train_loss"])  # false for NaN
+        # Each process comes across some of the silent ones.
+        (said,) = [one["text"] for one in records[0]["remarks"] if one["kind"] == "silent in train"]
+        assert said.startswith("2 of 24 recordings of train") and "train00.wav" in said
 
 
 @pytest.mark.slow
