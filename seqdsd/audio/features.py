@@ -25,6 +25,7 @@ MEL_FFT_SAMPLES = (
 LOWEST_MEL_HZ = 20.0
 HIGHEST_MEL_HZ = SAMPLE_RATE_HZ / 2
 LEAST_HIGHEST_HZ = 1000.0
+MOST_MELS = 191  # up to 8 kHz; of 192 one lies between two bins
 
 # Power of a bin that 16-bit rounding noise gives: (sum of squared window = 120) / (12 * 2^30) = 9e-9.
 # What lies below carries no speech, and digital silence needs a finite logarithm.
@@ -164,13 +165,21 @@ def mel_filters(num_mels: int, highest_hz: float = HIGHEST_MEL_HZ) -> Float[Tens
     """
     if not LEAST_HIGHEST_HZ <= highest_hz <= HIGHEST_MEL_HZ:
         raise ValueError(
-            f"highest_hz must lie in [{LEAST_HIGHEST_HZ:g}, {HIGHEST_MEL_HZ:g}], got {highest_hz:g}"
+            f"highest_hz must lie in [{LEAST_HIGHEST_HZ:g}, {HIGHEST_MEL_HZ:g}], got {highest_hz}"
         )
-    if num_mels < 1:
-        raise ValueError(f"num_mels must be at least 1, got {num_mels}")
+    filters = _triangles(num_mels, highest_hz) if 1 <= num_mels <= MOST_MELS else None
+    if filters is None or not filters.any(dim=0).all():
+        most = next(n for n in range(MOST_MELS, 0, -1) if _triangles(n, highest_hz).any(dim=0).all())
+        raise ValueError(
+            f"num_mels must lie in [1, {most}] up to {highest_hz:g} Hz, got {num_mels}: a filter would hold nothing"
+        )
+    return filters / filters.sum(dim=0)
+
+
+def _triangles(num_mels: int, highest_hz: float) -> Float[Tensor, "fft_bins mels"]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of empty filters, which are refused below
-        filters = melscale_fbanks(
+        warnings.simplefilter("ignore", UserWarning)  # of empty ones
+        return melscale_fbanks(
             n_freqs=MEL_FFT_SAMPLES // 2 + 1,
             f_min=LOWEST_MEL_HZ,
             f_max=highest_hz,
@@ -178,13 +187,6 @@ def mel_filters(num_mels: int, highest_hz: float = HIGHEST_MEL_HZ) -> Float[Tens
             sample_rate=SAMPLE_RATE_HZ,
             mel_scale="slaney",
         )
-    power = filters.sum(dim=0)
-    if not power.all():
-        raise ValueError(
-            f"num_mels must leave no filter up to {highest_hz:g} Hz without a bin of the FFT, got {num_mels}: "
-            "take fewer"
-        )
-    return filters / power
 
 
 def as_dense(num_mels: int, highest_hz: float) -> int:

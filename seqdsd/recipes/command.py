@@ -104,6 +104,8 @@ def parse_command(
     first_look.add_argument("--iters", nargs="?")
     first_look.add_argument("--epochs", nargs="*", default=[])
     first_look.add_argument("--batches.max-batch-seconds", "--batches.max_batch_seconds", nargs="?")
+    first_look.add_argument("--features.kind", nargs="?")
+    first_look.add_argument("--features.highest-hz", "--features.highest_hz", nargs="?")
     first_look.add_argument("--preset", nargs="?", default="auto")
     first_look.add_argument("--on-bad-data", "--on_bad_data", nargs="?", default="error")
     first_look.add_argument("--resume", action="store_true")
@@ -157,12 +159,15 @@ def _planned(seen: argparse.Namespace) -> Planned:
     """What the flags set of it; those that are wrong are refused later, by all of them."""
     try:
         batch_seconds = getattr(seen, "batches.max_batch_seconds")
+        highest_hz = getattr(seen, "features.highest_hz")
         return Planned(
             iters=None if seen.iters is None else int(seen.iters),
             epochs=tuple(map(int, seen.epochs)),
             first_is_given=seen.start_weights is not None,
             batch_seconds=None if batch_seconds is None else float(batch_seconds),
             optimizer=getattr(seen, "optimizer", None),
+            features=getattr(seen, "features.kind"),
+            highest_hz=None if highest_hz is None else float(highest_hz),
         )
     except ValueError:
         return Planned()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from seqdsd.audio.features import LEAST_HIGHEST_HZ, SAMPLE_RATE_HZ, as_dense
+from seqdsd.audio.features import HIGHEST_MEL_HZ, LEAST_HIGHEST_HZ, SAMPLE_RATE_HZ, as_dense
 from seqdsd.data import LONGEST_ALONE_SECONDS
 from seqdsd.engine import AdamWSettings
 from seqdsd.printable import printable
@@ -115,6 +115,10 @@ class Planned:
     """Audio in a batch; None where the rule is to choose."""
     optimizer: str | None = None
     """Its kind; with another than the rule's, rates, their curve and patience are the recipe's own."""
+    features: str | None = None
+    """Their kind; linear ones have no mel filters to choose."""
+    highest_hz: float | None = None
+    """Where mel filters end; None where the rule is to choose."""
 
     def first_epochs(self, chosen: Sequence[int]) -> int:
         """Of the first phase, where the rule chose ``chosen``."""
@@ -203,7 +207,7 @@ def fitted(
         _width(measure, base, numbers, few_steps=few_steps),
         *_network(measure, numbers),
         _last_fc(measure, numbers, few_steps=few_steps),
-        _features(measure),
+        *_features(measure, planned),
         _dropout(measure, numbers, short),
         batches,
         epochs,
@@ -315,18 +319,27 @@ def _last_fc(measure: CorpusMeasure, numbers: Numbers, *, few_steps: bool) -> Ch
     return Choice({"network.last_fc": stays}, reason)
 
 
-def _features(measure: CorpusMeasure) -> Choice:
-    """Log-mel, up to what the recordings can hold at all."""
-    reason = "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)"
-    rate_hz = max(measure.sample_rates_hz, default=SAMPLE_RATE_HZ)
-    if rate_hz >= SAMPLE_RATE_HZ:
-        return Choice({"features.kind": "mel"}, reason)
-    highest_hz = max(LEAST_HIGHEST_HZ, rate_hz / 2)
-    num_mels = as_dense(FeatureSettings().num_mels, highest_hz)
-    return Choice(
-        {"features.kind": "mel", "features.num_mels": num_mels, "features.highest_hz": highest_hz},
-        f"{reason}; {num_mels} filters up to {highest_hz:,g} Hz: recordings of {rate_hz:,} Hz have nothing above",
+def _features(measure: CorpusMeasure, planned: Planned) -> Iterator[Choice]:
+    """Log-mel, up to what the recordings can hold at all, and as close as the default up to 8 kHz."""
+    yield Choice(
+        {"features.kind": "mel"},
+        "features: log-mel: fewer errors on AN4 than with the paper's 161 bins (docs/experiments.md)",
     )
+    if planned.features not in (None, "mel"):
+        return
+    highest_hz, rate_hz = planned.highest_hz, max(measure.sample_rates_hz, default=SAMPLE_RATE_HZ)
+    is_chosen = highest_hz is None and rate_hz < SAMPLE_RATE_HZ and measure.all_rates_known
+    if is_chosen:
+        highest_hz = max(LEAST_HIGHEST_HZ, rate_hz / 2)
+    # First the number: the usual one may be too many below the end, this one is never too many above.
+    if highest_hz is not None and LEAST_HIGHEST_HZ <= highest_hz < HIGHEST_MEL_HZ:
+        usual = FeatureSettings().num_mels
+        num_mels = as_dense(usual, highest_hz)
+        reason = f"{num_mels} mel filters: as close as {usual} up to {HIGHEST_MEL_HZ:,g} Hz"
+        yield Choice({"features.num_mels": num_mels}, reason)
+    if is_chosen:
+        reason = f"log-mel ends at {highest_hz:,g} Hz: recordings of {rate_hz:,} Hz have nothing above"
+        yield Choice({"features.highest_hz": highest_hz}, reason)
 
 
 def _dropout(measure: CorpusMeasure, numbers: Numbers, short: str | None) -> Choice:

@@ -9,6 +9,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -38,6 +39,8 @@ class CorpusMeasure:
     """None where the manifest does not say."""
     sample_rates_hz: tuple[int, ...]
     """Of a few recordings, the lowest first; none where their headers cannot be read cheaply."""
+    all_rates_known: bool
+    """Whether each of these could be: others may have any."""
     alphabet: str
     """Every character of the transcripts once, in the order of Unicode."""
     num_decomposed: int
@@ -45,12 +48,14 @@ class CorpusMeasure:
     dev_utterances: int
 
     def __str__(self) -> str:
-        rates = ", ".join(f"{rate:,}" for rate in self.sample_rates_hz)
+        rates = ", ".join(f"{rate:,} Hz" for rate in self.sample_rates_hz)
+        if not self.all_rates_known:
+            rates = f"{rates} and others unknown" if rates else "unknown"
         speakers = "" if self.speakers is None else f", {counted(self.speakers, 'speaker')}"
         lengths = f"mean {self.mean_seconds:.3g} s, longest {self.longest_seconds:.3g} s"
         return (
             f"{duration(self.hours)} of audio in {counted(self.utterances, 'utterance')} ({lengths}){speakers}, "
-            f"{self.characters_a_second:.2g} characters a second, sample rate {f'{rates} Hz' if rates else 'unknown'}; "
+            f"{self.characters_a_second:.2g} characters a second, sample rate {rates or 'unknown'}; "
             f"dev has {counted(self.dev_utterances, 'utterance')}"
         )
 
@@ -61,6 +66,7 @@ def measure(corpus: Corpus) -> CorpusMeasure:
     seconds = [one.duration_seconds for one in train]
     total = math.fsum(seconds)
     speakers = {one.speaker for one in train} - {None}
+    rates_hz, all_known = _sample_rates(train)
     return CorpusMeasure(
         hours=total / 3600,
         utterances=len(train),
@@ -70,23 +76,22 @@ def measure(corpus: Corpus) -> CorpusMeasure:
         num_to_cut=sum(one > LONGEST_ALONE_SECONDS for one in seconds),
         characters_a_second=sum(len(one.text) for one in train) / total,
         speakers=len(speakers) or None,
-        sample_rates_hz=_sample_rates(train),
+        sample_rates_hz=rates_hz,
+        all_rates_known=all_known,
         alphabet="".join(sorted(set("".join(one.text for one in train)))),
         num_decomposed=sum(not unicodedata.is_normalized("NFC", one.text) for one in train),
         dev_utterances=len(corpus.dev.utterances),
     )
 
 
-def _sample_rates(utterances: Sequence[Utterance]) -> tuple[int, ...]:
-    """Of recordings spread evenly over the manifest; what cannot be read, training will name."""
-    step = max(1, len(utterances) // HEADERS_READ)
-    rates = set()
-    for utterance in utterances[::step][:HEADERS_READ]:
-        try:
+def _sample_rates(utterances: Sequence[Utterance]) -> tuple[tuple[int, ...], bool]:
+    """Of recordings all over the manifest, and whether all are known; what cannot be read, training will name."""
+    count = min(HEADERS_READ, len(utterances))
+    rates = set[int | None]()
+    for utterance in (utterances[index * len(utterances) // count] for index in range(count)):
+        with suppress(AudioError, OSError):
             rates.add(_sample_rate(utterance))
-        except (AudioError, OSError):
-            continue
-    return tuple(sorted(rate for rate in rates if rate is not None))
+    return tuple(sorted(rate for rate in rates if rate is not None)), None not in rates
 
 
 def _sample_rate(utterance: Utterance) -> int | None:

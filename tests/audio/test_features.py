@@ -93,9 +93,11 @@ def test_every_mel_filter_is_a_mean_of_bins(num_mels, highest_hz):
 @pytest.mark.parametrize(
     "num_mels, highest_hz, said",
     [
-        (0, 8000.0, "num_mels must be at least 1, got 0"),
-        (192, 8000.0, "no filter up to 8000 Hz without a bin of the FFT, got 192: take fewer"),
-        (149, 4000.0, "no filter up to 4000 Hz without a bin of the FFT, got 149"),
+        (0, 8000.0, r"num_mels must lie in \[1, 191\] up to 8000 Hz, got 0: a filter would hold nothing"),
+        (192, 8000.0, r"num_mels must lie in \[1, 191\] up to 8000 Hz, got 192"),
+        (10**12, 8000.0, r"num_mels must lie in \[1, 191\] up to 8000 Hz, got 1000000000000"),
+        (149, 4000.0, r"num_mels must lie in \[1, 148\] up to 4000 Hz, got 149"),
+        (80, 8000.001, r"highest_hz must lie in \[1000, 8000\], got 8000.001"),
         (80, 8001.0, r"highest_hz must lie in \[1000, 8000\], got 8001"),
         (24, 999.0, r"highest_hz must lie in \[1000, 8000\], got 999"),
         (24, math.nan, r"highest_hz must lie in \[1000, 8000\], got nan"),

@@ -34,6 +34,7 @@ def corpus(hours, mean_seconds=3.0, **changes):
         characters_a_second=14.0,
         speakers=20,
         sample_rates_hz=(16_000,),
+        all_rates_known=True,
         alphabet=ENGLISH_ALPHABET,
         num_decomposed=0,
         dev_utterances=100,
@@ -254,10 +255,28 @@ def test_mel_filters_end_where_the_recordings_do(fit, rates_hz, num_mels, highes
     filters = librosa.mel_frequencies(num_mels + 2, fmin=20, fmax=highest_hz)
     usual = librosa.mel_frequencies(82, fmin=20, fmax=8000)
     assert filters[1] - filters[0] == pytest.approx(usual[1] - usual[0], rel=0.02)
-    says_so = any(
-        f"; {num_mels} filters up to {highest_hz:,g} Hz" in line for line in found.lines(found.settings)
-    )
-    assert says_so == (highest_hz < 8000)
+    lines = found.lines(found.settings)
+    assert any(f"{num_mels} mel filters: as close as 80" in line for line in lines) == (highest_hz < 8000)
+    assert any(f"log-mel ends at {highest_hz:,g} Hz: " in line for line in lines) == (highest_hz < 8000)
+
+
+def test_recordings_of_unknown_rates_may_hold_all(fit):
+    found = fit(corpus(1, sample_rates_hz=(8_000,), all_rates_known=False))
+    assert (found.settings.features.num_mels, found.settings.features.highest_hz) == (80, 8000.0)
+
+
+def test_what_a_user_sets_of_the_features_the_others_go_by(fit):
+    telephone = corpus(1, sample_rates_hz=(8_000,))
+    linear = fit(telephone, Planned(features="linear")).settings.features
+    assert (linear.num_mels, linear.highest_hz) == (80, 8000.0)  # as in runs of before these could be chosen
+    for highest_hz, num_mels in ((8000.0, 80), (3000.0, 55), (999.0, 80)):  # the last is refused later
+        found = fit(telephone, Planned(highest_hz=highest_hz))
+        assert found.settings.features.num_mels == num_mels
+        assert not any("log-mel ends" in line for line in found.lines(found.settings))
+    found = fit(telephone)
+    settings = replace(found.settings, features=replace(found.settings.features, num_mels=100))
+    assert "features.highest_hz" in found.provenance(settings)["chosen_automatically"]
+    assert any("log-mel ends at 4,000 Hz" in line for line in found.lines(settings))
 
 
 @pytest.mark.parametrize(

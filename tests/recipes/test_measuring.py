@@ -68,6 +68,27 @@ def test_a_large_manifest_is_looked_into_at_fifty_places(tone_corpus, entries, m
     monkeypatch.setattr("seqdsd.recipes.measuring.audio_rate_hz", lambda path: read.append(path) or 16_000)
     assert measure(replace(corpus, train=replace(corpus.train, utterances=many))).utterances == 2453
     assert len(read) == 50 and len(set(read)) > 1
+    read.clear()  # of 99, too, the last ones are looked at
+    utterances = [replace(many[0], id=str(index), audio_path=f"{index}.wav") for index in range(99)]
+    measure(replace(corpus, train=replace(corpus.train, utterances=utterances)))
+    places = [int(path.removesuffix(".wav")) for path in read]
+    assert len(places) == 50 and set(np.diff(places)) == {1, 2} and places[-1] > 95
+
+
+def test_what_only_ffmpeg_reads_has_an_unknown_rate(tone_corpus):
+    corpus = read_corpus(tone_corpus.folder, with_test=False)
+    first, *others = corpus.train.utterances
+    for utterances, rates, said in (
+        (
+            [first, *(replace(one, audio_path="a.m4a") for one in others)],
+            (16_000,),
+            "16,000 Hz and others unknown",
+        ),
+        ([replace(one, audio_path="a.m4a") for one in others], (), "unknown"),
+    ):
+        found = measure(replace(corpus, train=replace(corpus.train, utterances=utterances)))
+        assert (found.sample_rates_hz, found.all_rates_known) == (rates, False)
+        assert f"sample rate {said}; dev" in str(found)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ Items are drawn; or, where they depend on each other as one speaker's utterances
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -92,9 +92,8 @@ def bootstrap_wer(
     """
     check_utterances(refs, hyps_before, hyps_after)
     before, after = (_word_counts(refs, hyps) for hyps in (hyps_before, hyps_after))
-    return _bootstrap(
-        before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
-    )
+    sides = (_Side.of_one(counts, _error_rates) for counts in (before, after))
+    return _bootstrap(*sides, groups=groups, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def bootstrap_bleu(
@@ -138,9 +137,8 @@ def bootstrap_bleu(
         raise ValueError(f"order must be from 1 to {MAX_ORDER}, got {order}")
     before, after = (_ngram_counts(refs_per_item, hyps, order) for hyps in (hyps_before, hyps_after))
     score = partial(_bleu_scores, order=order)
-    return _bootstrap(
-        before, after, score, groups=groups, resamples=resamples, confidence=confidence, seed=seed
-    )
+    sides = (_Side.of_one(counts, score) for counts in (before, after))
+    return _bootstrap(*sides, groups=groups, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def bootstrap_error_rate(
@@ -170,9 +168,8 @@ def bootstrap_error_rate(
     """
     check_classes(refs, hyps_before, hyps_after)
     before, after = (_class_counts(refs, hyps) for hyps in (hyps_before, hyps_after))
-    return _bootstrap(
-        before, after, _error_rates, groups=groups, resamples=resamples, confidence=confidence, seed=seed
-    )
+    sides = (_Side.of_one(counts, _error_rates) for counts in (before, after))
+    return _bootstrap(*sides, groups=groups, resamples=resamples, confidence=confidence, seed=seed)
 
 
 def bootstrap_means(
@@ -181,7 +178,8 @@ def bootstrap_means(
     hyps_before: Sequence[Sequence[str]],
     hyps_after: Sequence[Sequence[str]],
     *,
-    weights: Sequence[float] | None = None,
+    weights_before: Sequence[float] | None = None,
+    weights_after: Sequence[float] | None = None,
     groups: Sequence[str] | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
@@ -196,66 +194,111 @@ def bootstrap_means(
         score: Of words (``bootstrap_wer``), captions (``bootstrap_bleu``) or classes (``bootstrap_error_rate``).
         refs_per_item: References of each item: of words and classes one.
         hyps_before: Of each system on the one side what it says of each item.
-        hyps_after: Of each on the other, as many.
-        weights: Of each system in its side's mean; None: all alike.
+        hyps_after: Of each on the other.
+        weights_before: Of each system in its side's mean; None: all alike.
+        weights_after: Likewise.
         groups: As of ``bootstrap_wer``, like the three that follow.
         resamples: See there.
         confidence: See there.
         seed: See there.
 
     Raises:
-        ValueError: See there; and if the sides have not as many systems, none, or not as many weights.
+        ValueError: See there; and if a side has no system, or not as many weights, or such as have no mean, or an item
+            of words or classes has not one reference.
     """
-    if not 0 < len(hyps_before) == len(hyps_after):
-        raise ValueError(
-            f"got {len(hyps_before)} and {len(hyps_after)} systems; give as many on both sides, one at least"
-        )
-    if weights is None:
-        weights = [1 / len(hyps_before)] * len(hyps_before)
-    if len(weights) != len(hyps_before):
-        raise ValueError(f"got {len(weights)} weights but {len(hyps_before)} systems; give each its own")
+    sides = [
+        _side(score, refs_per_item, hyps, weights)
+        for hyps, weights in ((hyps_before, weights_before), (hyps_after, weights_after))
+    ]
+    return _bootstrap(*sides, groups=groups, resamples=resamples, confidence=confidence, seed=seed)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What was counted of each item for each of a side's systems, and their score."""
+
+    counts: Float[np.ndarray, "items systems counts"]
+    weights: Float[np.ndarray, "systems"]
+    """In the mean."""
+    score: Callable[[np.ndarray], np.ndarray]
+    """Of summed counts of one system [resamples, counts]; NaN where there is none."""
+
+    @classmethod
+    def of_one(
+        cls, counts: Float[np.ndarray, "items counts"], score: Callable[[np.ndarray], np.ndarray]
+    ) -> "_Side":
+        """That of one system."""
+        return cls(counts[:, None], np.ones(1), score)
+
+    @property
+    def flat(self) -> Float[np.ndarray, "items all_counts"]:
+        """All systems' counts beside each other."""
+        return self.counts.reshape(len(self.counts), -1)
+
+    @property
+    def mean_counts(self) -> Float[np.ndarray, "items counts"]:
+        """Over the systems."""
+        return np.average(self.counts, axis=1, weights=self.weights)
+
+    def scores(self, sums: Float[np.ndarray, "resamples all_counts"]) -> Float[np.ndarray, "resamples"]:
+        """The mean score of each row of summed ``flat``."""
+        of_each = [self.score(one) for one in np.split(sums, len(self.weights), axis=1)]
+        return np.average(of_each, axis=0, weights=self.weights)
+
+
+def _side(
+    score: MeanScore,
+    refs_per_item: Sequence[Sequence[str]],
+    hyps: Sequence[Sequence[str]],
+    weights: Sequence[float] | None,
+) -> _Side:
     check, count, score_of = _SCORES[score]
-    refs = refs_per_item if score == "bleu4" else [refs[0] for refs in refs_per_item]
-    for pair in zip(hyps_before, hyps_after, strict=True):
-        check(refs, *pair)
-    before, after = (np.hstack([count(refs, hyps) for hyps in side]) for side in (hyps_before, hyps_after))
-
-    def mean(sums: Float[np.ndarray, "resamples counts"]) -> Float[np.ndarray, "resamples"]:
-        of_each = [score_of(sums_of_one) for sums_of_one in np.split(sums, len(weights), axis=1)]
-        return np.average(of_each, axis=0, weights=weights)
-
-    return _bootstrap(
-        before, after, mean, groups=groups, resamples=resamples, confidence=confidence, seed=seed
-    )
+    refs: Sequence[Any] = refs_per_item
+    if score != "bleu4":
+        if any(isinstance(one, str) or len(one) != 1 for one in refs_per_item):
+            raise ValueError(
+                "refs_per_item: give each item a list of one reference, as words and classes have"
+            )
+        refs = [one[0] for one in refs_per_item]
+    if not hyps:
+        raise ValueError("a side has no system; give what one or more say of the items")
+    for one in hyps:
+        check(refs, one, one)
+    each = np.ones(len(hyps)) if weights is None else np.array(weights, dtype=float)
+    if len(each) != len(hyps) or not (np.isfinite(each).all() and (each >= 0).all() and each.any()):
+        raise ValueError(
+            f"weights must be {len(hyps)} numbers, one a system, of 0 or more and not all 0, got {weights}"
+        )
+    return _Side(np.stack([count(refs, one) for one in hyps], axis=1), each, score_of)
 
 
 def _bootstrap(
-    before: Float[np.ndarray, "items counts"],
-    after: Float[np.ndarray, "items counts"],
-    score: Callable[[np.ndarray], np.ndarray],
+    before: _Side,
+    after: _Side,
     *,
     groups: Sequence[str] | None,
     resamples: int,
     confidence: float,
     seed: int,
 ) -> BootstrapTest:
-    """Draw items, the same for both systems, and score the summed counts; ``score`` gives NaN where there is none."""
+    """Draw items, the same for all systems, and score the summed counts."""
     check_confidence(confidence)
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if groups is not None:
-        before, after = _summed_by(groups, before, after)
-    if len(before) < 2:
+        before, after = (replace(side, counts=_summed_by(groups, side.counts)) for side in (before, after))
+    if len(before.counts) < 2:
         what = "item" if groups is None else "group of items"
         raise ValueError(f"nothing can be said of chance from 1 {what}: a bootstrap needs two or more")
-    num_groups = None if groups is None else len(before)
-    num_unlike = int((before != after).any(axis=1).sum())
-    sums = _resampled_sums(np.hstack([before, after]), resamples, seed)
-    scores = np.array([score(half) for half in np.split(sums, 2, axis=1)])
+    num_groups = None if groups is None else len(before.counts)
+    num_unlike = int((~np.isclose(before.mean_counts, after.mean_counts)).any(axis=1).sum())
+    width = before.flat.shape[1]
+    sums = _resampled_sums(np.hstack([before.flat, after.flat]), resamples, seed)
+    scores = np.array([before.scores(sums[:, :width]), after.scores(sums[:, width:])])
     scores = scores[:, np.isfinite(scores).all(axis=0)]
     if not scores.size:
         raise ValueError(f"no resample has a score: {resamples} are too few where so many items hold no word")
-    values = [float(score(counts.sum(axis=0, keepdims=True))[0]) for counts in (before, after)]
+    values = [float(side.scores(side.flat.sum(axis=0, keepdims=True))[0]) for side in (before, after)]
     differences = scores[1] - scores[0]
     difference = values[1] - values[0]
     return BootstrapTest(
@@ -271,15 +314,14 @@ def _bootstrap(
 
 
 def _summed_by(
-    groups: Sequence[str], *counts: Float[np.ndarray, "items counts"]
-) -> list[Float[np.ndarray, "groups counts"]]:
+    groups: Sequence[str], counts: Float[np.ndarray, "items systems counts"]
+) -> Float[np.ndarray, "groups systems counts"]:
     """The counts of each group's items together."""
-    if len(groups) != len(counts[0]):
-        raise ValueError(f"got {len(groups)} groups but {len(counts[0])} items; name the group of each")
+    if len(groups) != len(counts):
+        raise ValueError(f"got {len(groups)} groups but {len(counts)} items; name the group of each")
     names, places = np.unique(np.array(groups), return_inverse=True)
-    summed = [np.zeros((len(names), one.shape[1])) for one in counts]
-    for into, one in zip(summed, counts, strict=True):
-        np.add.at(into, places, one)
+    summed = np.zeros((len(names), *counts.shape[1:]))
+    np.add.at(summed, places, counts)
     return summed
 
 

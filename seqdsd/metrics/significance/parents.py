@@ -117,12 +117,13 @@ def of_other_items(parents: ParentsTest, items: BootstrapTest) -> Interval:
         parents: The test across parents.
         items: Of the mean scores of the same retrainings (``bootstrap_means``), at the same confidence.
 
+    Returns:
+        The interval; its ends are NaN where no test across parents is possible.
+
     Reference: Zou & Donner 2008 (intervals of a sum from those of its parts); Owen 2007 (the pigeonhole bootstrap), of
         two crossed factors, whose resampled variances together err upwards.
     """
     point, low, high = parents.difference, *parents.interval
-    if math.isnan(low):  # all parents differ by the same
-        low = high = point
     return Interval(
         point,
         point - math.hypot(point - low, items.difference.value - items.difference.low),

@@ -5,7 +5,7 @@ The test across parents says whether other parents would show it, on the test se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from seqdsd.kinds import CAPTIONS, CLASSIFICATION, SPEECH, Kind
 from seqdsd.metrics.significance import bootstrap_means, of_other_items
 from seqdsd.metrics.significance.bootstrap import MeanScore
 from seqdsd.reports.retraining.contrasts import StudyContrast, as_improvement, best_contrast
-from seqdsd.reports.retraining.study import RetrainingStudy
+from seqdsd.reports.retraining.study import RetrainingStudy, StudyArm
 from seqdsd.reports.runs.items import read_same_items
 from seqdsd.reports.runs.reading import Run
 
@@ -27,7 +27,7 @@ class OnOtherItems:
     Attributes:
         contrast: Whose improvement it is.
         items: Its interval over test sets drawn again, of these retrainings; None where nothing can be said.
-        both: Its interval over test sets and parents at once; likewise, and where there is one parent.
+        both: Its interval over test sets and parents at once; likewise, and where no test across parents is possible.
         num_items: Utterances or images.
         num_speakers: Of speakers, who were drawn, each with all of theirs; None where the items were.
         problem: Why nothing can be said; empty where it can.
@@ -43,30 +43,24 @@ class OnOtherItems:
 
 @lru_cache(maxsize=16)  # reading takes seconds, and tables, the page and JSON all show it
 def on_other_items(study: RetrainingStudy, *, split: str, resamples: int = 2_000) -> OnOtherItems | None:
-    """Of the contrast that the headline is about, over the repeats of a parent that both arms have.
-
-    None where there is no contrast, or no hypotheses were kept.
-    """
-    best = best_contrast(study, split=split)
-    pairs = _pairs(study, best) if best else []
-    if best is None or not any(_kept(run, split) for _, *sides in pairs for run in sides):
+    """Of the best contrast on this split; None where there is none, or no hypotheses were kept."""
+    if (best := best_contrast(study, split=split)) is None:
+        return None
+    sides = [_weighted(study.arms[name], best) for name in (best.before, best.after)]
+    if not any(_kept(run, split) for side in sides for run, _ in side):
         return None
     try:
-        return _drawn(study.kind, best, pairs, resamples)
+        return _drawn(study.kind, best, sides, resamples)
     except ValueError as error:  # some are missing, or of other items: the scores stand all the same
         return OnOtherItems(best, problem=str(error))
 
 
-def _pairs(study: RetrainingStudy, contrast: StudyContrast) -> list[tuple[float, Run, Run]]:
-    """Runs before and after by parent and repeat, with their weight: each parent counts once."""
-    before, after = study.arms[contrast.before].runs, study.arms[contrast.after].runs
-    common = [
-        (before[one], after[one], before[one].keys() & after[one].keys()) for one in before if one in after
-    ]
+def _weighted(arm: StudyArm, contrast: StudyContrast) -> list[tuple[Run, float]]:
+    """The runs that the contrast is of, each parent counting once."""
     return [
-        (1 / len(repeats), early[repeat], late[repeat])
-        for early, late, repeats in common
-        for repeat in sorted(repeats)
+        (run, 1 / len(arm.runs[one.parent]))
+        for one in contrast.parents
+        for run in arm.runs[one.parent].values()
     ]
 
 
@@ -79,16 +73,17 @@ def _kept(run: Run, split: str) -> bool:
 
 
 def _drawn(
-    kind: Kind, best: StudyContrast, pairs: list[tuple[float, Run, Run]], resamples: int
+    kind: Kind, best: StudyContrast, sides: Sequence[Sequence[tuple[Run, float]]], resamples: int
 ) -> OnOtherItems:
-    weights, *sides = zip(*pairs, strict=True)
-    there = read_same_items([(run, _last(run)) for side in sides for run in side], best.split)
+    before, after = sides
+    there = read_same_items([(run, _last(run)) for run, _ in (*before, *after)], best.split)
     drawn = bootstrap_means(
         _SCORES[kind],
         there.refs,
-        there.hyps[: len(pairs)],
-        there.hyps[len(pairs) :],
-        weights=weights,
+        there.hyps[: len(before)],
+        there.hyps[len(before) :],
+        weights_before=[weight for _, weight in before],
+        weights_after=[weight for _, weight in after],
         groups=there.drawn_by,
         resamples=resamples,
     )

@@ -14,15 +14,24 @@ def rates(refs, systems) -> list[float]:
 
 
 def test_mean_error_rates_as_a_slow_loop_has_them(an4_pair):
+    """Of two systems on one side and three on the other."""
     refs, dense, last = an4_pair("dense-iter-0", "dense-iter-2")
     _, sparse, _ = an4_pair("sparse-iter-2", "dense-iter-2")
-    sides, weights = ([dense, sparse], [last, sparse]), (0.75, 0.25)
-    found = bootstrap_means("wer", [(ref,) for ref in refs], *sides, weights=weights, resamples=100, seed=3)
+    sides, weights = ([dense, sparse], [last, sparse, dense]), ((3.0, 1.0), (2.0, 1.0, 1.0))
+    found = bootstrap_means(
+        "wer",
+        [(ref,) for ref in refs],
+        *sides,
+        weights_before=weights[0],
+        weights_after=weights[1],
+        resamples=100,
+        seed=3,
+    )
     draws = np.random.default_rng(3).choice(len(refs), size=(100, len(refs)), replace=True)
     scores = [
         [
-            np.dot(weights, rates([refs[i] for i in draw], [[hyps[i] for i in draw] for hyps in side]))
-            for side in sides
+            np.dot(shares, rates([refs[i] for i in draw], [[hyps[i] for i in draw] for hyps in side])) / 4
+            for side, shares in zip(sides, weights, strict=True)
         ]
         for draw in draws
     ]
@@ -31,7 +40,7 @@ def test_mean_error_rates_as_a_slow_loop_has_them(an4_pair):
     assert (found.difference.low, found.difference.high) == pytest.approx(
         tuple(np.percentile(differences, [2.5, 97.5]))
     )
-    assert found.before.value == pytest.approx(np.dot(weights, rates(refs, sides[0])))
+    assert found.before.value == pytest.approx(np.dot(weights[0], rates(refs, sides[0])) / 4)
 
 
 def test_one_system_a_side_is_the_usual_bootstrap(an4_pair):
@@ -52,15 +61,27 @@ def test_the_mean_of_bleu_is_not_that_of_pooled_counts(few):
     assert found.after.value == pytest.approx(100.0)
 
 
-def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ValueError, match="got 1 and 2 systems; give as many on both sides"):
-        bootstrap_means("error_rate", [["a"], ["b"]], [["a", "b"]], [["a", "b"]] * 2)
-    with pytest.raises(ValueError, match="got 0 and 0 systems"):
-        bootstrap_means("error_rate", [["a"], ["b"]], [], [])
-    with pytest.raises(ValueError, match="got 2 weights but 1 systems"):
-        bootstrap_means("error_rate", [["a"], ["b"]], [["a", "b"]], [["a", "b"]], weights=[1.0, 0.0])
-    with pytest.raises(ValueError, match="got 2 references but 1 hypotheses after"):
-        bootstrap_means("error_rate", [["a"], ["b"]], [["a", "b"]], [["a"]])
+CLASSES = ([["a"], ["b"]], [["a", "b"]], [["a", "b"]])
+
+
+@pytest.mark.parametrize(
+    ("score", "given", "weights", "said"),
+    [
+        ("error_rate", (CLASSES[0], [], CLASSES[2]), None, "a side has no system"),
+        ("error_rate", (CLASSES[0], CLASSES[1], [["a"]]), None, "got 2 references but 1 hypotheses"),
+        ("error_rate", (["ab", "b"], *CLASSES[1:]), None, "give each item a list of one reference"),
+        ("wer", ([["a"], ["b", "c"]], *CLASSES[1:]), None, "give each item a list of one reference"),
+        ("wer", ([["a"], []], *CLASSES[1:]), None, "give each item a list of one reference"),
+        ("bleu4", ([["a"], []], *CLASSES[1:]), None, "reference"),
+        ("error_rate", CLASSES, [0.5, 0.5], r"weights must be 1 numbers, one a system"),
+        ("error_rate", CLASSES, [0.0], "not all 0, got"),
+        ("error_rate", CLASSES, [-1.0], "of 0 or more"),
+        ("error_rate", CLASSES, [float("nan")], "of 0 or more"),
+    ],
+)
+def test_what_has_no_mean_is_refused(score, given, weights, said):
+    with pytest.raises(ValueError, match=said):
+        bootstrap_means(score, *given, weights_before=weights)
 
 
 def intervals(
@@ -93,8 +114,18 @@ def test_only_the_interval_of_both_covers_an_effect_of_none_in_95_of_100(by_pare
     assert (across < 0.9) == bool(by_item) and (items < 0.9) == bool(by_parent)
 
 
-def test_where_nothing_scatters_both_is_what_the_other_is():
-    across = across_parents([[1.0], [2.0]], [[2.0], [3.0]])
+def test_both_by_hand():
+    across = across_parents([[1.0], [2.0], [4.0]], [[2.0], [4.0], [4.0]])
+    low, high = across.interval
     point, wide = Interval(1.0, 1.0, 1.0), Interval(1.0, 0.5, 1.25)
-    assert of_other_items(across, BootstrapTest(point, point, point, 0.0, 1.0, 10, 0.0)) == point
-    assert of_other_items(across, BootstrapTest(point, point, wide, 0.0, 1.0, 10, 0.2)) == wide
+    found = of_other_items(across, BootstrapTest(point, point, wide, 0.0, 1.0, 10, 0.2))
+    assert found.value == across.difference == 1.0
+    assert (1 - found.low) ** 2 == pytest.approx((1 - low) ** 2 + 0.25)
+    assert (found.high - 1) ** 2 == pytest.approx((high - 1) ** 2 + 0.0625)
+
+
+def test_where_all_parents_differ_by_the_same_nothing_is_said_of_others():
+    across = across_parents([[1.0], [2.0]], [[2.0], [3.0]])
+    wide = Interval(1.0, 0.5, 1.25)
+    found = of_other_items(across, BootstrapTest(wide, wide, wide, 0.0, 1.0, 10, 0.2))
+    assert np.isnan([found.low, found.high]).all()

@@ -1,17 +1,19 @@
 """A study's best contrast on other test sets: from what the retrainings said of each image."""
 
 import json
+from random import Random
 from statistics import fmean
 
 import numpy as np
 import pytest
 
-from seqdsd.records import RunFolder
+from seqdsd.records import RunFolder, write_json_lines
 from seqdsd.reports.numbers import to_json
 from seqdsd.reports.retraining.other_items import on_other_items
 from seqdsd.reports.retraining.study import RetrainingStudy, retraining_studies
 from seqdsd.reports.retraining.tables import across_grid
 from seqdsd.reports.runs.reading import read_runs
+from tests.reports.conftest import NUM_ITEMS, captioned_rows, scores_of, spoken_rows
 from tests.reports.retraining.conftest import IMAGES, keep_hypotheses
 
 ARMS = {
@@ -54,8 +56,9 @@ def test_the_best_arm_on_images_drawn_again(make_study):
     error = by_image.std() / np.sqrt(IMAGES)
     assert np.diff(found.items) == pytest.approx(2 * 1.96 * error, rel=0.08)
     assert fmean(found.items) == pytest.approx(found.contrast.improvement, abs=0.2 * error)
-    across = found.contrast.interval
-    assert np.diff(found.both) > max(np.diff(found.items), np.diff(across))
+    mean, across = found.contrast.improvement, found.contrast.interval
+    for both, items, parents in zip(found.both, found.items, across, strict=True):
+        assert both - mean == pytest.approx(np.sign(parents - mean) * np.hypot(items - mean, parents - mean))
 
 
 def test_it_is_said_below_the_table_and_in_json(make_study):
@@ -66,10 +69,7 @@ def test_it_is_said_below_the_table_and_in_json(make_study):
     low, high = (f"{100 * end:.3f}" for end in found.items)
     caption = across_grid(study, split="test", metric=study.kind.primary).caption
     assert "On another test set (1,000 images, drawn again and again): 95 % CI of the improvement" in caption
-    assert (
-        f"by dsd-0.3 on llr, the best, [{low}, {high}] of these retrainings; with other parents, too, ["
-        in caption
-    )
+    assert f"by dsd-0.3 on llr [{low}, {high}] of these retrainings; with other parents, too, [" in caption
     (told,) = json.loads(to_json(read_runs([folder]), [], [study]))["retrainings"]
     assert told["other_items"]["test"]["items"] == list(found.items)
     assert told["other_items"]["test"]["contrast"] == "dsd-0.3 on llr"
@@ -82,18 +82,54 @@ def test_of_one_parent_nothing_is_said_of_others(make_study):
     assert found.items and found.both is None
 
 
-def test_speakers_and_words_of_recognisers_are_taken_from_the_runs(make_study):
-    """Of classes, too, groups are drawn where all items have one."""
-    folder = make_study(ARMS)
+def test_each_parent_counts_once_with_all_its_repeats(make_study):
+    """Three repeats in one arm, one or two in the other, of which none need be the same."""
+    folder = make_study({"llr": (0, [[50], [60, 62]]), "dsd-0.3": (0.3, [[49, 48, 20], [58, 56, 20]])})
     keep_hypotheses(folder)
-    for path in folder.glob("parent-0/repeat-0/llr/hyps/*.jsonl"):
-        rows = [
-            json.loads(line) | {"speaker": f"s{number % 8}"}
-            for number, line in enumerate(path.read_text().splitlines())
-        ]
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     found = on_other_items(studied(folder), split="test")
-    assert found.num_speakers == 8
+    assert found.contrast.improvement == pytest.approx((50 - 39 + 61 - (58 + 56 + 20) / 3) / 2 / IMAGES)
+    assert found.items[0] < found.contrast.improvement < found.items[1]
+    assert np.mean(found.items) == pytest.approx(found.contrast.improvement, abs=1e-3)
+
+
+def test_where_all_parents_differ_by_the_same_nothing_is_said_of_others(make_study):
+    folder = make_study({"llr": (0, [[50], [60]]), "dsd-0.3": (0.3, [[48], [58]])})
+    keep_hypotheses(folder)
+    found = on_other_items(studied(folder), split="test")
+    assert found.items and found.both is None and not found.problem
+
+
+def scored_anew(folder, rows_of, wrong_in_ten) -> RetrainingStudy:
+    """The same study, but of other items: of a hundred that were wrong, ten."""
+    for run in map(RunFolder, folder.glob("parent-*/repeat-*/*")):
+        records = run.read_phases()
+        rows = rows_of(records[-1]["test"]["top1_errors"] // wrong_in_ten, Random(str(run.path)))
+        run.write_phases([{**one, "dev": scores_of(rows), "test": scores_of(rows)} for one in records])
+        write_json_lines(run.hypotheses(records[-1]["name"], "test"), rows)
+    return studied(folder)
+
+
+def test_a_better_bleu_is_an_improvement(make_study):
+    study = scored_anew(
+        make_study({"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}), captioned_rows, 10
+    )
+    found = on_other_items(study, split="test")
+    assert not found.problem and found.contrast.metric.key == "bleu4"
+    assert 0 < found.items[0] < found.contrast.improvement < found.items[1]
+    assert found.both[0] < found.contrast.improvement < found.both[1]
+
+
+def test_speakers_are_drawn_with_all_their_words(make_study):
+    def rows_of_eight(wrong, random):
+        return [{**row, "speaker": f"s{number % 8}"} for number, row in enumerate(spoken_rows(wrong, random))]
+
+    arms = {"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}
+    study = scored_anew(make_study(arms), rows_of_eight, 10)
+    found = on_other_items(study, split="test")
+    assert (found.num_speakers, found.num_items, found.contrast.metric.key) == (8, NUM_ITEMS, "wer")
+    assert found.items[0] < found.contrast.improvement < found.items[1]
+    caption = across_grid(study, split="test", metric=study.kind.primary).caption
+    assert f"On another test set (8 speakers with their {NUM_ITEMS} utterances, drawn" in caption
 
 
 def test_where_nothing_was_kept_nothing_is_said(make_study):
