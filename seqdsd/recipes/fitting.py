@@ -77,7 +77,8 @@ class Numbers:
     augmented_hours: float = 100.0
     """Speech is varied in training below so many."""
     short_steps: int = 6_000
-    """Trainings of fewer, all phases together, are short: no masks, and no more dropout than ``dropout_of_short``."""
+    """Up to ``many_hours``; above, they grow likewise. Trainings of fewer, all phases together, are short: no masks,
+    and no more dropout than ``dropout_of_short``."""
     dropout_of_short: float = 0.1
     measured_hours: tuple[float, float] = (0.06, 0.7)
     """What the rule was measured on; the rest is extrapolated."""
@@ -199,8 +200,10 @@ def fitted(
     epochs = _epochs(measure, steps, numbers)
     # By the first phase alone, so that a comparison's networks are as large as those that are only trained dense.
     first_steps = steps * planned.first_epochs(epochs.values["epochs"])
-    few_steps = not planned.first_is_given and first_steps < numbers.short_steps
-    short = _short(steps * planned.total_epochs(epochs.values["epochs"], base.iters), planned, numbers)
+    few_steps = not planned.first_is_given and first_steps < _grown(numbers.short_steps, measure, numbers)
+    all_steps = steps * planned.total_epochs(epochs.values["epochs"], base.iters)
+    # Weights that are given have learned already.
+    short = None if planned.first_is_given else _short(all_steps, measure, numbers)
     alphabet = _alphabet(measure)
     choices = (
         *((alphabet,) if alphabet else ()),
@@ -243,7 +246,7 @@ def _batches(measure: CorpusMeasure, numbers: Numbers) -> tuple[float, Choice]:
 
 
 def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
-    wanted = numbers.dense_steps * max(1.0, measure.hours / numbers.many_hours) ** 0.5
+    wanted = _grown(numbers.dense_steps, measure, numbers)
     least, most = numbers.dense_epochs
     first = min(most, max(least, round(wanted / steps)))
     later = max(2, round(first * numbers.later_epochs))
@@ -253,6 +256,11 @@ def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
         f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,.0f}, in "
         f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one (2 at least)",
     )
+
+
+def _grown(steps: int, measure: CorpusMeasure, numbers: Numbers) -> int:
+    """Steps that so much speech takes: from many hours on more by the square root."""
+    return round(steps * max(1.0, measure.hours / numbers.many_hours) ** 0.5)
 
 
 def _optimizer(numbers: Numbers) -> list[Choice]:
@@ -284,7 +292,9 @@ def _width(measure: CorpusMeasure, base: SpeechConfig, numbers: Numbers, *, few_
     if few_steps and numbers.hidden_sizes_of_few_steps:
         usual, (bound, units) = units, _at(measure.hours, (*numbers.hidden_sizes_of_few_steps, most))
         if units != usual:
-            why = f", and fewer than {numbers.short_steps:,} steps in the first phase"
+            why = (
+                f", and fewer than {_grown(numbers.short_steps, measure, numbers):,} steps in the first phase"
+            )
     return Choice({"hidden_size": units}, f"{units} units a layer: {_below(bound)}{why}")
 
 
@@ -364,11 +374,12 @@ def _augmentation(measure: CorpusMeasure, numbers: Numbers, short: str | None) -
     return [Choice(masks, reason), speeds]
 
 
-def _short(all_steps: int, planned: Planned, numbers: Numbers) -> str | None:
-    """Why a training is varied less, if it is a short one; given weights have learned already."""
-    if planned.first_is_given or all_steps >= numbers.short_steps:
+def _short(all_steps: int, measure: CorpusMeasure, numbers: Numbers) -> str | None:
+    """Why a training is varied less, if it is a short one."""
+    bound = _grown(numbers.short_steps, measure, numbers)
+    if all_steps >= bound:
         return None
-    few = f"{counted(all_steps, 'step')} in all phases are few (below {numbers.short_steps:,})"
+    few = f"{counted(all_steps, 'step')} in all phases are few (below {bound:,})"
     return f"{few}: networks learn sooner with less variation"
 
 

@@ -172,6 +172,15 @@ def test_short_trainings_vary_less(fit, planned, all_epochs):
     assert dropout <= 0.1 if is_short else dropout == fit(corpus(0.5)).settings.network.dropout
 
 
+@pytest.mark.parametrize(("epochs", "is_short"), [(12, True), (13, False)])
+def test_what_is_short_grows_with_the_speech(fit, epochs, is_short):
+    """Four hours, 960 steps an epoch: 6,000 by the square root of 4 are 12,000."""
+    found = fit(corpus(4), Planned(iters=0, epochs=(epochs,)))
+    assert found.settings.augment.spec_augment != is_short
+    lines = "\n".join(found.lines(found.settings))
+    assert ("11,520 steps in all phases are few (below 12,000)" in lines) == is_short
+
+
 @pytest.mark.parametrize(
     "hours,epochs,units,last_fc", [(0.4, 100, 256, False), (0.6, 100, 320, True), (0.6, 20, 256, False)]
 )
