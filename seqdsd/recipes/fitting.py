@@ -253,7 +253,7 @@ def _epochs(measure: CorpusMeasure, steps: int, numbers: Numbers) -> Choice:
     epochs = (first, *[later] * (len(numbers.ladder) - 1))
     return Choice(
         {"epochs": epochs},
-        f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,.0f}, in "
+        f"{first} epochs, then {later} a phase: {first * steps:,} steps in the first phase (wanted: {wanted:,}, in "
         f"{least} to {most} epochs), {numbers.later_epochs:.2g} of its epochs in each further one (2 at least)",
     )
 

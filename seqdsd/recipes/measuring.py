@@ -40,7 +40,7 @@ class CorpusMeasure:
     sample_rates_hz: tuple[int, ...]
     """Of a few recordings, the lowest first; none where their headers cannot be read cheaply."""
     all_rates_known: bool
-    """Whether each of these could be: others may have any."""
+    """Whether the headers of all of these that can be read could be read cheaply: others may have any."""
     alphabet: str
     """Every character of the transcripts once, in the order of Unicode."""
     num_decomposed: int
@@ -85,7 +85,7 @@ def measure(corpus: Corpus) -> CorpusMeasure:
 
 
 def _sample_rates(utterances: Sequence[Utterance]) -> tuple[tuple[int, ...], bool]:
-    """Of recordings all over the manifest, and whether all are known; what cannot be read, training will name."""
+    """Of recordings all over the manifest, and whether all are known; what is damaged, training will name."""
     count = min(HEADERS_READ, len(utterances))
     rates = set[int | None]()
     for utterance in (utterances[index * len(utterances) // count] for index in range(count)):

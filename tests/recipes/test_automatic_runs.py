@@ -90,7 +90,9 @@ def test_a_planned_length_that_cannot_be_is_refused_as_any_flag_is(tone_corpus, 
     assert status and said in err and "usage" not in err
 
 
-@pytest.mark.parametrize("flag", ["--data", "--optimizer.kind", "--preset", "--batches.max-batch-seconds"])
+@pytest.mark.parametrize(
+    "flag", ["--data", "--optimizer.kind", "--preset", "--batches.max-batch-seconds", "--features.highest-hz"]
+)
 def test_a_flag_without_its_value_is_refused_as_any_is(capsys, flag):
     status, _, err = main(capsys, "--preset", "paper", flag)
     assert status and f"argument '{flag}'" in err and "usage" not in err
@@ -121,6 +123,10 @@ def test_flags_that_other_choices_depend_on_are_known_to_the_rule(tone_corpus):
     plain = parse("--data", tone_corpus.folder, "--optimizer.kind", "nesterov", "--preset", "auto")
     assert plain.settings.learning_rates == ds1.Config().learning_rates
     assert "optimizer" not in plain.fitted.provenance(plain.settings)["chosen_automatically"]
+    narrow = parse("--data", tone_corpus.folder, "--features.highest-hz", "3000").settings.features
+    assert (narrow.num_mels, narrow.highest_hz) == (55, 3000.0)
+    linear = ("--features.kind", "linear", "--features.highest_hz", "3000")
+    assert parse("--data", tone_corpus.folder, *linear).settings.features.num_mels == 80
 
 
 @pytest.mark.parametrize("recipe", [ds1.RECIPE, ds2.RECIPE])

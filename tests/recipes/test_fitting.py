@@ -182,7 +182,14 @@ def test_what_is_short_grows_with_the_speech(fit, epochs, is_short):
 
 
 @pytest.mark.parametrize(
-    "hours,epochs,units,last_fc", [(0.4, 100, 256, False), (0.6, 100, 320, True), (0.6, 20, 256, False)]
+    "hours,epochs,units,last_fc",
+    [
+        (0.4, 100, 256, False),
+        (0.6, 100, 320, True),
+        (0.6, 20, 256, False),
+        (4, 12, 320, False),
+        (4, 13, 320, True),
+    ],
 )
 def test_deepspeech_1_is_larger_where_there_is_time(hours, epochs, units, last_fc):
     for iters in (0, 2):  # dense networks are as large as those that they are compared with

@@ -291,7 +291,9 @@ def _bootstrap(
         what = "item" if groups is None else "group of items"
         raise ValueError(f"nothing can be said of chance from 1 {what}: a bootstrap needs two or more")
     num_groups = None if groups is None else len(before.counts)
-    num_unlike = int((~np.isclose(before.mean_counts, after.mean_counts)).any(axis=1).sum())
+    num_unlike = int(
+        (~np.isclose(before.mean_counts, after.mean_counts, rtol=1e-12, atol=1e-9)).any(axis=1).sum()
+    )
     width = before.flat.shape[1]
     sums = _resampled_sums(np.hstack([before.flat, after.flat]), resamples, seed)
     scores = np.array([before.scores(sums[:, :width]), after.scores(sums[:, width:])])

@@ -152,14 +152,13 @@ def other_items_in_words(study: RetrainingStudy, split: str) -> str:
     drawn = f"{found.num_items:,} {study.kind.counted}"
     drawn = f"{found.num_speakers} speakers with their {drawn}" if found.num_speakers else drawn
     both = f"; with other parents, too, {_interval(found.both, best.metric)}" if found.both else ""
-    chosen = (
-        f"; of this contrast alone, the best of {best.family}, and so too favourable"
-        if best.family > 1
-        else ""
-    )
+    if study.kind.has_word_errors and not found.num_speakers:
+        both += "; utterances of one speaker are not independent, so where few speakers said many it is too narrow"
+    if (num := len(study_contrasts(study, split=split, metric=best.metric))) > 1:
+        both += f"; of this contrast alone, the best of {num}, and so too favourable"
     return (
         f"On another {split} set ({drawn}, drawn again and again): 95 % CI of the improvement by {best.name} "
-        f"{_interval(found.items, best.metric)} of these retrainings{both}{chosen}"
+        f"{_interval(found.items, best.metric)} of these retrainings{both}"
     )
 
 

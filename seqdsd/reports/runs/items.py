@@ -42,7 +42,7 @@ def read_same_items(scored: Sequence[tuple[Run, str]], split: str) -> SameItems:
     """What runs say after a phase each, in the order of the first run's items.
 
     Args:
-        scored: Runs with the phase's name; one or more.
+        scored: Runs with the phase's name; two or more.
         split: ``dev``, or a test set.
 
     Raises:

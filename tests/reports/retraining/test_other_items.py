@@ -70,6 +70,7 @@ def test_it_is_said_below_the_table_and_in_json(make_study):
     caption = across_grid(study, split="test", metric=study.kind.primary).caption
     assert "On another test set (1,000 images, drawn again and again): 95 % CI of the improvement" in caption
     assert f"by dsd-0.3 on llr [{low}, {high}] of these retrainings; with other parents, too, [" in caption
+    assert "of this contrast alone, the best of 2, and so too favourable." in caption
     (told,) = json.loads(to_json(read_runs([folder]), [], [study]))["retrainings"]
     assert told["other_items"]["test"]["items"] == list(found.items)
     assert told["other_items"]["test"]["contrast"] == "dsd-0.3 on llr"
@@ -78,8 +79,11 @@ def test_it_is_said_below_the_table_and_in_json(make_study):
 def test_of_one_parent_nothing_is_said_of_others(make_study):
     folder = make_study({name: (sparsity, scores[:1]) for name, (sparsity, scores) in ARMS.items()})
     keep_hypotheses(folder)
-    found = on_other_items(studied(folder), split="test")
+    study = studied(folder)
+    found = on_other_items(study, split="test")
     assert found.items and found.both is None
+    caption = across_grid(study, split="test", metric=study.kind.primary).caption
+    assert "of these retrainings; of this contrast alone, the best of 2, and so too favourable." in caption
 
 
 def test_each_parent_counts_once_with_all_its_repeats(make_study):
@@ -99,11 +103,11 @@ def test_where_all_parents_differ_by_the_same_nothing_is_said_of_others(make_stu
     assert found.items and found.both is None and not found.problem
 
 
-def scored_anew(folder, rows_of, wrong_in_ten) -> RetrainingStudy:
+def scored_anew(folder, rows_of) -> RetrainingStudy:
     """The same study, but of other items: of a hundred that were wrong, ten."""
     for run in map(RunFolder, folder.glob("parent-*/repeat-*/*")):
         records = run.read_phases()
-        rows = rows_of(records[-1]["test"]["top1_errors"] // wrong_in_ten, Random(str(run.path)))
+        rows = rows_of(records[-1]["test"]["top1_errors"] // 10, Random(str(run.path.relative_to(folder))))
         run.write_phases([{**one, "dev": scores_of(rows), "test": scores_of(rows)} for one in records])
         write_json_lines(run.hypotheses(records[-1]["name"], "test"), rows)
     return studied(folder)
@@ -111,7 +115,7 @@ def scored_anew(folder, rows_of, wrong_in_ten) -> RetrainingStudy:
 
 def test_a_better_bleu_is_an_improvement(make_study):
     study = scored_anew(
-        make_study({"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}), captioned_rows, 10
+        make_study({"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}), captioned_rows
     )
     found = on_other_items(study, split="test")
     assert not found.problem and found.contrast.metric.key == "bleu4"
@@ -124,12 +128,21 @@ def test_speakers_are_drawn_with_all_their_words(make_study):
         return [{**row, "speaker": f"s{number % 8}"} for number, row in enumerate(spoken_rows(wrong, random))]
 
     arms = {"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}
-    study = scored_anew(make_study(arms), rows_of_eight, 10)
+    study = scored_anew(make_study(arms), rows_of_eight)
     found = on_other_items(study, split="test")
     assert (found.num_speakers, found.num_items, found.contrast.metric.key) == (8, NUM_ITEMS, "wer")
     assert found.items[0] < found.contrast.improvement < found.items[1]
     caption = across_grid(study, split="test", metric=study.kind.primary).caption
     assert f"On another test set (8 speakers with their {NUM_ITEMS} utterances, drawn" in caption
+    assert "too narrow" not in caption
+
+
+def test_where_speakers_are_unknown_utterances_are_drawn_and_it_is_said(make_study):
+    arms = {"llr": (0, [[90], [95]]), "dsd-0.3": (0.3, [[30], [20]])}
+    study = scored_anew(make_study(arms), spoken_rows)
+    caption = across_grid(study, split="test", metric=study.kind.primary).caption
+    assert f"On another test set ({NUM_ITEMS} utterances, drawn" in caption
+    assert "where few speakers said many it is too narrow." in caption
 
 
 def test_where_nothing_was_kept_nothing_is_said(make_study):
