@@ -255,7 +255,7 @@ def _across_caption(study: RetrainingStudy, split: str, metric: Metric, made: Se
         "common), and of the retrainings of one parent in an arm. Detectable: the true improvement that such a test "
         "finds four times of five, not corrected",
         TABLE_10_SAYS,
-        *filter(None, [other_items_in_words(study, split) if metric is study.kind.primary else ""]),
+        other_items_in_words(study, split) if metric is study.kind.primary else "",
         *study_notes(study),
     )
 
@@ -287,4 +287,4 @@ def _in_percent(metric: Metric) -> str:
 
 
 def _paragraph(*sentences: str) -> str:
-    return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences)
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in sentences if sentence)
