@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -28,9 +29,8 @@ SECONDS_TO_SAVE = 110
 """After a SIGTERM; torchrun would kill its processes after 30."""
 LOG_LINES_SHOWN = 15
 
-_TORCHRUN_FAILED = re.compile(
-    r"E\d{4} .*torch/distributed/elastic.* failed \(exitcode: (?P<exitcode>-?\d+)\)"
-)
+_TORCHRUN = re.compile(r"[WE]\d{4} .*torch/distributed/elastic")
+_TORCHRUN_FAILED = re.compile(_TORCHRUN.pattern + r".* failed \(exitcode: (?P<exitcode>-?\d+)\)")
 
 
 class JobsFailed(ValueError):
@@ -321,8 +321,8 @@ def _failure_message(states: JobStates, logs: Path) -> str:
 
 def _said(log: Path) -> list[str]:
     """What the last process of a log said; not what torchrun adds when one of several has failed, dozens of lines."""
-    lines = _last_attempt(log)
-    return lines[: next((number for number, line in enumerate(lines) if _TORCHRUN_FAILED.match(line)), None)]
+    own = takewhile(lambda line: not _TORCHRUN_FAILED.match(line), _last_attempt(log))
+    return [line for line in own if not _TORCHRUN.match(line)]  # such as which processes it asks to end
 
 
 def _was_killed_under_torchrun(log: Path) -> bool:

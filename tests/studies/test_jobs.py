@@ -307,10 +307,15 @@ def test_a_process_that_dies_of_a_signal(number, expected):
             "exit status 1.*\n    .*error: no such corpus$",
         ),
         (
+            "import os, time; time.sleep(60 * int(os.environ['LOCAL_RANK'])); exit('error: no such corpus')",
+            "exit status 1.*\n    .*error: no such corpus$",
+        ),
+        (
             "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
             "killed; if you did not do it, memory ran out",
         ),
     ],
+    ids=["both fail", "the other one is asked to end", "killed"],
 )
 def test_of_several_processes_a_run_s_own_words_are_shown_and_not_torchruns(code, expected):
     Path("fails.py").write_text(code)

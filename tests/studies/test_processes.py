@@ -26,6 +26,13 @@ def settings(tmp_path, tone_corpus, tiny_ds1):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server_of_our_own():
+    """Not one that another test's processes were forked from, which a SIGTERM would end: there is one at a time."""
+    if sys.platform == "linux":
+        forkserver._forkserver._stop()
+
+
 def command(settings, *flags):
     return [sys.executable, "-m", "seqdsd.recipes.ds1", "--config", str(settings), *flags]
 
