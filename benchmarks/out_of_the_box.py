@@ -46,7 +46,7 @@ class Config:
     """What is trained."""
 
     corpus: str | None = None
-    """an4, an4-8k, an4-10, embedded, speechocean762 or one-voice; or a folder of manifests."""
+    """an4, an4-8k, an4-10, embedded, speechocean762, digits or one-voice; or a folder of manifests."""
     network: Literal["ds1", "ds2", "gru", "torchaudio-deepspeech", "torchaudio-conformer", "crdnn"] | None = (
         None
     )

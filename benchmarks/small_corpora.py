@@ -16,6 +16,8 @@ import torch
 from torchaudio.functional import resample
 
 from seqdsd.audio import audio_seconds, encode_flac_samples, read_audio
+from seqdsd.audio.espeak import SAMPLE_RATE_HZ as ESPEAK_RATE_HZ
+from seqdsd.audio.espeak import Prompt, speak
 from seqdsd.data import Utterance, read_manifest, write_manifest
 from seqdsd.data.synthetic import SyntheticSpeech, synthetic_speech
 from seqdsd.data.synthetic.cache import cached_corpus
@@ -23,6 +25,14 @@ from seqdsd.data.synthetic.cache import cached_corpus
 SPLITS = ("train", "dev", "test")
 VOICE = "en-us+m1"
 """Who speaks in ``one-voice``."""
+DIGITS = "zero one two three four five six seven eight nine".split()
+DIGIT_VOICES = {
+    "train": ("en-us+m1", "en+m5", "en-us+f1", "en-gb-x-rp+m8"),
+    "dev": ("en-us+m7",),
+    "test": ("en-us+f2",),
+}
+"""Who speaks in ``digits``: others in each split."""
+DIGITS_PER_VOICE = 500
 DEV_SPEAKERS = 12
 """Of speechocean762's 125 for training."""
 VERSION = 1
@@ -82,6 +92,10 @@ def _an4_8k(data: Path) -> Path:
 
 def _at_8_khz(utterance: Utterance, folder: Path) -> Utterance:
     samples = resample(read_audio(utterance.audio_path, sample_rate_hz=16_000).samples, 16_000, 8_000)
+    return _written_at_8_khz(utterance, samples, folder)
+
+
+def _written_at_8_khz(utterance: Utterance, samples: torch.Tensor, folder: Path) -> Utterance:
     whole_numbers = (32_767 * samples.clamp(-1, 1)).round().to(torch.int16).numpy().astype(np.int16)
     path = folder / f"{utterance.id}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +147,42 @@ def _read_table(folder: Path, split: str) -> list[Utterance]:
     ]
 
 
+def _digits(data: Path) -> Path:
+    """A word alone in each recording, half a second of it, at 8 kHz: as collections of digits and commands are."""
+
+    def build(folder: Path) -> None:
+        for number, (split, voices) in enumerate(DIGIT_VOICES.items()):
+            spoken = [one for voice in voices for one in _say_digits(voice, folder / "audio", seed=number)]
+            write_manifest(folder / f"{split}.jsonl", spoken)
+
+    return _made("digits", data, build)
+
+
+def _say_digits(voice: str, folder: Path, *, seed: int) -> list[Utterance]:
+    """Each as often as the others, at many speeds, pitches and loudnesses, in noise."""
+    rng = np.random.default_rng([seed, *voice.encode()])
+    words = [DIGITS[index % len(DIGITS)] for index in range(DIGITS_PER_VOICE)]
+    prompts = [
+        Prompt(text=word, words_per_minute=int(rng.integers(110, 241)), pitch=int(rng.integers(25, 76)))
+        for word in words
+    ]
+    written = []
+    for index, said in enumerate(speak(prompts, voice=voice, seed=seed)):
+        utterance = Utterance(f"{voice}-{index:03}", "", 0.0, words[index], voice, source="digits")
+        written.append(_written_at_8_khz(utterance, _in_noise(said, rng), folder))
+    return written
+
+
+def _in_noise(said: bytes, rng: np.random.Generator) -> torch.Tensor:
+    """What eSpeak said, in 16 bits, from the first loud sample to the last, at 8 kHz."""
+    samples = torch.frombuffer(bytearray(said), dtype=torch.int16).float()
+    samples = resample(samples, ESPEAK_RATE_HZ, 8_000)
+    loud = (samples.abs() > 0.01 * samples.abs().max()).nonzero()
+    speech = samples[int(loud[0]) : int(loud[-1]) + 1].numpy()
+    noise = rng.standard_normal(len(speech)) * speech.std() * 10 ** (-rng.uniform(15, 40) / 20)
+    return torch.from_numpy((speech + noise) * rng.uniform(0.1, 0.9) / np.abs(speech + noise).max())
+
+
 def _made(name: str, data: Path, build: Callable[[Path], None]) -> Path:
     """The corpus in the cache, built if it is not there.
 
@@ -151,6 +201,7 @@ CORPORA: dict[str, SmallCorpus] = {
     "an4-10": SmallCorpus(_an4_10),
     "embedded": SmallCorpus(lambda data: synthetic_speech(SyntheticSpeech())),
     "speechocean762": SmallCorpus(_speechocean762),
+    "digits": SmallCorpus(_digits, sample_rate_hz=8_000),
     "one-voice": SmallCorpus(lambda data: synthetic_speech(SyntheticSpeech(voice=VOICE))),
 }
 """By name."""
