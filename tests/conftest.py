@@ -5,6 +5,7 @@ And records of phases that nobody trained, for tests of what is made of them.
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from beartype import BeartypeConf
 from beartype.claw import beartype_package
 from jaxtyping import install_import_hook
 from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parent / "processes"))  # for forked.py
 
 PACKAGE = Path(__file__).parents[1] / "seqdsd"
 MOSTLY_PLAIN = ("compression", "data", "metrics", "records", "reports", "studies", "text")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from seqdsd.engine import DSDTraining, Evaluation, NesterovSettings, TrainSettin
 from seqdsd.fabric import Fabric
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import Rule, Schedule
+
+sys.path.insert(0, str(Path(__file__).parent))  # for two_processes.py
 
 BATCHES = 3
 

@@ -1,40 +1,35 @@
-"""Several processes that train together, each a real one, started by ``torchrun``."""
+"""Several processes that train together, each a real one: started by ``torchrun``, or forked and told as it would."""
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+import two_processes
+from forked import environments, run_together
+from torch import nn
 
+from seqdsd import cli
 from seqdsd.config import read_provenance
 from seqdsd.engine import Processes
+from seqdsd.models import FrameNorm
 from seqdsd.records import RunFolder, read_json_lines
 from seqdsd.studies.processes import Running, start
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def torchrun(processes: int, *arguments: object) -> subprocess.Popen:
     """Start; output is taken together."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
-    return python(*launcher, *arguments)
-
-
-def started(processes: int, *arguments: object) -> subprocess.Popen:
-    """As users do: one process without ``torchrun``, which takes seconds to start."""
-    return torchrun(processes, *arguments) if processes > 1 else python(*arguments)
-
-
-def python(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
+        [sys.executable, *map(str, (*launcher, *arguments))],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -51,22 +46,10 @@ def finished(process: subprocess.Popen, *, seconds: float = 120) -> tuple[int, s
     return process.returncode, output
 
 
-def two_forked(flags: list[str], log: Path) -> list[Running]:
-    """A recipe's two processes, forked, and told of each other: ``torchrun`` takes seconds to start."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    names = {
-        "WORLD_SIZE": 2,
-        "LOCAL_WORLD_SIZE": 2,
-        "GROUP_RANK": 0,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-    environments = [names | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(2)]
-    return [
-        start([sys.executable, *flags], log, ENVIRONMENT | {name: str(value) for name, value in one.items()})
-        for one in environments
-    ]
+def forked_run(count: int, flags: list[str], log: Path) -> list[Running]:
+    """A recipe's processes, which are told of each other where there are several."""
+    told = environments(count) if count > 1 else [{}]
+    return [start([sys.executable, *flags], log, ENVIRONMENT | one) for one in told]
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +57,7 @@ def trained(tmp_path_factory) -> dict[int, Path]:
     """The same run by one process and by two."""
     folders = {count: tmp_path_factory.mktemp(f"by-{count}") for count in (1, 2)}
     for count, folder in folders.items():
-        status, output = finished(started(count, SCRIPT, folder))
-        assert status == 0, output
+        run_together(count, two_processes.train, folder, 1, partial(FrameNorm, 16))
     return folders
 
 
@@ -147,8 +129,7 @@ def test_micro_batches_give_the_losses_of_whole_ones(tmp_path):
     for count, parts in ((1, 1), (2, 3)):
         folder = tmp_path / str(count)
         folder.mkdir()
-        status, output = finished(started(count, SCRIPT, folder, parts))
-        assert status == 0, output
+        run_together(count, two_processes.train, folder, parts, nn.Identity)
         losses[count] = [loss for record in left(folder, 0)["records"] for loss in record["train_loss"]]
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
 
@@ -161,12 +142,13 @@ def flags(corpus, out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_path):
+def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_path, exit_status, capsys):
     runs = {}
     for count, less_memory in ((1, ()), (2, ("--network.recompute-layers",))):  # which changes nothing either
-        status, output = finished(started(count, *flags(tone_corpus, tmp_path / f"by-{count}"), *less_memory))
-        assert status == 0, output
-        assert output.count("Dense Iter 1 ends") == 1  # said once, however many there are
+        log = tmp_path / f"by-{count}.log"
+        processes = forked_run(count, [*flags(tone_corpus, tmp_path / f"by-{count}"), *less_memory], log)
+        assert [exit_status(one) for one in processes] == [0] * count, log.read_text()
+        assert log.read_text().count("Dense Iter 1 ends") == 1  # said once, however many there are
         runs[count] = RunFolder(tmp_path / f"by-{count}")
     one, two = runs[1].read_phases(), runs[2].read_phases()
     losses, expected = two[0]["train_loss"], one[0]["train_loss"]
@@ -179,19 +161,21 @@ def test_a_recogniser_learns_the_same_from_one_process_and_two(tone_corpus, tmp_
     for split in ("dev", "test"):
         rows = [list(read_json_lines(run.hypotheses("Dense Iter 1", split))) for run in runs.values()]
         assert [row["id"] for row in rows[0]] == [row["id"] for row in rows[1]]
-    scored = {}
-    for count in (1, 2):
-        hyps = tmp_path / f"hyps-{count}.jsonl"
-        status, output = finished(
-            started(count, "-m", "seqdsd.cli", "evaluate", runs[1].path, "--json", "--hyps", hyps)
-        )
-        assert status == 0 and output.count('"phase"') == 1, output  # said once
-        scored[count] = list(read_json_lines(hyps))
-    assert scored[1] == scored[2] and len(scored[1]) > 1
+    hyps = [tmp_path / f"hyps-{count}.jsonl" for count in (1, 2)]
+    cli.main(["evaluate", str(runs[1].path), "--json", "--hyps", str(hyps[0])])
+    assert capsys.readouterr().out.count('"phase"') == 1
+    status, output = finished(
+        torchrun(2, "-m", "seqdsd.cli", "evaluate", runs[1].path, "--json", "--hyps", hyps[1])
+    )
+    assert status == 0 and output.count('"phase"') == 1, output  # said once
+    scored = [list(read_json_lines(path)) for path in hyps]
+    assert scored[0] == scored[1] and len(scored[0]) > 1
 
 
 @pytest.mark.slow
-def test_bad_audio_takes_the_job_down_with_its_name_and_the_run_goes_on_alone(tone_corpus, tmp_path):
+def test_bad_audio_takes_the_job_down_with_its_name_and_the_run_goes_on_alone(
+    tone_corpus, tmp_path, exit_status
+):
     path = tone_corpus.folder / "train" / "train05.wav"
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
@@ -199,8 +183,9 @@ def test_bad_audio_takes_the_job_down_with_its_name_and_the_run_goes_on_alone(to
     assert status != 0
     assert "train.jsonl:6: utterance train05" in output and "--resume" in output
     path.write_bytes(whole)
-    status, output = finished(python(*flags(tone_corpus, tmp_path / "run"), "--resume"))
-    assert status == 0, output
+    log = tmp_path / "alone.log"
+    [process] = forked_run(1, [*flags(tone_corpus, tmp_path / "run"), "--resume"], log)
+    assert exit_status(process) == 0, log.read_text()
     assert len(RunFolder(tmp_path / "run").read_phases()) == 3
 
 
@@ -217,7 +202,7 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, e
     for seconds in ("2.1", "1.2"):
         options = ("--on-bad-data", "skip", "--batches.max-batch-seconds", seconds, "--epochs", "1", "1", "1")
         log = tmp_path / f"{seconds}.log"
-        processes = two_forked([*flags(tone_corpus, tmp_path / seconds), *options], log)
+        processes = forked_run(2, [*flags(tone_corpus, tmp_path / seconds), *options], log)
         assert [exit_status(one) for one in processes] == [0, 0], log.read_text()
         assert read_provenance(RunFolder(tmp_path / seconds).config)["processes"] == 2
         assert len(list(read_json_lines(tmp_path / seconds / "skipped.jsonl"))) == 3
@@ -230,12 +215,12 @@ def test_bad_audio_that_is_skipped_keeps_nobody_waiting(tone_corpus, tmp_path, e
 
 
 @pytest.mark.slow
-def test_stopped_by_the_cluster_all_stop_and_two_go_on_from_there(tone_corpus, tmp_path):
+def test_stopped_by_the_cluster_all_stop_and_two_go_on_from_there(tone_corpus, tmp_path, exit_status):
     long = [*flags(tone_corpus, tmp_path / "run"), "--epochs", "200", "1", "1", "--patience", "0"]
     process = torchrun(2, *long)
     started = time.monotonic()
     while not (tmp_path / "run" / "progress.json").is_file() and time.monotonic() - started < 100:
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     _, output = finished(process)
     folder = RunFolder(tmp_path / "run")
@@ -243,19 +228,11 @@ def test_stopped_by_the_cluster_all_stop_and_two_go_on_from_there(tone_corpus, t
     assert "stopped on request, all is saved" in output
     epochs_done = folder.read_progress()["epochs_done"]
     assert 0 < epochs_done < 200
-    shorter = [
-        *flags(tone_corpus, tmp_path / "run"),
-        "--epochs",
-        "200",
-        "1",
-        "1",
-        "--patience",
-        "0",
-        "--resume",
-    ]
-    process = torchrun(2, *shorter)
+    log = tmp_path / "again.log"
+    processes = forked_run(2, [*long, "--resume"], log)
     while folder.read_progress()["epochs_done"] <= epochs_done and time.monotonic() - started < 200:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, output = finished(process)
-    assert f"resuming in phase 1 of 3, epoch {epochs_done + 1}" in output
+        time.sleep(0.02)
+    for one in processes:
+        one.terminate()
+    assert [exit_status(one) for one in processes] == [130, 130], log.read_text()
+    assert f"resuming in phase 1 of 3, epoch {epochs_done + 1}" in log.read_text()

@@ -1,10 +1,10 @@
-"""Trains a task of numbers, alone or as one of several processes; started from ``test_processes.py``.
+"""Trains a task of numbers, alone or as one of several processes; called from ``test_processes.py``.
 
 Each process leaves its weights, its masks and the losses that it has seen. Batches cannot be shared evenly, and one
 item is computed by both.
 """
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import nn
 
 from seqdsd.engine import DSDTraining, Evaluation, NesterovSettings, Processes, TrainSettings, make_fabric
-from seqdsd.models import FrameNorm
 from seqdsd.records import RunFolder
 from seqdsd.sparsity import MaskSet, Rule, Schedule
 
@@ -84,13 +83,14 @@ class SumTask:
         return Evaluation(loss, loss, f"loss {loss:.3f}", {"error": loss}, rows)
 
 
-def main(out: Path, accumulate: int, norm: nn.Module) -> None:
+def train(out: Path, accumulate: int, make_norm: Callable[[], nn.Module]) -> None:
+    """With batches in so many parts, and this norm."""
     fabric = make_fabric("cpu", "32-true")
     processes = Processes.of(fabric)
     masks = []
     choose = MaskSet.from_magnitude
     MaskSet.from_magnitude = lambda *args: masks.append(choose(*args)) or masks[-1]
-    task = SumTask(processes, accumulate, norm)
+    task = SumTask(processes, accumulate, make_norm())
     training = DSDTraining(
         task,
         Schedule.dsd(1, 3, (0.5,), (5e-3, 2e-3, 1e-3)),
@@ -103,10 +103,3 @@ def main(out: Path, accumulate: int, norm: nn.Module) -> None:
     records = training.run()
     left = {"weights": task.model.state_dict(), "masks": masks[0].masks, "records": records}
     torch.save(left, out / f"rank-{processes.rank}.pt")
-
-
-if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        main(Path(sys.argv[1]), 1, FrameNorm(16))
-    else:  # batches in so many parts
-        main(Path(sys.argv[1]), int(sys.argv[2]), nn.Identity())
