@@ -1,14 +1,11 @@
 """What must hold in every trainer: a loop of one's own, Hugging Face's Trainer, Lightning's, and our engine.
 
-Each trains the cases that are told here, and is watched from outside, by hooks of torch's own. Run as a script, this
-file is one of two processes.
+Each trains the cases that are told here, and is watched from outside, by hooks of torch's own.
 """
 
 import copy
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +16,7 @@ from tempfile import TemporaryDirectory
 import lightning.pytorch as pl
 import pytest
 import torch
+from forked import run_together
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from rich.console import Console
@@ -609,17 +607,7 @@ CLIPPED = Case("tied", accumulate=2, clip=0.1, best="lowest", scores=(1, 2, 2, 1
 
 
 def test_two_processes_end_with_the_weights_of_one_and_clip_without_the_pruned(tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *launch, __file__, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_together(2, as_one_of_two, tmp_path, seconds=600)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first.keys() == TRAINERS.keys()
     for name, (weights, *were_zero) in first.items():
@@ -643,7 +631,3 @@ def as_one_of_two(folder: Path) -> None:
         )
     torch.save(left, folder / f"{RANK}.pt")
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    as_one_of_two(Path(sys.argv[1]))

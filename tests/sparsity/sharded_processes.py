@@ -1,6 +1,5 @@
-"""What one of two processes finds of sharded tensors; started by ``torchrun`` from ``test_sharded.py``."""
+"""What one of two processes finds of sharded tensors; called from ``test_sharded.py``."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -163,7 +162,7 @@ def unequal_masks(rank):
     return {"said": said, "untouched": untouched}
 
 
-def main(out: Path) -> None:
+def find(out: Path) -> None:
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
@@ -171,7 +170,3 @@ def main(out: Path) -> None:
     found |= {"nan": nan_is_zeroed(mesh), "unequal": unequal_masks(rank)}
     torch.save(found, out / f"{rank}.pt")
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,30 +1,22 @@
 """Masks of tensors split over two real processes against those of whole tensors."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_together
 
-SCRIPT = Path(__file__).with_name("sharded_processes.py")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import sharded_processes
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict]:
     """What each of two processes has found."""
     out = tmp_path_factory.mktemp("found")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_together(2, sharded_processes.find, out)
     return [torch.load(out / f"{rank}.pt") for rank in (0, 1)]
 
 
