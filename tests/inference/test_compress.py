@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import fork
 from rich.console import Console
 
 import seqdsd
@@ -29,7 +28,6 @@ from seqdsd.records import RunFolder, RunFolderError, read_json_lines
 from seqdsd.reports.comparison.arms import compare_runs
 from seqdsd.reports.runs.reading import read_runs
 
-REPOSITORY = Path(__file__).parents[2]
 KINDS = ("speech", "captions", "classification")
 QUICK = CompressSettings(sparsity=0.8, steps=1, bits=(4,), epochs=1)
 
@@ -219,34 +217,26 @@ def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path
         lambda: is_within("Pruned 2"),
         lambda: is_within("Shared 1"),
     ]
+    log = tmp_path / "log"
+    command = ["compress", str(saving_often.path), "--out", str(out), "--resume", *flags]
     for moment in moments:
-        process = start(saving_often, out, "--resume", *flags)
+        process = fork(log, cli.main, command)
         until = time.monotonic() + 120
         while not moment():
-            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            assert process.is_alive() and time.monotonic() < until, log.read_text()
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.join()
         assert not out.exists()
-    process = start(saving_often, out, "--resume", *flags)
-    said = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+    process = fork(log, cli.main, command)
+    process.join(timeout=240)
+    process.kill()  # where it hangs
+    assert process.exitcode == 0, log.read_text()
     mine, theirs = weights_of(folder), weights_of(unbroken.folder)
     assert mine.keys() == theirs.keys() and {"Pruned 2", "Shared 1"} < mine.keys()
     for phase, tensors in theirs.items():
         assert all(torch.equal(one, mine[phase][name]) for name, one in tensors.items()), phase
     assert streams(out) == streams(tmp_path / "unbroken.dsdz")
-
-
-def start(run: RunFolder, out: Path, *flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "seqdsd", "compress", str(run.path), "--out", str(out), *flags],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def test_a_finished_one_writes_its_file_again_and_trains_nothing(made, runs, caplog):
