@@ -1,6 +1,9 @@
 """Exported networks against the networks themselves, in sizes that the export has not seen."""
 
 import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from seqdsd.cli import main as seqdsd
 from seqdsd.inference.export import write_onnx, write_program
-from seqdsd.inference.graphs import acoustic_graph, caption_graphs
+from seqdsd.inference.graphs import Graph, acoustic_graph, caption_graphs
 from seqdsd.models import DeepSpeech1, DeepSpeech2, NeuralTalk
 from seqdsd.records import RunFolder
 from seqdsd.text import CharacterTokenizer, SubwordTokenizer, tokenizer_from_json
@@ -52,11 +55,57 @@ def ready(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory) -> Callable[[str], tuple[Path, float]]:
+    """A recogniser's file and its difference from the network; each is written once, which takes seconds."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @cache
+    def written(name: str) -> tuple[Path, float]:
+        path = folder / f"{name}.onnx"
+        return path, write_onnx(acoustic_graph(ready(NETWORKS[name]()), 161), path, {})
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def captioner_files(tmp_path_factory) -> Callable[[bool], dict[str, tuple[Path, float]]]:
+    """The same of all files of a captioner, with and without a tanh."""
+    folder = tmp_path_factory.mktemp("onnx-captioners")
+
+    @cache
+    def written(tanh_output: bool) -> dict[str, tuple[Path, float]]:
+        files = {}
+        for name, graph in captioner(tanh_output).items():
+            path = folder / f"{tanh_output}{name}.onnx"
+            files[name] = path, write_onnx(graph, path, {})
+        return files
+
+    return written
+
+
+def captioner(tanh_output: bool = False) -> dict[str, Graph]:
+    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8, tanh_output=tanh_output).eval()
+    return caption_graphs(model, 7)
+
+
+def with_facts(path: Path, facts: dict, copy: Path) -> None:
+    """A copy of a file that says other things of itself."""
+    model = onnx.load(path)
+    [said] = [one for one in model.metadata_props if one.key == "seqdsd"]
+    said.value = json.dumps(facts)
+    onnx.save(model, copy)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("write", [write_onnx, write_program])
-def test_recognisers(tmp_path, name, write):
-    graph = acoustic_graph(ready(NETWORKS[name]()), 161)
-    assert write(graph, tmp_path / "network", {}) < 1e-4
+def test_recognisers(onnx_files, name):
+    path, difference = onnx_files(name)
+    assert path.is_file() and difference < 1e-4
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_recognisers_as_programs(tmp_path, name):
+    assert write_program(acoustic_graph(ready(NETWORKS[name]()), 161), tmp_path / "network", {}) < 1e-4
 
 
 GATED = {
@@ -72,17 +121,20 @@ GATED = {
 
 
 @pytest.mark.parametrize("tanh_output", [False, True])
-@pytest.mark.parametrize("write", [write_onnx, write_program])
-def test_captioners(tmp_path, tanh_output, write):
-    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8, tanh_output=tanh_output).eval()
-    for name, graph in caption_graphs(model, 7).items():
-        assert write(graph, tmp_path / f"network{name}", {}) < 1e-5
+def test_captioners(captioner_files, tanh_output):
+    files = captioner_files(tanh_output)
+    assert len(files) == 3
+    assert all(path.is_file() and difference < 1e-5 for path, difference in files.values())
 
 
-def test_padding_is_ignored_by_the_file_too(tmp_path):
-    model = ready(NETWORKS["ds2"]())
-    write_onnx(acoustic_graph(model, 161), tmp_path / "network.onnx", {})
-    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"))
+@pytest.mark.parametrize("tanh_output", [False, True])
+def test_captioners_as_programs(tmp_path, tanh_output):
+    for name, graph in captioner(tanh_output).items():
+        assert write_program(graph, tmp_path / f"network{name}", {}) < 1e-5
+
+
+def test_padding_is_ignored_by_the_file_too(onnx_files):
+    session = onnxruntime.InferenceSession(str(onnx_files("ds2")[0]))
     features = np.random.default_rng(0).standard_normal((2, 40, 161)).astype(np.float32)
     lengths = np.array([40, 11])
     whole, out_lengths = session.run(None, {"features": features, "num_frames": lengths})
@@ -100,10 +152,10 @@ def gated(cell: str, options: dict) -> torch.nn.Module:
     return ready(DeepSpeech2(**settings))
 
 
-@pytest.mark.parametrize("options", GATED.values(), ids=GATED)
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+# Both cells, and all options: those of ONNX files together are below, and made from the same program.
+@pytest.mark.parametrize(("cell", "options"), [*zip(["gru", "lstm"] * 2, GATED, strict=True)])
 def test_gated_cells_as_programs(tmp_path, cell, options):
-    assert write_program(acoustic_graph(gated(cell, options), 161), tmp_path / "network", {}) < 1e-4
+    assert write_program(acoustic_graph(gated(cell, GATED[options]), 161), tmp_path / "network", {}) < 1e-4
 
 
 @pytest.mark.parametrize("options", GATED.values(), ids=GATED)
@@ -177,10 +229,8 @@ def test_what_is_no_such_file_is_refused(tmp_path, capsys, content, what):
     assert status == 1 and f"{path}: {what}" in err.replace("\n", " ")
 
 
-def test_another_onnx_file_is_refused(tmp_path, capsys):
-    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
-    path = tmp_path / "captions.onnx"
-    write_onnx(caption_graphs(model, 7)[""], path, {})
+def test_another_onnx_file_is_refused(captioner_files, tmp_path, capsys):
+    path, _ = captioner_files(False)[""]
     (tmp_path / "a.wav").write_bytes(b"")
     status, _, err = call(capsys, "transcribe", path, tmp_path / "a.wav")
     assert status == 1 and "not a recogniser that seqdsd export has written" in err
@@ -204,25 +254,22 @@ def test_tokenizers_survive_json():
 
 @pytest.mark.parametrize("write", [write_onnx, write_program])
 def test_what_cannot_be_written_is_named_and_leaves_nothing(tmp_path, write):
-    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
     (tmp_path / "file").write_text("no folder")
     path = tmp_path / "file" / "network"
     with pytest.raises(OSError, match="network: cannot be written .*make room or correct the path"):
-        write(caption_graphs(model, 7)[""], path, {})
+        write(captioner()[""], path, {})
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_graph_of_another_kind_with_our_metadata_is_refused(tmp_path):
+def test_a_graph_of_another_kind_with_our_metadata_is_refused(onnx_files, captioner_files, tmp_path):
     from seqdsd.inference.onnx_files import load_exported_recogniser
     from seqdsd.tasks import DecodingSettings
     from seqdsd.text import CharacterTokenizer
 
-    model = NeuralTalk(vocab_size=11, feature_size=7, hidden_size=8).eval()
     facts = {"tokenizer": CharacterTokenizer().to_json(), "frame_seconds": 0.02}
-    write_onnx(caption_graphs(model, 7)[""], tmp_path / "x.onnx", facts)
+    with_facts(captioner_files(False)[""][0], facts, tmp_path / "x.onnx")
     with pytest.raises(ValueError, match=r"x.onnx: not a recogniser .*inputs and outputs are"):
         load_exported_recogniser(tmp_path / "x.onnx", DecodingSettings())
-    recogniser = acoustic_graph(ready(next(iter(NETWORKS.values()))()), 161)
-    write_onnx(recogniser, tmp_path / "y.onnx", {**facts, "frame_seconds": -1})
+    with_facts(onnx_files("ds1")[0], {**facts, "frame_seconds": -1}, tmp_path / "y.onnx")
     with pytest.raises(ValueError, match="y.onnx: not a recogniser"):
         load_exported_recogniser(tmp_path / "y.onnx", DecodingSettings())
