@@ -1,12 +1,7 @@
-"""The object by itself, and in a plain loop. What must hold in every trainer is in ``tests/integrations``.
-
-Run as a script, this file goes on with what another process has saved.
-"""
+"""The object by itself, and in a plain loop. What must hold in every trainer is in ``tests/integrations``."""
 
 import copy
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import run_together
 from torch import Tensor, nn
 
 import seqdsd
@@ -176,6 +172,11 @@ def test_stopped_after_any_epoch_it_ends_with_the_same_bits(train, model, optimi
         assert_same_bits(train(case, f"stopped {stop}").model.state_dict(), whole)
 
 
+def go_on(folder: Path) -> None:
+    """With what another process has saved."""
+    torch.save(own_loop(Case(model=Recurrent), folder).model.state_dict(), folder / "weights.pt")
+
+
 def test_another_process_goes_on_within_a_sparse_phase(tmp_path):
     case = Case(model=Recurrent)
     folders = [tmp_path / name for name in ("whole", "stopped")]
@@ -184,7 +185,7 @@ def test_another_process_goes_on_within_a_sparse_phase(tmp_path):
     whole = own_loop(case, folders[0]).model.state_dict()
     with pytest.raises(Stopped):
         own_loop(replace(case, stop_after=3), folders[1])
-    subprocess.run([sys.executable, __file__, str(folders[1])], check=True, timeout=600)
+    run_together(1, go_on, folders[1])
     assert_same_bits(torch.load(folders[1] / "weights.pt", weights_only=True), whole)
 
 
@@ -546,8 +547,3 @@ def test_each_sparse_phase_may_have_rules_of_its_own():
         {"0.weight": 0.75, "3.weight": 0.25},
     ]
     assert dsd.control().plans == {}
-
-
-if __name__ == "__main__":
-    trained = own_loop(Case(model=Recurrent), Path(sys.argv[1]))
-    torch.save(trained.model.state_dict(), Path(sys.argv[1]) / "weights.pt")
