@@ -39,7 +39,7 @@ SD_FLOOR = 0.1
 MEL_POWER_FLOOR = 1e-6
 MEL_SD_FLOOR = 0.5
 
-Normalise = Literal["utterance", "bin"]
+Normalise = Literal["utterance", "bin", "mean"]
 
 
 class LogSpectrogram(nn.Module):
@@ -50,7 +50,9 @@ class LogSpectrogram(nn.Module):
 
     Args:
         normalise: ``"bin"`` shifts and scales each frequency bin to mean 0, SD 1 over the utterance's frames;
-            ``"utterance"`` uses one mean and SD for all its bins and frames, keeping the spectrum's tilt.
+            ``"mean"`` shifts each bin to mean 0 and scales all by one SD, so that a microphone's frequency response
+            is taken away as by ``"bin"``, and bins in which much happens stay larger; ``"utterance"`` uses one mean
+            and SD for all its bins and frames, keeping the spectrum's tilt.
         num_mels: Mel filters (see ``mel_filters``) in place of the 161 linear bins. The frames are the same.
         highest_hz: Where the mel filters end; linear bins end at 8 kHz always.
 
@@ -137,13 +139,19 @@ class LogSpectrogram(nn.Module):
         num_frames: Int[Tensor, "batch"],
         is_padding: Bool[Tensor, "batch frames 1"],
     ) -> Float[Tensor, "batch frames bins"]:
-        """Shift and scale each item by the mean and SD of its valid frames; padding becomes 0."""
-        over = (1,) if self.normalise == "bin" else (1, 2)
-        count = num_frames.clamp(min=1)[:, None, None] * (1 if self.normalise == "bin" else self.num_bins)
-        mean = log_power.masked_fill(is_padding, 0).sum(over, keepdim=True) / count
+        """Shift and scale each item by means and SDs of its valid frames; padding becomes 0."""
+        speech = log_power.masked_fill(is_padding, 0)
+        mean = self._mean(speech, num_frames, by_bin=self.normalise != "utterance")
         centred = (log_power - mean).masked_fill(is_padding, 0)
-        sd = (centred.square().sum(over, keepdim=True) / count).sqrt()
+        sd = self._mean(centred.square(), num_frames, by_bin=self.normalise == "bin").sqrt()
         return centred / sd.clamp(min=self.sd_floor)
+
+    def _mean(
+        self, values: Float[Tensor, "batch frames bins"], num_frames: Int[Tensor, "batch"], *, by_bin: bool
+    ) -> Float[Tensor, "batch 1 _"]:
+        """Over an item's frames, whose padding is 0: each bin's, or one for all."""
+        count = num_frames.clamp(min=1)[:, None, None] * (1 if by_bin else self.num_bins)
+        return values.sum((1,) if by_bin else (1, 2), keepdim=True) / count
 
 
 def mel_filters(num_mels: int, highest_hz: float = HIGHEST_MEL_HZ) -> Float[Tensor, "fft_bins mels"]:

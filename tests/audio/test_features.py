@@ -24,8 +24,13 @@ def slow_features(samples: np.ndarray, normalise: str) -> np.ndarray:
     starts = range(0, len(samples) - 320 + 1, 160)
     frames = [np.abs((samples[start : start + 320] * window) @ dft) ** 2 for start in starts]
     log_power = np.log(np.array(frames) + POWER_FLOOR)
-    axis = 0 if normalise == "bin" else None
-    return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), SD_FLOOR)
+    return normalised(log_power, normalise, SD_FLOOR)
+
+
+def normalised(log_power: np.ndarray, normalise: str, sd_floor: float) -> np.ndarray:
+    """By numpy: frames of bins."""
+    centred = log_power - log_power.mean(None if normalise == "utterance" else 0)
+    return centred / np.maximum(centred.std(0 if normalise == "bin" else None), sd_floor)
 
 
 def librosa_features(samples: np.ndarray, normalise: str, num_mels: int, highest_hz: float) -> np.ndarray:
@@ -39,8 +44,7 @@ def librosa_features(samples: np.ndarray, normalise: str, num_mels: int, highest
     frames = (len(samples) - 320) // 160 + 1
     mel = (filters / filters.sum(1, keepdims=True)) @ np.abs(power[:, 1 : 1 + frames]) ** 2
     log_power = np.log(mel.T + MEL_POWER_FLOOR)
-    axis = 0 if normalise == "bin" else None
-    return (log_power - log_power.mean(axis)) / np.maximum(log_power.std(axis), MEL_SD_FLOOR)
+    return normalised(log_power, normalise, MEL_SD_FLOOR)
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def noise() -> torch.Tensor:
     return 0.1 * torch.randn(32, 8000, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+@pytest.mark.parametrize("normalise", ["bin", "mean", "utterance"])
 def test_against_a_written_out_dft(noise, normalise):
     lengths = torch.tensor([8000, 320, 479, 480, 7777])
     features, num_frames = LogSpectrogram(normalise)(noise[:5], lengths)
@@ -61,7 +65,7 @@ def test_against_a_written_out_dft(noise, normalise):
 
 
 @pytest.mark.parametrize("num_mels, highest_hz", [(23, 8000.0), (80, 8000.0), (62, 4000.0)])
-@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+@pytest.mark.parametrize("normalise", ["bin", "mean", "utterance"])
 def test_log_mel_against_librosa(noise, normalise, num_mels, highest_hz):
     """Each utterance alone there, up to its own end; here in one batch, with NaN after each end."""
     noise = noise[:5] * torch.linspace(0, 1, 8000) ** 3  # from silence on: frames differ
@@ -112,7 +116,7 @@ def test_80_mel_filters_are_all_different():
     assert torch.linalg.matrix_rank(mel_filters(80).double()) == 80
 
 
-@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+@pytest.mark.parametrize("normalise", ["bin", "mean", "utterance"])
 def test_rounding_noise_carries_nothing_in_log_mel(normalise):
     """Silence in 16 bits after dithering: errors of up to half a step, which linear bins blow up."""
     rounding = (torch.rand(1, 16_000, generator=torch.Generator().manual_seed(0)) - 0.5) / 2**15
@@ -134,20 +138,32 @@ def test_what_a_telephone_call_lacks_is_not_blown_up_in_log_mel(tmp_path):
 
 
 @pytest.mark.parametrize("num_mels", [None, 80])
-@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+@pytest.mark.parametrize("normalise", ["bin", "mean", "utterance"])
 def test_mean_and_sd_of_valid_frames(noise, normalise, num_mels):
     louder = noise[:2] * torch.linspace(0, 1, 8000) ** 3
     features, num_frames = LogSpectrogram(normalise, num_mels=num_mels)(louder, torch.tensor([8000, 4000]))
-    over = 0 if normalise == "bin" else None
     for item, frames in zip(features, num_frames, strict=True):
         valid = item[:frames].numpy()
-        np.testing.assert_allclose(valid.mean(over), 0, atol=1e-5)
-        np.testing.assert_allclose(valid.std(over), 1, atol=1e-4)
+        np.testing.assert_allclose(valid.mean(None if normalise == "utterance" else 0), 0, atol=1e-5)
+        np.testing.assert_allclose(valid.std(0 if normalise == "bin" else None), 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "least", "most"), [("bin", 0, 0.1), ("mean", 0, 0.1), ("utterance", 0.5, 3)]
+)
+def test_a_microphone_s_response_is_taken_away_where_each_bin_has_its_mean(noise, normalise, least, most):
+    """Pre-emphasis: 26 dB less at 0 Hz, 6 dB more at 8 kHz."""
+    louder = noise[:2] * torch.linspace(0.1, 1, 8000)
+    other = louder.clone()
+    other[:, 1:] -= 0.95 * louder[:, :-1]
+    spectrogram, lengths = LogSpectrogram(normalise, num_mels=40), torch.tensor([8000, 8000])
+    moved = (spectrogram(louder, lengths)[0] - spectrogram(other, lengths)[0]).square().mean().sqrt()
+    assert least < moved < most
 
 
 @pytest.mark.parametrize("num_mels", [None, 80])
 @pytest.mark.parametrize("batch", [1, 3, 32])
-@pytest.mark.parametrize("normalise", ["bin", "utterance"])
+@pytest.mark.parametrize("normalise", ["bin", "mean", "utterance"])
 def test_neither_batch_nor_padding_changes_a_result(noise, batch, normalise, num_mels):
     spectrogram = LogSpectrogram(normalise, num_mels=num_mels)
     alone, _ = spectrogram(noise[:1, :3333], torch.tensor([3333]))
