@@ -337,6 +337,11 @@ def _features(measure: CorpusMeasure, planned: Planned) -> Iterator[Choice]:
     )
     if planned.features not in (None, "mel"):
         return
+    yield Choice(
+        {"features.normalise": "mean"},
+        "each bin less its mean over a recording, one SD for all: fewer errors than with each bin's own SD "
+        "(docs/experiments.md)",
+    )
     highest_hz, rate_hz = planned.highest_hz, max(measure.sample_rates_hz, default=SAMPLE_RATE_HZ)
     is_chosen = highest_hz is None and rate_hz < SAMPLE_RATE_HZ and measure.all_rates_known
     if is_chosen:

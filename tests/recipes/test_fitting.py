@@ -267,7 +267,8 @@ def test_masks_are_said_in_what_both_kinds_of_features_have(fit):
 def test_mel_filters_end_where_the_recordings_do(fit, rates_hz, num_mels, highest_hz):
     found = fit(corpus(1, sample_rates_hz=rates_hz))
     features = found.settings.features
-    assert (features.kind, features.num_mels, features.highest_hz) == ("mel", num_mels, highest_hz)
+    assert (features.kind, features.normalise) == ("mel", "mean")
+    assert (features.num_mels, features.highest_hz) == (num_mels, highest_hz)
     filters = librosa.mel_frequencies(num_mels + 2, fmin=20, fmax=highest_hz)
     usual = librosa.mel_frequencies(82, fmin=20, fmax=8000)
     assert filters[1] - filters[0] == pytest.approx(usual[1] - usual[0], rel=0.02)
@@ -284,7 +285,8 @@ def test_recordings_of_unknown_rates_may_hold_all(fit):
 def test_what_a_user_sets_of_the_features_the_others_go_by(fit):
     telephone = corpus(1, sample_rates_hz=(8_000,))
     linear = fit(telephone, Planned(features="linear")).settings.features
-    assert (linear.num_mels, linear.highest_hz) == (80, 8000.0)  # as in runs of before these could be chosen
+    # As in runs of before these could be chosen.
+    assert (linear.num_mels, linear.highest_hz, linear.normalise) == (80, 8000.0, "bin")
     for highest_hz, num_mels in ((8000.0, 80), (3000.0, 55), (999.0, 80)):  # the last is refused later
         found = fit(telephone, Planned(highest_hz=highest_hz))
         assert found.settings.features.num_mels == num_mels
