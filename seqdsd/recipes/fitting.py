@@ -339,7 +339,7 @@ def _features(measure: CorpusMeasure, planned: Planned) -> Iterator[Choice]:
         return
     yield Choice(
         {"features.normalise": "mean"},
-        "each bin less its mean over a recording, one SD for all: fewer errors than with each bin's own SD "
+        "each bin less its mean over a recording, one SD for all: fewer errors on AN4 than with each bin's own SD "
         "(docs/experiments.md)",
     )
     highest_hz, rate_hz = planned.highest_hz, max(measure.sample_rates_hz, default=SAMPLE_RATE_HZ)

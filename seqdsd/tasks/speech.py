@@ -103,8 +103,8 @@ class FeatureSettings:
     highest_hz: float = HIGHEST_MEL_HZ
     """Where log-mel ends, 1000 to 8000: 4000 for telephone speech, which has nothing above."""
     normalise: Normalise = "bin"
-    """Mean 0 and SD 1 over an utterance: bin, of each bin; mean, each bin's mean and one SD for all; utterance, one of
-    both for all, which keeps the spectrum's tilt (and the microphone's)."""
+    """What is taken from an utterance's log power. bin: each bin's mean and SD; mean: each bin's mean, one SD for all;
+    utterance: one mean and one SD for all, which keeps the spectrum's tilt (and the microphone's)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "mel"):  # exported files are not checked before
