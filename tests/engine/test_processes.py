@@ -230,8 +230,10 @@ def test_stopped_by_the_cluster_all_stop_and_two_go_on_from_there(tone_corpus, t
     assert 0 < epochs_done < 200
     log = tmp_path / "again.log"
     processes = forked_run(2, [*long, "--resume"], log)
-    while folder.read_progress()["epochs_done"] <= epochs_done and time.monotonic() - started < 200:
+    again = time.monotonic()
+    while folder.read_progress()["epochs_done"] <= epochs_done and time.monotonic() - again < 100:
         time.sleep(0.02)
+    assert folder.read_progress()["epochs_done"] > epochs_done, log.read_text()
     for one in processes:
         one.terminate()
     assert [exit_status(one) for one in processes] == [130, 130], log.read_text()

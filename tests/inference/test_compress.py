@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,15 +223,19 @@ def test_killed_again_and_again_it_comes_to_the_same_file(saving_often, tmp_path
     for moment in moments:
         process = fork(log, cli.main, command)
         until = time.monotonic() + 120
-        while not moment():
-            assert process.is_alive() and time.monotonic() < until, log.read_text()
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
+        try:
+            while not moment():
+                assert process.is_alive() and time.monotonic() < until, log.read_text()
+                time.sleep(0.01)
+        finally:
+            with suppress(ProcessLookupError):  # where it ended by itself, which is an error
+                os.killpg(process.pid, signal.SIGKILL)
+            process.join()
         assert not out.exists()
     process = fork(log, cli.main, command)
     process.join(timeout=240)
     process.kill()  # where it hangs
+    process.join()
     assert process.exitcode == 0, log.read_text()
     mine, theirs = weights_of(folder), weights_of(unbroken.folder)
     assert mine.keys() == theirs.keys() and {"Pruned 2", "Shared 1"} < mine.keys()

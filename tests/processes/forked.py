@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import torch
 from torch import multiprocessing
+
+from seqdsd.studies import processes
 
 
 def environments(count: int) -> list[dict[str, str]]:
@@ -28,8 +31,10 @@ def environments(count: int) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in one.items()} for one in ranks]
 
 
-def run_together(count: int, function: Callable[..., None], *arguments: object, seconds: float = 200) -> None:
-    """Call a module's function in so many processes, each with one thread.
+def run_together(
+    count: int, function: Callable[..., None], *arguments: object, seconds: float = 200, threads: int = 1
+) -> None:
+    """Call a module's function in so many processes, each with so many threads.
 
     An error in one of them is raised here; those that hang are killed, and fail the test.
     """
@@ -37,7 +42,7 @@ def run_together(count: int, function: Callable[..., None], *arguments: object, 
     told = [_ours() | one for one in environments(count)]
     running = multiprocessing.start_processes(
         _one,
-        args=(told, pickle.dumps((function, arguments))),
+        args=(told, threads, pickle.dumps((function, arguments))),
         nprocs=count,
         join=False,
         start_method="forkserver",
@@ -62,6 +67,7 @@ def fork(log: Path, function: Callable[..., None], *arguments: object) -> BasePr
 def _forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["seqdsd.recipes.ds1"])  # as for others' runs
+    processes._start_server()  # which they are forked from, too
     return context
 
 
@@ -69,8 +75,8 @@ def _ours() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def _one(rank: int, told: list[Mapping[str, str]], call: bytes) -> None:
-    _called(told[rank], call)
+def _one(rank: int, told: list[Mapping[str, str]], threads: int, call: bytes) -> None:
+    _called(told[rank], threads, call)
 
 
 def _leader(log: Path, environment: Mapping[str, str], call: bytes) -> None:
@@ -78,16 +84,17 @@ def _leader(log: Path, environment: Mapping[str, str], call: bytes) -> None:
     with log.open("ab") as output:
         for number in (1, 2):
             os.dup2(output.fileno(), number)
-    _called(environment, call)
+    _called(environment, 1, call)
 
 
-def _called(environment: Mapping[str, str], call: bytes) -> None:
-    """In the forked process, whose environment is else that of the first one that was forked.
+def _called(environment: Mapping[str, str], threads: int, call: bytes) -> None:
+    """In the forked process, whose environment is else the server's, of when it was started; its signals are blocked.
 
     The function's module is imported once this is set.
     """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     function, arguments = pickle.loads(call)
     function(*arguments)

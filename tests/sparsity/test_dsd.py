@@ -185,7 +185,7 @@ def test_another_process_goes_on_within_a_sparse_phase(tmp_path):
     whole = own_loop(case, folders[0]).model.state_dict()
     with pytest.raises(Stopped):
         own_loop(replace(case, stop_after=3), folders[1])
-    run_together(1, go_on, folders[1])
+    run_together(1, go_on, folders[1], threads=torch.get_num_threads())
     assert_same_bits(torch.load(folders[1] / "weights.pt", weights_only=True), whole)
 
 
