@@ -1,6 +1,6 @@
 """DSD in a loop with Accelerate: a small network on the 1,797 real digits (8 x 8 pixels) that come with scikit-learn.
 
-    pip install 'seqdsd[transformers]'
+    pip install 'seqdsd[transformers]' scikit-learn
     accelerate launch --cpu --num_processes 2 examples/accelerate_loop.py
 
 Or ``python examples/accelerate_loop.py`` for one process. No download; some seconds. It trains twice from the same
@@ -14,7 +14,7 @@ import copy
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from sklearn.datasets import load_digits  # scikit-learn comes with librosa, and so with seqdsd
+from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

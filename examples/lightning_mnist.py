@@ -1,6 +1,6 @@
 """DSD in Lightning's Trainer: LeNet-300-100 on MNIST.
 
-    pip install 'seqdsd[lightning]'
+    pip install 'seqdsd[lightning]' scikit-learn
     python examples/lightning_mnist.py --data FOLDER
 
 FOLDER holds MNIST's own four files (``train-images-idx3-ubyte.gz`` and so on); without --data it trains on the 1,797
@@ -16,7 +16,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # scikit-learn comes with librosa, and so with seqdsd
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset
 

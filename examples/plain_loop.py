@@ -1,5 +1,6 @@
 """DSD in a loop of one's own: a small CNN on the 1,797 real digits (8 x 8 pixels) that come with scikit-learn.
 
+    pip install seqdsd scikit-learn
     python examples/plain_loop.py
 
 No download; some seconds on one core. It trains twice from the same weights: by DSD, and by its control, the same
@@ -10,7 +11,7 @@ import argparse
 import copy
 
 import torch
-from sklearn.datasets import load_digits  # scikit-learn comes with librosa, and so with seqdsd
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from seqdsd import DSD

@@ -1,6 +1,6 @@
 """DSD in Hugging Face's Trainer: a tiny ViT on the 1,797 real digits (8 x 8 pixels) that come with scikit-learn.
 
-    pip install 'seqdsd[transformers]'
+    pip install 'seqdsd[transformers]' scikit-learn
     python examples/transformers_trainer.py
 
 No download; some seconds on one core. It trains twice from the same weights: by DSD, and by its control, the same
@@ -12,7 +12,7 @@ import tempfile
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # scikit-learn comes with librosa, and so with seqdsd
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 

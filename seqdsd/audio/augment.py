@@ -5,12 +5,14 @@ generator, so a resumed run repeats its draws.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.functional import phase_vocoder
 from torchaudio.transforms import Resample
 
 _VOCODER_SAMPLES = 2048
@@ -103,7 +105,7 @@ def speed_perturb(
 
 
 def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tensor, "stretched"]:
-    """Play samples ``factor`` times as fast at the same pitch, by librosa's phase vocoder.
+    """Play samples ``factor`` times as fast at the same pitch, by torchaudio's phase vocoder.
 
     Args:
         samples: One utterance; what is shorter than the vocoder's window of 2,048 samples stays as it is.
@@ -116,21 +118,21 @@ def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tens
         raise ValueError(f"factor must lie in [0.5, 2], got {factor}")
     if factor == 1 or len(samples) < _VOCODER_SAMPLES:
         return samples
-    import librosa  # half a second, for runs that ask for it
-
-    # Not librosa.effects, of which 1.0 warns that what it does itself is deprecated. 1.0 also converts what stood in
-    # memory before it writes its result there: of that NumPy would warn.
-    spectrum = librosa.stft(samples.numpy(), n_fft=_VOCODER_SAMPLES)
-    with np.errstate(invalid="ignore", over="ignore"):
-        stretched = librosa.phase_vocoder(spectrum, rate=factor)
-    length = round(len(samples) / factor)
-    return torch.from_numpy(librosa.istft(stretched, n_fft=_VOCODER_SAMPLES, length=length))
+    hop, window = _VOCODER_SAMPLES // 4, torch.hann_window(_VOCODER_SAMPLES)
+    spectrum = torch.stft(
+        samples, _VOCODER_SAMPLES, hop, window=window, pad_mode="constant", return_complex=True
+    )
+    phase_advance = torch.linspace(0, math.pi * hop, len(spectrum))[:, None]
+    stretched = phase_vocoder(spectrum, factor, phase_advance)
+    return torch.istft(stretched, _VOCODER_SAMPLES, hop, window=window, length=round(len(samples) / factor))
 
 
 def pitch_shift(
     samples: Float[Tensor, "samples"], semitones: float, sample_rate_hz: int
 ) -> Float[Tensor, "samples"]:
-    """Raise the pitch by so many semitones, or lower it; the length stays. By librosa: stretched, then resampled.
+    """Raise the pitch by so many semitones, or lower it; the length stays. Stretched, then played as much faster.
+
+    The ratio of the pitches is rounded to whole hundredths, a sixth of a semitone: resampling by others is slow.
 
     Args:
         samples: One utterance; what is shorter than the vocoder's window of 2,048 samples stays as it is.
@@ -142,15 +144,11 @@ def pitch_shift(
     """
     if not abs(semitones) <= 12:
         raise ValueError(f"semitones must lie in [-12, 12], got {semitones}")
-    if semitones == 0 or len(samples) < _VOCODER_SAMPLES:
+    factor = round(2 ** (semitones / 12), 2)
+    if factor == 1 or len(samples) < _VOCODER_SAMPLES:
         return samples
-    import librosa
-
-    factor = 2 ** (-semitones / 12)
-    shifted = librosa.resample(
-        time_stretch(samples, factor).numpy(), orig_sr=sample_rate_hz / factor, target_sr=sample_rate_hz
-    )
-    return torch.from_numpy(librosa.util.fix_length(shifted, size=len(samples)))
+    shifted = speed_perturb(time_stretch(samples, 1 / factor), factor, sample_rate_hz)
+    return pad(shifted, (0, len(samples) - len(shifted)))
 
 
 @functools.cache

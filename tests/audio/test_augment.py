@@ -1,6 +1,5 @@
 """Masks counted by hand or in a slow loop; speed perturbation by the pitch and length that come out."""
 
-import librosa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -131,17 +130,6 @@ def test_shifting_scales_the_pitch_alone(semitones):
     higher = pitch_shift(tone, semitones, 16_000)
     assert len(higher) == 32_000 and higher.dtype == torch.float32
     assert peak_hz(higher, 16_000) == pytest.approx(500 * 2 ** (semitones / 12), rel=0.005)
-
-
-@pytest.mark.filterwarnings("ignore:The `:FutureWarning", "ignore:.* encountered in cast:RuntimeWarning")
-def test_stretching_and_shifting_are_librosas():
-    """Whose 1.0 warns of itself."""
-    noise = torch.randn(9001, generator=seeded())
-    for factor, semitones in ((0.83, -12.0), (1.27, 3.4)):
-        stretched = librosa.effects.time_stretch(noise.numpy(), rate=factor)
-        shifted = librosa.effects.pitch_shift(noise.numpy(), sr=8000, n_steps=semitones)
-        assert torch.equal(time_stretch(noise, factor), torch.from_numpy(stretched))
-        assert torch.equal(pitch_shift(noise, semitones, 8000), torch.from_numpy(shifted))
 
 
 def test_what_is_shorter_than_the_vocoders_window_stays():

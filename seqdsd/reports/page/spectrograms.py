@@ -90,21 +90,27 @@ def words_of(path: Path, words: dict[str, TimedWords]) -> TimedWords:
 
 
 def _picture(samples: np.ndarray, rate_hz: int) -> Image.Image:
-    import librosa  # half a second, for reports with recordings
+    from scipy.signal import ShortTimeFFT, get_window  # half a second, for reports with recordings
 
     hop = max(round(_HOP_SECONDS * rate_hz), -(-len(samples) // _MAX_COLUMNS))
     window = round(_WINDOW_SECONDS * rate_hz)
-    mel = librosa.feature.melspectrogram(
-        y=samples,
-        sr=rate_hz,
-        n_fft=1 << (max(window, rate_hz // 16) - 1).bit_length(),  # fine enough for the lowest mel bands
-        win_length=window,
-        hop_length=hop,
-        n_mels=_NUM_MELS,
-        fmax=min(_TOP_HZ, rate_hz / 2),
+    fourier = ShortTimeFFT(
+        get_window("hann", window),
+        hop,
+        rate_hz,
+        mfft=1 << (max(window, rate_hz // 16) - 1).bit_length(),  # fine enough for the lowest mel bands
     )
-    decibels = librosa.power_to_db(mel, ref=np.max, top_db=_RANGE_DB)
+    bands = _mel_bands(fourier.spectrogram(samples, p0=0, p1=len(samples) // hop + 1), fourier.f)
+    decibels = 10 * np.log10(np.maximum(bands, bands.max() / 10 ** (_RANGE_DB / 10)) / bands.max())
     levels = np.rint((decibels / _RANGE_DB + 1) * (_LEVELS - 1)).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(levels[::-1]), "P")
     image.putpalette(_INK * _LEVELS)
     return image
+
+
+def _mel_bands(power: np.ndarray, hz: np.ndarray) -> np.ndarray:
+    """The mean power of bands of one width on the mel scale, lowest first; ``hz`` are the bins' frequencies."""
+    highest = 2595 * np.log10(1 + min(_TOP_HZ, hz[-1]) / 700)
+    edges = 700 * (10 ** (np.linspace(0, highest, _NUM_MELS + 1) / 2595) - 1)
+    bins = np.searchsorted(hz, edges)
+    return np.add.reduceat(power[: bins[-1]], bins[:-1]) / np.diff(bins)[:, None]

@@ -35,7 +35,7 @@ def test_time_runs_to_the_right_and_pitch_upwards(tmp_path, rate):
     assert height == 64 and 390 < width < 410  # a column for 10 ms
     assert not picture[:, : width // 4 - 5].any() and not picture[:, -width // 4 + 5 :].any()
     low, high = (picture[:, width * place // 8].argmax() for place in (3, 5))
-    assert low > 0.8 * height > 0.6 * height > high
+    assert low > 0.75 * height > 0.6 * height > high
     assert picture.max() == 255
 
 
