@@ -3,7 +3,8 @@
 ``convolve_by_products`` is for the second in single precision. Across the bins its kernel is long (21), so the sum over
 them is taken as a product of discrete Fourier transforms, which are so small that they are multiplied with as matrices;
 over the frames it is summed as it stands. That is a fifth of the multiplications, and an output frame depends on the
-same input frames as before and on no others. ``convolve_folded`` is for the first in bfloat16. GPUs are given neither.
+same input frames as before and on no others. ``convolve_folded`` is for the first in bfloat16, and on processors
+without AVX-512. GPUs are given neither.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ CHANNELS = 32
 CONV_FRAMES = 11
 BINS_STRIDE = 2
 """Of both."""
+ON_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
+"""Without AVX-512: there a convolution of one channel is slow in single precision, too."""
 
 
 class ConvLayer(nn.Module):
@@ -68,7 +70,7 @@ class ConvLayer(nn.Module):
         if on_cpu and not has_one_channel and not in_bfloat16:
             return convolve_by_products(frames, self.conv.weight, bins_stride=BINS_STRIDE)
         images = frames.unflatten(2, (self.conv.in_channels, -1)).permute(0, 2, 3, 1).contiguous()
-        if on_cpu and has_one_channel and in_bfloat16:
+        if on_cpu and has_one_channel and (in_bfloat16 or ON_AVX2):
             return _frames_first(convolve_folded(images, self.conv.weight))
         outputs = self.conv(images)
         return _frames_first(outputs) if on_cpu else outputs.permute(0, 3, 1, 2).flatten(2)

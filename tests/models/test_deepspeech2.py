@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqdsd.models import DeepSpeech2, FramePacking
+from seqdsd.models import DeepSpeech2, FramePacking, deepspeech2
 from seqdsd.models.convolutions import bin_products
 
 LENGTHS = [23, 1, 40, 12, 2, 11]
@@ -327,6 +327,19 @@ def test_recomputed_layers_keep_less():
 def test_lengths_out_of_range(num_frames):
     with pytest.raises(ValueError, match=r"must be in \[1, 5\]"):
         small()(torch.randn(2, 5, 9), torch.tensor(num_frames))
+
+
+def test_the_same_whichever_convolution_a_processor_is_faster_at(monkeypatch):
+    model, batch = small(num_bins=80), (torch.randn(2, 30, 80), torch.tensor([30, 17]))
+    outcomes = []
+    for on_avx2 in (False, True):
+        monkeypatch.setattr(deepspeech2, "ON_AVX2", on_avx2)
+        model.zero_grad()
+        log_probs, _ = model(*batch)
+        log_probs.square().sum().backward()
+        outcomes.append((log_probs.detach(), model.conv1.conv.weight.grad.clone()))
+    torch.testing.assert_close(*outcomes, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(outcomes[0][1], outcomes[1][1])  # two ways were taken
 
 
 @pytest.mark.parametrize("options", KINDS)
