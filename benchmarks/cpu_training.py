@@ -68,7 +68,7 @@ def contests() -> list[Contest]:
         return DeepSpeech1(num_bins=NUM_BINS, hidden_size=units, batch_norm=True)
 
     return [
-        speech("DeepSpeech 1, 256 units, 8 s (embedded)", lambda: deepspeech1(256), 8.0),
+        speech("DeepSpeech 1, 256 units, 161 bins, 8 s", lambda: deepspeech1(256), 8.0),
         speech("DeepSpeech 1, 320 units, 15 s (AN4)", lambda: deepspeech1(320), 15.0),
         speech(
             "DeepSpeech 2, 3 x 320 units, 15 s (AN4)",

@@ -7,6 +7,7 @@ generator, so a resumed run repeats its draws.
 import functools
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -101,7 +102,8 @@ def speed_perturb(
     """
     if not 0.5 <= factor <= 2:
         raise ValueError(f"factor must lie in [0.5, 2], got {factor}")
-    return _speed_resampler(round(factor * sample_rate_hz), sample_rate_hz)(samples)
+    ratio = Fraction(factor).limit_denominator(sample_rate_hz)
+    return _speed_resampler(ratio.numerator, ratio.denominator)(samples)
 
 
 def time_stretch(samples: Float[Tensor, "samples"], factor: float) -> Float[Tensor, "stretched"]:
@@ -132,7 +134,7 @@ def pitch_shift(
 ) -> Float[Tensor, "samples"]:
     """Raise the pitch by so many semitones, or lower it; the length stays. Stretched, then played as much faster.
 
-    The ratio of the pitches is rounded to whole hundredths, a sixth of a semitone: resampling by others is slow.
+    The ratio of the pitches is rounded to whole hundredths, 0.2 semitones off at most: resampling by others is slow.
 
     Args:
         samples: One utterance; what is shorter than the vocoder's window of 2,048 samples stays as it is.
@@ -151,6 +153,6 @@ def pitch_shift(
     return pad(shifted, (0, len(samples) - len(shifted)))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _speed_resampler(original_hz: int, wanted_hz: int) -> Resample:
     return Resample(original_hz, wanted_hz)

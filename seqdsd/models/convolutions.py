@@ -4,7 +4,7 @@
 them is taken as a product of discrete Fourier transforms, which are so small that they are multiplied with as matrices;
 over the frames it is summed as it stands. That is a fifth of the multiplications, and an output frame depends on the
 same input frames as before and on no others. ``convolve_folded`` is for the first in bfloat16, and on processors
-without AVX-512. GPUs are given neither.
+with AVX2 alone. GPUs are given neither.
 """
 
 from __future__ import annotations

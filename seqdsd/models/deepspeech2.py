@@ -24,7 +24,7 @@ CONV_FRAMES = 11
 BINS_STRIDE = 2
 """Of both."""
 ON_AVX2 = torch.backends.cpu.get_cpu_capability() == "AVX2"
-"""Without AVX-512: there a convolution of one channel is slow in single precision, too."""
+"""And no AVX-512: there a convolution of one channel is slow in single precision, too."""
 
 
 class ConvLayer(nn.Module):

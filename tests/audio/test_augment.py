@@ -1,6 +1,8 @@
 """Masks counted by hand or in a slow loop; speed perturbation by the pitch and length that come out."""
 
+import numpy as np
 import pytest
+import scipy.signal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +124,42 @@ def test_stretching_scales_the_length_alone(factor):
     assert len(faster) == pytest.approx(32_000 / factor, abs=1) and faster.dtype == torch.float32
     assert peak_hz(faster, 16_000) == pytest.approx(500, abs=2)
     assert torch.equal(faster, time_stretch(tone, factor))
+
+
+def slow_stretch(samples: np.ndarray, factor: float) -> np.ndarray:
+    """A phase vocoder frame by frame, in float64: magnitudes between two frames, phases that go on as theirs do."""
+    window, hop = scipy.signal.get_window("hann", 2048), 512
+    padded = np.pad(samples, (1024, 1024 + 3 * hop))
+    count = len(samples) // hop + 1
+    frames = np.stack([np.fft.rfft(padded[hop * t :][:2048] * window) for t in range(count)])
+    frames = np.concatenate([frames, np.zeros((2, 1025))])  # past the end
+    expected = np.pi * hop * np.arange(1025) / 1024
+    phase, length = np.angle(frames[0]), round(len(samples) / factor)
+    places = np.arange(0, count, factor)
+    sums, weights = (np.zeros(hop * len(places) + 2048 + length) for _ in range(2))
+    for index, place in enumerate(places):
+        before, after = frames[int(place)], frames[int(place) + 1]
+        magnitude = (1 - place % 1) * np.abs(before) + place % 1 * np.abs(after)
+        sums[hop * index :][:2048] += np.fft.irfft(magnitude * np.exp(1j * phase)) * window
+        weights[hop * index :][:2048] += window**2
+        moved = np.angle(after) - np.angle(before) - expected
+        phase = phase + expected + moved - 2 * np.pi * np.round(moved / (2 * np.pi))
+    return sums[1024:][:length] / np.maximum(weights[1024:][:length], 1e-8)
+
+
+@pytest.mark.parametrize("factor", [0.83, 1.27])
+def test_stretching_is_a_phase_vocoders(factor):
+    noise = torch.randn(9001, generator=seeded(), dtype=torch.double)
+    inside = slice(2048, round(9001 / factor) - 2048)  # where whole windows overlap
+    np.testing.assert_allclose(
+        time_stretch(noise, factor).numpy()[inside], slow_stretch(noise.numpy(), factor)[inside], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rate_hz", [11_025, 22_050])
+def test_pitch_is_shifted_at_rates_that_are_no_hundreds(rate_hz):
+    tone = torch.sin(2 * torch.pi * 500 * torch.arange(rate_hz) / rate_hz)
+    assert peak_hz(pitch_shift(tone, 1.17, rate_hz), rate_hz) == pytest.approx(500 * 1.07, abs=2)
 
 
 @pytest.mark.parametrize("semitones", [-3.0, 0.0, 0.5, 12.0])

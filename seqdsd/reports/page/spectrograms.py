@@ -98,7 +98,7 @@ def _picture(samples: np.ndarray, rate_hz: int) -> Image.Image:
         get_window("hann", window),
         hop,
         rate_hz,
-        mfft=1 << (max(window, rate_hz // 16) - 1).bit_length(),  # fine enough for the lowest mel bands
+        mfft=1 << (max(window, rate_hz // 16, 256) - 1).bit_length(),  # fine enough for the lowest mel bands
     )
     bands = _mel_bands(fourier.spectrogram(samples, p0=0, p1=len(samples) // hop + 1), fourier.f)
     decibels = 10 * np.log10(np.maximum(bands, bands.max() / 10 ** (_RANGE_DB / 10)) / bands.max())

@@ -25,7 +25,7 @@ def tone(hz: float, seconds: float, rate: int = RATE) -> np.ndarray:
     return 0.3 * np.sin(2 * np.pi * hz * np.arange(int(rate * seconds)) / rate)
 
 
-@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 192_000])
 def test_time_runs_to_the_right_and_pitch_upwards(tmp_path, rate):
     silence = np.zeros(rate)
     samples = np.concatenate([silence, tone(300, 1, rate), tone(3000, 1, rate), silence])
@@ -37,6 +37,13 @@ def test_time_runs_to_the_right_and_pitch_upwards(tmp_path, rate):
     low, high = (picture[:, width * place // 8].argmax() for place in (3, 5))
     assert low > 0.75 * height > 0.6 * height > high
     assert picture.max() == 255
+
+
+@pytest.mark.parametrize("rate", [1000, 1450, 2050, 4000])
+def test_every_band_of_a_low_rate_has_a_bin(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, rate), rate)
+    picture = drawn(tmp_path / "a.wav")
+    assert picture.any(axis=1).all() and picture.max() == 255
 
 
 def test_long_ones_are_no_wider_and_small(tmp_path):
