@@ -35,7 +35,8 @@ def test_time_runs_to_the_right_and_pitch_upwards(tmp_path, rate):
     assert height == 64 and 390 < width < 410  # a column for 10 ms
     assert not picture[:, : width // 4 - 5].any() and not picture[:, -width // 4 + 5 :].any()
     low, high = (picture[:, width * place // 8].argmax() for place in (3, 5))
-    assert low > 0.75 * height > 0.6 * height > high
+    mel = 2595 * np.log10(1 + np.array([300, 3000, min(8000, rate / 2)]) / 700)
+    assert abs(low - height * (1 - mel[0] / mel[2])) < 2 and abs(high - height * (1 - mel[1] / mel[2])) < 2
     assert picture.max() == 255
 
 
